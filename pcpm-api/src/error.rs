@@ -1,0 +1,78 @@
+//! Errors of the interface, as they travel: `{"error": "io.pcpm.Pool.NAME", "parameters": {...}}`.
+
+use serde::{Deserialize, Serialize};
+
+/// An error reply of `io.pcpm.Pool`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "error", content = "parameters")]
+pub enum PoolError {
+    /// No slot was ready in time.
+    #[serde(rename = "io.pcpm.Pool.PoolExhausted")]
+    #[error(
+        "the pool is exhausted: {depth} of {capacity} slots ready, {waiting} requests waiting; \
+         try again in {retry_after_ms} ms"
+    )]
+    PoolExhausted {
+        /// Slots ready now.
+        depth: u32,
+        /// All slots.
+        capacity: u32,
+        /// Requests waiting for a slot.
+        waiting: u32,
+        /// When a retry may succeed, in milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The owner holds no slot.
+    #[serde(rename = "io.pcpm.Pool.NoSuchAttachment")]
+    #[error("owner '{owner}' has no attachment")]
+    NoSuchAttachment {
+        /// Whom the request named.
+        owner: String,
+    },
+    /// A parameter has a value that cannot be used.
+    #[serde(rename = "io.pcpm.Pool.InvalidArgument")]
+    #[error("{field}: {reason}")]
+    InvalidArgument {
+        /// Name of the parameter.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The owner holds a slot attached with other parameters.
+    #[serde(rename = "io.pcpm.Pool.OwnerExists")]
+    #[error("owner '{owner}' has an attachment with another {field}; detach it first")]
+    OwnerExists {
+        /// Whom the request named.
+        owner: String,
+        /// The first parameter that differs.
+        field: String,
+    },
+    /// The daemon takes no new attachments.
+    #[serde(rename = "io.pcpm.Pool.Draining")]
+    #[error("the daemon is shutting down or draining and takes no new attachments")]
+    Draining {},
+    /// The caller may not do this.
+    #[serde(rename = "io.pcpm.Pool.PermissionDenied")]
+    #[error("permission denied: {reason}")]
+    PermissionDenied {
+        /// Why.
+        reason: String,
+    },
+    /// The request was right but could not be carried out.
+    #[serde(rename = "io.pcpm.Pool.Failed")]
+    #[error("{reason}")]
+    Failed {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl PoolError {
+    /// An unusable value of parameter `field`.
+    pub fn invalid(field: &str, reason: impl Into<String>) -> Self {
+        Self::InvalidArgument {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}

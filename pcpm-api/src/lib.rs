@@ -1,0 +1,17 @@
+//! The contract between `pcpmd` and its clients: the Varlink interface `io.pcpm.Pool`
+//! ([`INTERFACE`]), its types ([`types`]), its errors ([`error`]), its limits ([`limits`]) and a
+//! small blocking client ([`client`]). No kernel interface may enter here.
+
+pub mod client;
+pub mod error;
+pub mod limits;
+pub mod types;
+
+/// Name of the Varlink interface.
+pub const INTERFACE_NAME: &str = "io.pcpm.Pool";
+
+/// Definition of the interface, as served by the daemon.
+pub const INTERFACE: &str = include_str!("../io.pcpm.Pool.varlink");
+
+/// Where `pcpmd` listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/pcpm/pcpm.sock";

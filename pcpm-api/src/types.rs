@@ -1,0 +1,332 @@
+//! Types of the interface, field for field as in `io.pcpm.Pool.varlink`, where they are described.
+//! Times are milliseconds since the Unix epoch (`_ms`) or durations in the unit of the name.
+#![expect(
+    missing_docs,
+    reason = "the interface definition describes every field once"
+)]
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[cfg_attr(feature = "async", derive(zlink::introspect::CustomType), zlink(rename_all = "lowercase"))]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name { $($variant),+ }
+
+        impl $name {
+            /// The word used on the wire and on the command line.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// All values.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text).ok_or_else(|| {
+                    let words: Vec<_> = Self::ALL.iter().map(|v| v.as_str()).collect();
+                    format!("'{text}' is not one of {}", words.join(", "))
+                })
+            }
+        }
+    };
+}
+
+words!(OnEmpty { Wait = "wait", Create = "create", Fail = "fail" });
+words!(Lease { Explicit = "explicit", Connection = "connection" });
+words!(Source { Warm = "warm", Cold = "cold" });
+words!(SlotState {
+    Vacant = "vacant",
+    Creating = "creating",
+    Ready = "ready",
+    Attached = "attached",
+    Retiring = "retiring",
+    Failed = "failed",
+});
+words!(CheckStatus { Ok = "ok", Warning = "warning", Failed = "failed" });
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct PublishedPort {
+    pub protocol: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_address: Option<String>,
+    pub host_port: u16,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Traffic {
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
+    pub received_packets: u64,
+    pub received_bytes: u64,
+    pub dropped_packets: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Attachment {
+    pub id: String,
+    pub owner: String,
+    pub tenant: String,
+    pub slot: String,
+    pub epoch: u32,
+    pub netns: String,
+    pub interface: String,
+    pub addresses: Vec<String>,
+    pub gateways: Vec<String>,
+    pub mac: String,
+    pub mtu: u32,
+    pub publish: Vec<PublishedPort>,
+    pub labels: BTreeMap<String, String>,
+    pub lease: Lease,
+    pub source: Source,
+    pub took_us: u64,
+    pub attached_at_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Slot {
+    pub slot: String,
+    pub state: SlotState,
+    pub epoch: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    pub addresses: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct SlotCounts {
+    pub ready: u32,
+    pub attached: u32,
+    pub creating: u32,
+    pub retiring: u32,
+    pub failed: u32,
+    pub vacant: u32,
+    pub capacity: u32,
+    pub target: u32,
+    pub waiting: u32,
+}
+
+#[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Latency {
+    pub count: u64,
+    pub p50_us: u64,
+    pub p90_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
+}
+
+#[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct AttachTotals {
+    pub warm: u64,
+    pub cold: u64,
+    pub detached: u64,
+    pub exhausted: u64,
+    pub refused: u64,
+}
+
+#[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct RefillTotals {
+    pub created: u64,
+    pub retired: u64,
+    pub failed: u64,
+    pub create: Latency,
+}
+
+#[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Memory {
+    pub daemon_rss_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_slab_bytes_per_slot: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_percpu_bytes_per_slot: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Uplink {
+    pub interface: String,
+    pub address: String,
+    pub mtu: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct DropCount {
+    pub reason: String,
+    pub description: String,
+    pub packets: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Failure {
+    pub slot: String,
+    pub reason: String,
+    pub retry_in_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Event {
+    pub sequence: u64,
+    pub time_ms: u64,
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    pub message: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Check {
+    pub name: String,
+    pub status: CheckStatus,
+    pub detail: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+/// Parameters of `Attach`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    pub owner: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_empty: Option<OnEmpty>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass_fd: Option<bool>,
+}
+
+/// Parameters of `Detach`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct DetachRequest {
+    pub owner: String,
+}
+
+/// Parameters of `Get`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct GetRequest {
+    pub owner: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass_fd: Option<bool>,
+}
+
+/// Parameters of `Watch`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct WatchRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_ms: Option<u64>,
+}
+
+/// Reply of `Attach`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachReply {
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_fd: Option<u32>,
+}
+
+/// Reply of `Get`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetReply {
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    pub traffic: Traffic,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_fd: Option<u32>,
+}
+
+/// Reply of `List`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+pub struct ListReply {
+    pub attachments: Vec<Attachment>,
+}
+
+/// Reply of `Status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+pub struct Status {
+    pub version: String,
+    pub uptime_s: u64,
+    pub draining: bool,
+    pub pool_cidr: String,
+    pub slots: SlotCounts,
+    pub attach: AttachTotals,
+    pub attach_latency: Latency,
+    pub refill: RefillTotals,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Uplink>,
+    pub clients: u32,
+    pub memory: Memory,
+    pub drops: Vec<DropCount>,
+    pub failures: Vec<Failure>,
+    pub warnings: Vec<String>,
+}
+
+/// Reply of `Watch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+pub struct WatchFrame {
+    pub full: bool,
+    pub time_ms: u64,
+    pub counts: SlotCounts,
+    pub slots: Vec<Slot>,
+    pub events: Vec<Event>,
+    pub events_lost: u64,
+}
+
+/// Reply of `Doctor`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+pub struct DoctorReply {
+    pub checks: Vec<Check>,
+}

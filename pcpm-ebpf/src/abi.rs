@@ -1,0 +1,193 @@
+//! The kernel/user ABI: names and layouts of maps, the numbers both sides compute with.
+//!
+//! Every type is `#[repr(C)]` with explicit padding; sizes and offsets are asserted beside it.
+//! No `bool` and no `Option` crosses the border.
+
+/// Slots that share one hub namespace. `peernet2id` (net/core/net_namespace.c) scans all namespace
+/// ids a namespace knows for each link message, so the number is kept small.
+pub const SLOTS_PER_HUB: u32 = 512;
+
+/// The hub-side interface index of slot `i` is `LINK_INDEX_BASE + i`, in every hub. The index is
+/// asked for when the link is created, so a program knows the slot from `ifindex` without a lookup,
+/// and a packet cannot claim to come from another slot.
+pub const LINK_INDEX_BASE: u32 = 1000;
+
+/// Interface index of `up0` in every hub.
+pub const HUB_UPLINK_INDEX: u32 = 2;
+
+/// Interface index of `eth0` in every slot.
+pub const SLOT_LINK_INDEX: u32 = 2;
+
+/// The slots' gateway, an address of the host: 169.254.1.1 (host byte order).
+pub const GATEWAY_V4: u32 = u32::from_be_bytes([169, 254, 1, 1]);
+
+/// The hardware address of the gateway: all hub-side links of slots and `up0` carry it, so a packet
+/// to the gateway is `PACKET_HOST` wherever it is redirected to.
+pub const GATEWAY_MAC: [u8; 6] = [0x02, 0x50, 0x43, 0xff, 0xff, 0xff];
+
+/// The hardware address of slot `index`: locally administered, derived from the slot.
+pub const fn slot_mac(index: u32) -> [u8; 6] {
+    let [_, high, mid, low] = index.to_be_bytes();
+    [0x02, 0x50, 0x43, high, mid, low]
+}
+
+/// Who holds a slot, as one machine word so that a packet sees the old attachment or the new one
+/// and never a mix: the epoch in the upper half, the tenant in the lower. Tenant 0 is nobody: the
+/// slot passes nothing. Epochs start at 1 and only grow while the slot exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct AttachmentWord(pub u64);
+
+impl AttachmentWord {
+    /// An attachment of `tenant` (non-zero) in `epoch`.
+    pub const fn attached(epoch: u32, tenant: u32) -> Self {
+        Self(((epoch as u64) << 32) | tenant as u64)
+    }
+
+    /// Nobody holds the slot; `epoch` was its last attachment (0: none yet).
+    pub const fn detached(epoch: u32) -> Self {
+        Self((epoch as u64) << 32)
+    }
+
+    /// The attachment counter of the slot.
+    pub const fn epoch(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The tenant, 0 when nobody holds the slot.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the lower half is the tenant"
+    )]
+    pub const fn tenant(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether somebody holds the slot.
+    pub const fn is_attached(self) -> bool {
+        self.tenant() != 0
+    }
+}
+
+/// Names of maps and programs, as they stand in the object and in the pin directory.
+pub mod names {
+    /// `BPF_MAP_TYPE_ARRAY` (mmapable) of [`super::AttachmentWord`] by slot index.
+    pub const ATTACHMENTS: &str = "ATTACHMENTS";
+    /// `BPF_MAP_TYPE_ARRAY` of `u32` by hub number: the host-side interface index of the hub's link.
+    pub const HUBS: &str = "HUBS";
+    /// `BPF_MAP_TYPE_LRU_HASH`: [`super::FlowKey`] to [`super::Flow`].
+    pub const FLOWS: &str = "FLOWS";
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY` of [`super::SlotCounters`] by slot index.
+    pub const SLOT_COUNTERS: &str = "SLOT_COUNTERS";
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY` of `u64` packets by [`super::DropReason`].
+    pub const DROPS: &str = "DROPS";
+    /// `BPF_MAP_TYPE_ARRAY` with one [`super::Config`].
+    pub const CONFIG: &str = "CONFIG";
+
+    /// tc ingress of every slot's hub-side link, one shared block a hub.
+    pub const FROM_SLOT: &str = "from_slot";
+    /// tc ingress of `up0` in every hub.
+    pub const FROM_HOST: &str = "from_host";
+    /// tc ingress of the hub links in the host.
+    pub const FROM_HUB: &str = "from_hub";
+    /// tc egress of the hub links in the host: what the host's own stack sends to slots.
+    pub const TO_HUB: &str = "to_hub";
+    /// tc ingress of the uplink.
+    pub const FROM_UPLINK: &str = "from_uplink";
+}
+
+/// What the programs need to know of the world. Addresses are in host byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// First address of the pool: slot `i` has `pool_base + i`.
+    pub pool_base: u32,
+    /// Netmask of the pool CIDR.
+    pub pool_mask: u32,
+    /// Number of slots.
+    pub capacity: u32,
+    /// Interface index of the uplink in the host, 0 for none.
+    pub uplink_ifindex: u32,
+    /// The uplink's address, the source of translated packets, 0 for none.
+    pub uplink_address: u32,
+    /// First port (or ICMP echo identifier) used for translation.
+    pub nat_port_first: u16,
+    /// Last port used for translation, inclusive.
+    pub nat_port_last: u16,
+}
+
+/// Which way a [`FlowKey`] is looked up.
+pub mod flow_kind {
+    /// A slot's packets to the world: local = slot, remote = peer in the world.
+    pub const EGRESS: u8 = 1;
+    /// The world's answers: local = uplink address and translated port, remote = peer.
+    pub const INGRESS: u8 = 2;
+    /// A connection that the host opened to a slot: local = slot, remote = host.
+    pub const HOST: u8 = 3;
+}
+
+/// Key of the flow table. Addresses and ports are in host byte order; for ICMP echo the identifier
+/// stands in `local_port` and `remote_port` is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// See [`flow_kind`].
+    pub local_address: u32,
+    /// The peer's address.
+    pub remote_address: u32,
+    /// Port or echo identifier on the local side.
+    pub local_port: u16,
+    /// Port of the peer.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// One of [`flow_kind`].
+    pub kind: u8,
+    /// Zero.
+    pub padding: u16,
+}
+
+/// One direction of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow {
+    /// `bpf_ktime_get_ns` of the last packet, at most a second old while packets pass.
+    pub last_seen_ns: u64,
+    /// Slot the flow belongs to.
+    pub slot: u32,
+    /// The slot's epoch when the flow was made; a flow of another epoch does not exist.
+    pub epoch: u32,
+    /// What `local_address` of the key is rewritten to (egress: uplink, ingress: slot).
+    pub translated_address: u32,
+    /// What `local_port` of the key is rewritten to.
+    pub translated_port: u16,
+    /// Tracking state, see the packet logic.
+    pub state: u8,
+    /// Zero.
+    pub padding: u8,
+}
+
+/// Traffic of one slot, seen from the slot: sent is what it sends. Counted since the slot's index
+/// was first used; whoever shows them subtracts what they were at attach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SlotCounters {
+    /// Packets (segments of a GSO packet counted one by one) the slot sent and we passed on.
+    pub sent_packets: u64,
+    /// Bytes of those, with link header.
+    pub sent_bytes: u64,
+    /// Packets delivered to the slot.
+    pub received_packets: u64,
+    /// Bytes of those, with link header.
+    pub received_bytes: u64,
+    /// Packets from or for the slot that were dropped.
+    pub dropped_packets: u64,
+}
+
+const _: () = {
+    assert!(size_of::<AttachmentWord>() == 8);
+    assert!(size_of::<Config>() == 24);
+    assert!(size_of::<FlowKey>() == 16);
+    assert!(size_of::<Flow>() == 24);
+    assert!(size_of::<SlotCounters>() == 40);
+};
