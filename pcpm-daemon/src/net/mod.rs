@@ -1,0 +1,210 @@
+//! The daemon's hands on the kernel's networking: namespaces, links, routes, tc, mounts, sysctls.
+//!
+//! Everything that changes the host's or a slot's network is behind the two traits of this file, so
+//! that the rest of the daemon is tested without root ([`fake`] records what it would have done).
+//! BPF maps and the uplink's program do not belong here, nor does any decision about the pool.
+//!
+//! All calls block (on `rtnl_mutex`, above all) and some change the calling thread's network
+//! namespace for a moment: call them from threads of your own, never from a runtime's worker.
+//!
+//! ```text
+//! let mut host = Host::open(state_dir)?;           // "the host" is the caller's namespace
+//! let swept = host.sweep();                        // what a killed daemon left behind
+//! host.prepare()?;                                 // STATE_DIR/netns, STATE_DIR/hubs
+//! let uplink = host.find_uplink(&UplinkChoice::Auto)?;
+//! let hubs: Arc<[Hub]> = (0..n).map(|h| host.create_hub(&hub_spec(h), &programs)).collect()?;
+//! let worker = host.worker(hubs.clone());          // one per refill thread, moved into it
+//! let slot = worker.create_slot(&spec)?;           // slot.netns, slot.timings
+//! worker.destroy_slots(vec![RetiredSlot { index, netns: slot.netns }]);
+//! host.remove_everything(Duration::from_secs(15));
+//! ```
+//!
+//! Invariants:
+//! * A failing call undoes what it made; the error says what could not be undone.
+//! * After `destroy_slots` an index without an error is free again (name, interface index, mount
+//!   point), even if somebody still holds the old namespace open.
+//! * No thread stays in a slot's namespace: it would keep a retired slot alive.
+//! * Only what carries our mark is ever removed, see [`mark`].
+
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use pcpm_ebpf::abi::SLOTS_PER_HUB;
+
+/// What the kernel needs to know to make one slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotSpec {
+    /// Slot index; its hub is `index / SLOTS_PER_HUB`.
+    pub(crate) index: u32,
+    /// The slot's only address, a /32.
+    pub(crate) address: Ipv4Addr,
+    /// MTU of the link in bytes.
+    pub(crate) mtu: u32,
+}
+
+/// A slot as it was made.
+#[derive(Debug)]
+pub(crate) struct NewSlot {
+    /// The namespace, close-on-exec. It is also mounted at [`slot_path`].
+    pub(crate) netns: OwnedFd,
+    /// Where the time went.
+    pub(crate) timings: CreateTimings,
+}
+
+/// How long the steps of one `create_slot` took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CreateTimings {
+    /// The empty namespace and its sysctls.
+    pub(crate) namespace: Duration,
+    /// Its bind mount.
+    pub(crate) mount: Duration,
+    /// The link pair and the steering filter, made from the hub.
+    pub(crate) link: Duration,
+    /// Addresses, routes and the neighbour inside the slot.
+    pub(crate) configure: Duration,
+}
+
+/// A slot to be destroyed. The file descriptor is closed with it.
+#[derive(Debug)]
+pub(crate) struct RetiredSlot {
+    pub(crate) index: u32,
+    pub(crate) netns: OwnedFd,
+}
+
+/// What the kernel needs to know to make one hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HubSpec {
+    /// Hub number; hub 0 carries the gateway's address and is made first.
+    pub(crate) number: u32,
+    /// MTU of the hub's link to the host in bytes.
+    pub(crate) mtu: u32,
+    /// The hub's share of the pool CIDR, routed through it.
+    pub(crate) share: Ipv4Net,
+}
+
+/// A hub as it was made. Clones share the namespace's file descriptor.
+#[derive(Clone, Debug)]
+pub(crate) struct Hub {
+    pub(crate) number: u32,
+    /// Interface index of `pcpm<number>` in the host.
+    pub(crate) host_ifindex: u32,
+    pub(crate) netns: Arc<OwnedFd>,
+}
+
+/// File descriptors of the steering programs that every hub carries.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    pub(crate) from_slot: OwnedFd,
+    pub(crate) from_host: OwnedFd,
+    pub(crate) from_hub: OwnedFd,
+    pub(crate) to_hub: OwnedFd,
+}
+
+/// How the operator chooses the host's way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum UplinkChoice {
+    /// The interface of the default route with the lowest metric.
+    Auto,
+    /// This interface.
+    Named(String),
+}
+
+/// The host's way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Uplink {
+    pub(crate) ifindex: u32,
+    pub(crate) name: String,
+    /// Its first global address, which slots' packets are translated to.
+    pub(crate) address: Ipv4Addr,
+    /// In bytes.
+    pub(crate) mtu: u32,
+}
+
+/// Somebody else's address or route that the pool would collide with; displays as one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Conflict(pub(crate) String);
+
+/// What a sweep found and removed.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    pub(crate) links: usize,
+    pub(crate) mounts: usize,
+    /// What could not be removed.
+    pub(crate) errors: Vec<NetError>,
+}
+
+/// One worker's hands on slots. Lives in one dedicated thread.
+pub(crate) trait SlotKernel: Send {
+    /// Makes a slot: namespace, mount, link with steering, configuration.
+    fn create_slot(&mut self, spec: &SlotSpec) -> Result<NewSlot, NetError>;
+
+    /// Destroys slots, of any hubs; best handed over many at a time, the kernel then waits once
+    /// for all. Every step runs for every slot; the result is one entry per slot, in order.
+    fn destroy_slots(&mut self, slots: Vec<RetiredSlot>) -> Vec<(u32, Result<(), NetError>)>;
+}
+
+/// The host: hubs, routes, uplink.
+pub(crate) trait HostKernel: Send {
+    /// Removes what an earlier daemon on the same state directory left behind.
+    fn sweep(&mut self) -> Swept;
+
+    /// Makes the directories that namespaces are mounted in.
+    fn prepare(&mut self) -> Result<(), NetError>;
+
+    /// Makes a hub, its link to the host, its filters and its route.
+    fn create_hub(&mut self, spec: &HubSpec, programs: &Programs) -> Result<Hub, NetError>;
+
+    /// Hands for one more worker thread. `hubs` by number.
+    fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel>;
+
+    /// Finds the host's way out. `Ok(None)`: no default route. A named interface that does not
+    /// exist or cannot be an uplink is an error.
+    fn find_uplink(&mut self, choice: &UplinkChoice) -> Result<Option<Uplink>, NetError>;
+
+    /// The first address or route of the host, not ours, that overlaps `pool` or the gateway.
+    fn conflict(&mut self, pool: Ipv4Net) -> Result<Option<Conflict>, NetError>;
+
+    /// Removes all slots, hubs, links, mounts and directories; what is not done `within` that time
+    /// is an error. Namespaces held by file descriptors live on, empty.
+    fn remove_everything(&mut self, within: Duration) -> Vec<NetError>;
+}
+
+/// The name of a slot and of its link in the hub.
+pub(crate) fn slot_name(index: u32) -> String {
+    format!("s{index:04}")
+}
+
+/// The hub that a slot belongs to.
+pub(crate) fn hub_of(index: u32) -> u32 {
+    index / SLOTS_PER_HUB
+}
+
+/// Where a slot's namespace is mounted.
+pub(crate) fn slot_path(state_dir: &Path, index: u32) -> PathBuf {
+    state_dir.join("netns").join(slot_name(index))
+}
+
+/// The alias that the links we make in the host carry.
+pub(crate) fn mark(state_dir: &Path) -> String {
+    format!("pcpm {}", state_dir.display())
+}
+
+/// A failed operation, what was operated on and why: `create veth s0042 in hub 0: EEXIST`.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}{}", list(undo))]
+pub(crate) struct NetError {
+    /// Operation and object.
+    pub(crate) what: String,
+    /// The kernel's reason.
+    pub(crate) cause: String,
+    /// What could not be undone after the failure.
+    pub(crate) undo: Vec<NetError>,
+}
+
+fn list(undo: &[NetError]) -> String {
+    undo.iter().map(|e| format!("; then {e}")).collect()
+}
