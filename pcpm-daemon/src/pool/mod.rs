@@ -1,0 +1,462 @@
+//! The pool as a pure state machine: events and the time go in, commands come out. Nothing here
+//! knows the kernel, the socket or the clock, so every schedule can be tested without root.
+//!
+//! ```text
+//!            refill                 created              attach
+//! vacant ------------> creating ----------> ready ----------------> attached
+//!    ^                    | failed  ^                                  | detach
+//!    |                    v         | after a pause                    v
+//!    +---- retired ---- failed -----+                               retiring
+//!    +--------------------------------- retired -----------------------+
+//! ```
+//!
+//! Slots, and with them addresses, are taken in the order in which they became free, so that an
+//! address rests as long as possible before somebody else gets it.
+
+mod backoff;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use pcpm_api::types::{Lease, OnEmpty, SlotCounts, SlotState, Source};
+
+use backoff::Backoff;
+use queue::WaitingQueue;
+
+/// Index of a slot, 0 to capacity - 1.
+pub(crate) type SlotIndex = u32;
+
+/// Names one attach request while it waits; requests are served in the order of their ids.
+pub(crate) type RequestId = u64;
+
+/// Time since the daemon started.
+pub(crate) type Now = Duration;
+
+/// How large the pool is and how it is filled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolSettings {
+    /// All slots.
+    pub(crate) capacity: u32,
+    /// Ready slots aimed for.
+    pub(crate) ready: u32,
+    /// Slots that may be in creation at once; more would only queue before the workers.
+    pub(crate) creating: u32,
+}
+
+/// Who holds a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) owner: String,
+    pub(crate) tenant: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) lease: Lease,
+}
+
+impl Holder {
+    /// The first parameter in which two requests of one owner differ.
+    fn difference(&self, other: &Self) -> Option<&'static str> {
+        [
+            ("tenant", self.tenant == other.tenant),
+            ("labels", self.labels == other.labels),
+            ("lease", self.lease == other.lease),
+        ]
+        .into_iter()
+        .find_map(|(field, same)| (!same).then_some(field))
+    }
+}
+
+/// A request for a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct AttachRequest {
+    pub(crate) id: RequestId,
+    pub(crate) holder: Holder,
+    pub(crate) on_empty: OnEmpty,
+    pub(crate) deadline: Now,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Time passed, see [`Pool::next_deadline`].
+    Tick,
+    /// Somebody asks for a slot.
+    Attach(AttachRequest),
+    /// A request that waits is no longer wanted.
+    Cancel(RequestId),
+    /// An attached slot is given back.
+    Detach(SlotIndex),
+    /// A [`Command::Create`] succeeded.
+    Created(SlotIndex),
+    /// A [`Command::Create`] failed and left nothing behind.
+    CreateFailed(SlotIndex, String),
+    /// A [`Command::Retire`] succeeded.
+    Retired(SlotIndex),
+    /// A [`Command::Retire`] failed; something of the slot may be left.
+    RetireFailed(SlotIndex, String),
+    /// No attach is answered from now on, and nothing is made any more.
+    Drain,
+}
+
+/// What has to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Make the slot.
+    Create(SlotIndex),
+    /// Destroy the slot.
+    Retire(SlotIndex),
+    /// Let the slot's traffic pass, then answer the request.
+    Grant { request: RequestId, slot: SlotIndex, source: Source },
+    /// Answer the request with the attachment its owner has already.
+    Existing { request: RequestId, slot: SlotIndex },
+    /// Answer the request with an error.
+    Refuse { request: RequestId, refusal: Refusal },
+    /// Cut the slot's traffic; comes before its [`Command::Retire`].
+    Revoke(SlotIndex),
+}
+
+/// Why an attach is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// No slot, or none in time.
+    Exhausted,
+    /// The owner has an attachment that differs in this parameter.
+    OwnerExists { field: &'static str },
+    /// The pool is being drained.
+    Draining,
+}
+
+/// State of one slot.
+#[derive(Debug)]
+enum State {
+    Vacant,
+    Creating,
+    Ready,
+    Attached(Box<Holder>),
+    Retiring,
+    Failed(Box<FailedSlot>),
+}
+
+/// What a failed slot waits for.
+#[derive(Debug)]
+struct FailedSlot {
+    reason: String,
+    retry_at: Now,
+    /// Whether it has to be destroyed (again) before it can be made.
+    retire: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: State,
+    epoch: u32,
+    /// Failures in a row.
+    failures: u32,
+}
+
+/// The pool. See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    settings: PoolSettings,
+    slots: Vec<Slot>,
+    vacant: VecDeque<SlotIndex>,
+    ready: VecDeque<SlotIndex>,
+    owners: HashMap<String, SlotIndex>,
+    waiting: WaitingQueue,
+    /// Failed slots by the time of their next attempt.
+    failed: BTreeSet<(Now, SlotIndex)>,
+    /// Holds all refill back after a failure: what failed for one slot may fail for all.
+    refill_pause: Backoff,
+    counts: SlotCounts,
+    draining: bool,
+    touched: Vec<SlotIndex>,
+}
+
+impl Pool {
+    /// A pool of vacant slots. Nothing is made before the first event.
+    pub(crate) fn new(settings: PoolSettings) -> Self {
+        let slots = (0..settings.capacity)
+            .map(|_| Slot { state: State::Vacant, epoch: 0, failures: 0 })
+            .collect();
+        Self {
+            settings,
+            slots,
+            vacant: (0..settings.capacity).collect(),
+            ready: VecDeque::new(),
+            owners: HashMap::new(),
+            waiting: WaitingQueue::default(),
+            failed: BTreeSet::new(),
+            refill_pause: Backoff::default(),
+            counts: SlotCounts {
+                vacant: settings.capacity,
+                capacity: settings.capacity,
+                target: settings.ready,
+                ..SlotCounts::default()
+            },
+            draining: false,
+            touched: Vec::new(),
+        }
+    }
+
+    /// Takes an event and appends what has to be done to `commands`, in the order in which it has
+    /// to be done.
+    pub(crate) fn handle(&mut self, event: Event, now: Now, commands: &mut Vec<Command>) {
+        match event {
+            Event::Tick => {}
+            Event::Attach(request) => self.attach(request, commands),
+            Event::Cancel(request) => drop(self.waiting.remove(request)),
+            Event::Detach(slot) => self.detach(slot, commands),
+            Event::Created(slot) => self.created(slot, commands),
+            Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
+            Event::Retired(slot) => self.retired(slot),
+            Event::RetireFailed(slot, reason) => self.fail(slot, reason, true, now),
+            Event::Drain => self.drain(commands),
+        }
+        self.refuse_late(now, commands);
+        self.retry_failed(now, commands);
+        self.refill(now, commands);
+        self.counts.waiting = self.waiting.len();
+    }
+
+    /// When [`Event::Tick`] is due next.
+    pub(crate) fn next_deadline(&self) -> Option<Now> {
+        let retry = self.failed.first().filter(|_| !self.draining).map(|&(at, _)| at);
+        let resume = self.refill_wanted().then(|| self.refill_pause.until()).flatten();
+        [self.waiting.next_deadline(), retry, resume].into_iter().flatten().min()
+    }
+
+    /// Slots by state.
+    pub(crate) fn counts(&self) -> SlotCounts {
+        self.counts
+    }
+
+    /// The slot that `owner` holds.
+    pub(crate) fn slot_of(&self, owner: &str) -> Option<SlotIndex> {
+        self.owners.get(owner).copied()
+    }
+
+    /// Who holds the slot.
+    pub(crate) fn holder(&self, slot: SlotIndex) -> Option<&Holder> {
+        match &self.slots[slot as usize].state {
+            State::Attached(holder) => Some(holder),
+            _ => None,
+        }
+    }
+
+    /// The slot's attachment counter.
+    pub(crate) fn epoch(&self, slot: SlotIndex) -> u32 {
+        self.slots[slot as usize].epoch
+    }
+
+    /// The slot's state, as shown to clients.
+    pub(crate) fn state(&self, slot: SlotIndex) -> SlotState {
+        match self.slots[slot as usize].state {
+            State::Vacant => SlotState::Vacant,
+            State::Creating => SlotState::Creating,
+            State::Ready => SlotState::Ready,
+            State::Attached(_) => SlotState::Attached,
+            State::Retiring => SlotState::Retiring,
+            State::Failed(_) => SlotState::Failed,
+        }
+    }
+
+    /// Why the slot failed and when it is tried again.
+    pub(crate) fn failure(&self, slot: SlotIndex) -> Option<(&str, Now)> {
+        match &self.slots[slot as usize].state {
+            State::Failed(failed) => Some((&failed.reason, failed.retry_at)),
+            _ => None,
+        }
+    }
+
+    /// Failed slots, the next one to be tried first.
+    pub(crate) fn failed_slots(&self) -> impl Iterator<Item = SlotIndex> {
+        self.failed.iter().map(|&(_, slot)| slot)
+    }
+
+    /// Attached slots in ascending order.
+    pub(crate) fn attached_slots(&self) -> impl Iterator<Item = SlotIndex> {
+        (0..self.settings.capacity).filter(|&slot| self.holder(slot).is_some())
+    }
+
+    /// Slots whose state changed since the last call; a slot may be named twice.
+    pub(crate) fn take_touched(&mut self) -> std::vec::Drain<'_, SlotIndex> {
+        self.touched.drain(..)
+    }
+
+    fn attach(&mut self, request: AttachRequest, commands: &mut Vec<Command>) {
+        let id = request.id;
+        if self.draining {
+            commands.push(Command::Refuse { request: id, refusal: Refusal::Draining });
+        } else if let Some(answer) = self.answer_of_owner(&request) {
+            commands.push(answer);
+        } else if self.waiting.is_empty() && !self.ready.is_empty() {
+            self.grant(request, Source::Warm, commands);
+        } else if self.may_wait(request.on_empty) {
+            self.waiting.push(request);
+        } else {
+            commands.push(Command::Refuse { request: id, refusal: Refusal::Exhausted });
+        }
+    }
+
+    /// What a request gets whose owner has an attachment already.
+    fn answer_of_owner(&self, request: &AttachRequest) -> Option<Command> {
+        let slot = self.slot_of(&request.holder.owner)?;
+        let holder = self.holder(slot).expect("owners names attached slots only");
+        Some(match holder.difference(&request.holder) {
+            None => Command::Existing { request: request.id, slot },
+            Some(field) => Command::Refuse {
+                request: request.id,
+                refusal: Refusal::OwnerExists { field },
+            },
+        })
+    }
+
+    /// Whether a request that finds no ready slot is queued. One that has a slot made needs one that
+    /// is, or is about to be, vacant.
+    fn may_wait(&self, on_empty: OnEmpty) -> bool {
+        let coming = self.counts.vacant + self.counts.creating + self.counts.retiring;
+        match on_empty {
+            OnEmpty::Wait => true,
+            OnEmpty::Create => coming > self.waiting.len(),
+            OnEmpty::Fail => false,
+        }
+    }
+
+    fn grant(&mut self, request: AttachRequest, source: Source, commands: &mut Vec<Command>) {
+        let slot = self.ready.pop_front().expect("callers made sure that a slot is ready");
+        self.owners.insert(request.holder.owner.clone(), slot);
+        self.slots[slot as usize].epoch += 1;
+        self.set(slot, State::Attached(Box::new(request.holder)));
+        commands.push(Command::Grant { request: request.id, slot, source });
+    }
+
+    fn detach(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+        let State::Attached(holder) = &self.slots[slot as usize].state else { return };
+        self.owners.remove(&holder.owner);
+        self.set(slot, State::Retiring);
+        commands.extend([Command::Revoke(slot), Command::Retire(slot)]);
+    }
+
+    fn created(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+        self.slots[slot as usize].failures = 0;
+        self.refill_pause.reset();
+        if self.draining {
+            self.set(slot, State::Retiring);
+            commands.push(Command::Retire(slot));
+            return;
+        }
+        self.set(slot, State::Ready);
+        self.ready.push_back(slot);
+        self.serve_waiting(commands);
+    }
+
+    /// Gives ready slots to those who wait, in the order in which they came.
+    fn serve_waiting(&mut self, commands: &mut Vec<Command>) {
+        while !self.ready.is_empty() {
+            let Some(request) = self.waiting.pop() else { return };
+            if let Some(answer) = self.answer_of_owner(&request) {
+                commands.push(answer);
+                continue;
+            }
+            let source = match request.on_empty {
+                OnEmpty::Create => Source::Cold,
+                OnEmpty::Wait | OnEmpty::Fail => Source::Warm,
+            };
+            self.grant(request, source, commands);
+        }
+    }
+
+    fn create_failed(&mut self, slot: SlotIndex, reason: String, now: Now) {
+        self.refill_pause.fail(now);
+        self.fail(slot, reason, false, now);
+    }
+
+    fn retired(&mut self, slot: SlotIndex) {
+        self.slots[slot as usize].failures = 0;
+        self.set(slot, State::Vacant);
+        self.vacant.push_back(slot);
+    }
+
+    fn fail(&mut self, slot: SlotIndex, reason: String, retire: bool, now: Now) {
+        let failures = self.slots[slot as usize].failures + 1;
+        self.slots[slot as usize].failures = failures;
+        let retry_at = now + backoff::pause(failures);
+        self.failed.insert((retry_at, slot));
+        self.set(slot, State::Failed(Box::new(FailedSlot { reason, retry_at, retire })));
+    }
+
+    fn drain(&mut self, commands: &mut Vec<Command>) {
+        self.draining = true;
+        self.settings.ready = 0;
+        self.counts.target = 0;
+        while let Some(request) = self.waiting.pop() {
+            commands.push(Command::Refuse { request: request.id, refusal: Refusal::Draining });
+        }
+    }
+
+    fn refuse_late(&mut self, now: Now, commands: &mut Vec<Command>) {
+        while let Some(request) = self.waiting.pop_late(now) {
+            commands.push(Command::Refuse { request: request.id, refusal: Refusal::Exhausted });
+        }
+    }
+
+    /// Takes up failed slots whose pause is over. One that is left half destroyed is destroyed
+    /// again; any other is vacant again and waits for its turn.
+    fn retry_failed(&mut self, now: Now, commands: &mut Vec<Command>) {
+        while let Some(&(at, slot)) = self.failed.first() {
+            if at > now || self.draining {
+                return;
+            }
+            self.failed.pop_first();
+            let State::Failed(failed) = &self.slots[slot as usize].state else { continue };
+            if failed.retire {
+                self.set(slot, State::Retiring);
+                commands.push(Command::Retire(slot));
+            } else {
+                self.set(slot, State::Vacant);
+                self.vacant.push_back(slot);
+            }
+        }
+    }
+
+    fn refill(&mut self, now: Now, commands: &mut Vec<Command>) {
+        if self.refill_pause.holds(now) {
+            return;
+        }
+        self.refill_pause.end();
+        while self.refill_wanted() && self.counts.creating < self.settings.creating {
+            let slot = self.vacant.pop_front().expect("refill is wanted only with a vacant slot");
+            self.set(slot, State::Creating);
+            commands.push(Command::Create(slot));
+        }
+    }
+
+    fn refill_wanted(&self) -> bool {
+        let coming = self.counts.ready + self.counts.creating;
+        !self.draining
+            && !self.vacant.is_empty()
+            && coming < self.settings.ready.saturating_add(self.waiting.len())
+    }
+
+    fn set(&mut self, slot: SlotIndex, state: State) {
+        *self.count_of(slot) -= 1;
+        self.slots[slot as usize].state = state;
+        *self.count_of(slot) += 1;
+        self.touched.push(slot);
+    }
+
+    fn count_of(&mut self, slot: SlotIndex) -> &mut u32 {
+        match self.state(slot) {
+            SlotState::Vacant => &mut self.counts.vacant,
+            SlotState::Creating => &mut self.counts.creating,
+            SlotState::Ready => &mut self.counts.ready,
+            SlotState::Attached => &mut self.counts.attached,
+            SlotState::Retiring => &mut self.counts.retiring,
+            SlotState::Failed => &mut self.counts.failed,
+        }
+    }
+}

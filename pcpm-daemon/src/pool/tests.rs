@@ -1,0 +1,425 @@
+//! The pool's behaviour, one sentence a test, and random schedules that check what must hold always.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SECOND: Now = Duration::from_secs(1);
+
+/// A pool, its clock, and workers that do what they are told when they are told to.
+struct Bench {
+    pool: Pool,
+    now: Now,
+    to_create: VecDeque<SlotIndex>,
+    to_retire: VecDeque<SlotIndex>,
+    next_request: RequestId,
+    passing: HashSet<SlotIndex>,
+}
+
+impl Bench {
+    fn new(capacity: u32, ready: u32) -> Self {
+        let mut bench = Self {
+            pool: Pool::new(PoolSettings { capacity, ready, creating: 4 }),
+            now: Duration::ZERO,
+            to_create: VecDeque::new(),
+            to_retire: VecDeque::new(),
+            next_request: 0,
+            passing: HashSet::new(),
+        };
+        bench.event(Event::Tick);
+        bench
+    }
+
+    fn filled(capacity: u32, ready: u32) -> Self {
+        let mut bench = Self::new(capacity, ready);
+        bench.work();
+        bench
+    }
+
+    /// Feeds an event; keeps the work, returns the answers.
+    fn event(&mut self, event: Event) -> Vec<Command> {
+        let mut commands = Vec::new();
+        self.pool.handle(event, self.now, &mut commands);
+        commands.retain(|command| match command {
+            Command::Create(slot) => {
+                self.to_create.push_back(*slot);
+                false
+            }
+            Command::Retire(slot) => {
+                assert!(!self.passing.contains(slot), "{slot} is retired while traffic passes");
+                self.to_retire.push_back(*slot);
+                false
+            }
+            Command::Revoke(slot) => {
+                assert!(self.passing.remove(slot), "{slot} was not attached");
+                false
+            }
+            Command::Grant { slot, .. } => {
+                assert!(self.passing.insert(*slot), "{slot} belongs to two owners");
+                true
+            }
+            Command::Existing { .. } | Command::Refuse { .. } => true,
+        });
+        commands
+    }
+
+    /// Lets the workers finish all there is to do; returns the answers given meanwhile.
+    fn work(&mut self) -> Vec<Command> {
+        let mut answers = Vec::new();
+        loop {
+            if let Some(slot) = self.to_create.pop_front() {
+                answers.extend(self.event(Event::Created(slot)));
+            } else if let Some(slot) = self.to_retire.pop_front() {
+                answers.extend(self.event(Event::Retired(slot)));
+            } else {
+                return answers;
+            }
+        }
+    }
+
+    fn attach(&mut self, owner: &str, on_empty: OnEmpty) -> Vec<Command> {
+        self.attach_as(holder(owner, "t"), on_empty)
+    }
+
+    fn attach_as(&mut self, holder: Holder, on_empty: OnEmpty) -> Vec<Command> {
+        let id = self.next_request;
+        self.next_request += 1;
+        let deadline = self.now + SECOND;
+        self.event(Event::Attach(AttachRequest { id, holder, on_empty, deadline }))
+    }
+
+    fn attached(&mut self, owner: &str) -> SlotIndex {
+        match self.attach(owner, OnEmpty::Fail)[..] {
+            [Command::Grant { slot, .. }] => slot,
+            ref other => panic!("{owner} was not attached: {other:?}"),
+        }
+    }
+}
+
+fn holder(owner: &str, tenant: &str) -> Holder {
+    Holder {
+        owner: owner.into(),
+        tenant: tenant.into(),
+        labels: BTreeMap::new(),
+        lease: Lease::Explicit,
+    }
+}
+
+fn granted(commands: &[Command]) -> Vec<(RequestId, SlotIndex)> {
+    commands
+        .iter()
+        .filter_map(|command| match *command {
+            Command::Grant { request, slot, .. } => Some((request, slot)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn the_pool_fills_to_its_target_and_no_further() {
+    let bench = Bench::filled(10, 6);
+    let counts = bench.pool.counts();
+    assert_eq!((counts.ready, counts.vacant, counts.creating), (6, 4, 0));
+}
+
+#[test]
+fn creations_under_way_are_bounded() {
+    let bench = Bench::new(100, 100);
+    assert_eq!(bench.to_create.len(), 4);
+}
+
+#[test]
+fn slots_are_taken_in_order_and_rest_longest_before_they_come_again() {
+    let mut bench = Bench::filled(4, 2);
+    let mut order = Vec::new();
+    for round in 0..8 {
+        let owner = format!("o{round}");
+        let slot = bench.attached(&owner);
+        order.push(slot);
+        bench.event(Event::Detach(slot));
+        bench.work();
+    }
+    assert_eq!(order, [0, 1, 2, 3, 0, 1, 2, 3]);
+}
+
+#[test]
+fn the_epoch_grows_with_every_attachment() {
+    let mut bench = Bench::filled(1, 1);
+    for epoch in 1..=3 {
+        let slot = bench.attached("a");
+        assert_eq!(bench.pool.epoch(slot), epoch);
+        bench.event(Event::Detach(slot));
+        bench.work();
+    }
+}
+
+#[test]
+fn a_repeated_attach_gets_the_attachment_its_owner_has() {
+    let mut bench = Bench::filled(2, 2);
+    let slot = bench.attached("a");
+    let answer = bench.attach("a", OnEmpty::Fail);
+    assert_eq!(answer, [Command::Existing { request: 1, slot }]);
+    assert_eq!(bench.pool.counts().attached, 1);
+}
+
+#[test]
+fn a_repeated_attach_with_another_tenant_is_refused() {
+    let mut bench = Bench::filled(2, 2);
+    bench.attached("a");
+    let answer = bench.attach_as(holder("a", "other"), OnEmpty::Fail);
+    let refusal = Refusal::OwnerExists { field: "tenant" };
+    assert_eq!(answer, [Command::Refuse { request: 1, refusal }]);
+}
+
+#[test]
+fn an_empty_pool_refuses_those_who_do_not_wait() {
+    let mut bench = Bench::filled(1, 1);
+    bench.attached("a");
+    let answer = bench.attach("b", OnEmpty::Fail);
+    assert_eq!(answer, [Command::Refuse { request: 1, refusal: Refusal::Exhausted }]);
+}
+
+#[test]
+fn those_who_wait_are_served_in_order_of_arrival() {
+    let mut bench = Bench::new(8, 1);
+    for owner in ["a", "b", "c"] {
+        assert_eq!(bench.attach(owner, OnEmpty::Wait), []);
+    }
+    assert_eq!(bench.pool.counts().waiting, 3);
+    let served: Vec<_> = granted(&bench.work()).into_iter().map(|(request, _)| request).collect();
+    assert_eq!(served, [0, 1, 2]);
+}
+
+#[test]
+fn a_request_for_a_new_slot_does_not_overtake_those_who_wait() {
+    let mut bench = Bench::new(8, 0);
+    bench.attach("first", OnEmpty::Wait);
+    bench.attach("second", OnEmpty::Create);
+    let answers = bench.work();
+    assert!(
+        matches!(
+            answers[..],
+            [
+                Command::Grant { request: 0, source: Source::Warm, .. },
+                Command::Grant { request: 1, source: Source::Cold, .. },
+            ]
+        ),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn a_request_for_a_new_slot_fails_at_once_when_none_can_be_made() {
+    let mut bench = Bench::filled(1, 1);
+    bench.attached("a");
+    let answer = bench.attach("b", OnEmpty::Create);
+    assert_eq!(answer, [Command::Refuse { request: 1, refusal: Refusal::Exhausted }]);
+}
+
+#[test]
+fn a_request_that_waits_is_refused_at_its_deadline() {
+    let mut bench = Bench::filled(1, 1);
+    bench.attached("a");
+    bench.attach("b", OnEmpty::Wait);
+    assert_eq!(bench.pool.next_deadline(), Some(bench.now + SECOND));
+    bench.now += SECOND;
+    let answer = bench.event(Event::Tick);
+    assert_eq!(answer, [Command::Refuse { request: 1, refusal: Refusal::Exhausted }]);
+    assert_eq!(bench.pool.next_deadline(), None);
+}
+
+#[test]
+fn a_cancelled_request_gets_no_slot() {
+    let mut bench = Bench::new(2, 1);
+    bench.attach("a", OnEmpty::Wait);
+    bench.event(Event::Cancel(0));
+    assert_eq!(bench.work(), []);
+    assert_eq!(bench.pool.counts().attached, 0);
+}
+
+#[test]
+fn two_requests_of_one_owner_that_both_waited_share_one_slot() {
+    let mut bench = Bench::new(4, 1);
+    bench.attach("a", OnEmpty::Wait);
+    bench.attach("a", OnEmpty::Wait);
+    let answers = bench.work();
+    assert!(
+        matches!(answers[..], [Command::Grant { slot: 0, .. }, Command::Existing { slot: 0, .. }]),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn a_failure_holds_refill_back_with_growing_pauses() {
+    let mut bench = Bench::new(100, 100);
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        while let Some(slot) = bench.to_create.pop_front() {
+            bench.event(Event::CreateFailed(slot, "EMFILE".into()));
+        }
+        let resume = bench.pool.next_deadline().expect("a failed pool tries again");
+        assert!(resume > bench.now, "a hot loop");
+        pauses.push(resume - bench.now);
+        bench.now = resume;
+        bench.event(Event::Tick);
+    }
+    assert!(pauses.is_sorted(), "{pauses:?}");
+    assert!(bench.pool.counts().failed < 20, "one failure after the other");
+}
+
+#[test]
+fn a_failed_slot_is_made_again_once_the_trouble_is_over() {
+    let mut bench = Bench::new(1, 1);
+    let slot = bench.to_create.pop_front().expect("asked for");
+    bench.event(Event::CreateFailed(slot, "create veth s0000: EEXIST".into()));
+    let (reason, retry_at) = bench.pool.failure(slot).expect("failed");
+    assert_eq!(reason, "create veth s0000: EEXIST");
+    bench.now = retry_at;
+    bench.event(Event::Tick);
+    bench.work();
+    assert_eq!(bench.pool.counts().ready, 1);
+}
+
+#[test]
+fn a_slot_that_could_not_be_destroyed_is_destroyed_before_it_is_used_again() {
+    let mut bench = Bench::filled(1, 1);
+    let slot = bench.attached("a");
+    bench.event(Event::Detach(slot));
+    bench.to_retire.clear();
+    bench.event(Event::RetireFailed(slot, "umount: EBUSY".into()));
+    bench.now = bench.pool.next_deadline().expect("tried again");
+    bench.event(Event::Tick);
+    assert_eq!((bench.to_retire.len(), bench.to_create.len()), (1, 0));
+}
+
+#[test]
+fn a_draining_pool_refuses_everybody_and_makes_nothing() {
+    let mut bench = Bench::filled(2, 1);
+    bench.attached("a");
+    bench.attach("b", OnEmpty::Wait);
+    let answer = bench.event(Event::Drain);
+    assert_eq!(answer, [Command::Refuse { request: 1, refusal: Refusal::Draining }]);
+    let answer = bench.attach("c", OnEmpty::Wait);
+    assert_eq!(answer, [Command::Refuse { request: 2, refusal: Refusal::Draining }]);
+    let slot = bench.pool.slot_of("a").expect("still attached");
+    bench.event(Event::Detach(slot));
+    bench.work();
+    assert_eq!(bench.pool.counts().creating, 0);
+}
+
+/// One step of a random schedule.
+#[derive(Clone, Debug)]
+enum Step {
+    Attach { owner: u8, on_empty: OnEmpty },
+    Detach { owner: u8 },
+    Cancel { back: u8 },
+    CreateDone { ok: bool },
+    RetireDone { ok: bool },
+    Wait { ms: u16 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let on_empty = prop::sample::select(OnEmpty::ALL);
+    prop_oneof![
+        4 => (0..12_u8, on_empty).prop_map(|(owner, on_empty)| Step::Attach { owner, on_empty }),
+        3 => (0..12_u8).prop_map(|owner| Step::Detach { owner }),
+        1 => any::<u8>().prop_map(|back| Step::Cancel { back }),
+        4 => prop::bool::weighted(0.9).prop_map(|ok| Step::CreateDone { ok }),
+        4 => prop::bool::weighted(0.9).prop_map(|ok| Step::RetireDone { ok }),
+        2 => (0..2000_u16).prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+impl Bench {
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Attach { owner, on_empty } => drop(self.attach(&format!("o{owner}"), on_empty)),
+            Step::Detach { owner } => {
+                if let Some(slot) = self.pool.slot_of(&format!("o{owner}")) {
+                    self.event(Event::Detach(slot));
+                }
+            }
+            Step::Cancel { back } => {
+                let request = self.next_request.saturating_sub(u64::from(back));
+                self.event(Event::Cancel(request));
+            }
+            Step::CreateDone { ok } => {
+                let Some(slot) = self.to_create.pop_front() else { return };
+                self.event(if ok {
+                    Event::Created(slot)
+                } else {
+                    Event::CreateFailed(slot, "no".into())
+                });
+            }
+            Step::RetireDone { ok } => {
+                let Some(slot) = self.to_retire.pop_front() else { return };
+                self.event(if ok {
+                    Event::Retired(slot)
+                } else {
+                    Event::RetireFailed(slot, "no".into())
+                });
+            }
+            Step::Wait { ms } => {
+                self.now += Duration::from_millis(ms.into());
+                self.event(Event::Tick);
+            }
+        }
+    }
+
+    /// What holds after every event, whatever happened.
+    fn check(&self) {
+        let pool = &self.pool;
+        let counts = pool.counts();
+        let all = counts.ready
+            + counts.attached
+            + counts.creating
+            + counts.retiring
+            + counts.failed
+            + counts.vacant;
+        assert_eq!(all, counts.capacity, "every slot is in one state");
+        assert_eq!(self.passing, pool.attached_slots().collect(), "traffic passes if attached");
+        assert_eq!(pool.owners.len() as u32, counts.attached);
+        for (owner, &slot) in &pool.owners {
+            assert_eq!(pool.holder(slot).map(|holder| &holder.owner), Some(owner));
+        }
+        assert!(counts.creating <= pool.settings.creating, "creations are bounded");
+        assert!(counts.waiting == 0 || counts.ready == 0, "nobody waits beside a ready slot");
+        if let Some(deadline) = pool.next_deadline() {
+            assert!(deadline > self.now, "due at once: a hot loop");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_schedule_keeps_the_invariants_and_ends_in_a_full_pool(
+        capacity in 1..10_u32,
+        ready in 0..10_u32,
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut bench = Bench::new(capacity, ready.min(capacity));
+        for step in &steps {
+            bench.step(step);
+            bench.check();
+        }
+        for slot in 0..capacity {
+            bench.event(Event::Detach(slot));
+        }
+        for _ in 0..64 {
+            bench.work();
+            bench.now += Duration::from_secs(20);
+            bench.event(Event::Tick);
+        }
+        for slot in 0..capacity {
+            bench.event(Event::Detach(slot));
+        }
+        bench.work();
+        let counts = bench.pool.counts();
+        prop_assert!(counts.ready >= ready.min(capacity), "{counts:?}");
+        prop_assert_eq!((counts.attached, counts.failed, counts.waiting), (0, 0, 0));
+    }
+}
