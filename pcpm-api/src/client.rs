@@ -1,1 +1,365 @@
-//! c
+//! A small blocking client: a Unix socket, JSON and nothing else, so that programs that live for
+//! milliseconds can afford it. Every call has a deadline. Streaming clients with an event loop of
+//! their own use zlink instead.
+//!
+//! ```no_run
+//! use pcpm_api::client::Client;
+//! use pcpm_api::types::AttachRequest;
+//!
+//! let mut pool = Client::connect(pcpm_api::DEFAULT_SOCKET)?;
+//! let request = AttachRequest { owner: "web-1".into(), ..AttachRequest::default() };
+//! let attachment = pool.attach(&request)?;
+//! println!("{} at {}", attachment.netns, attachment.addresses[0]);
+//! pool.detach("web-1")?;
+//! # Ok::<(), pcpm_api::client::ClientError>(())
+//! ```
+
+mod error;
+mod fds;
+mod message;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use self::error::{ClientError, ServiceError};
+use self::message::{Call, Refusal, read_reply};
+use self::wire::{Deadline, Wire};
+use crate::types::{
+    AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, GetReply,
+    GetRequest, ListReply, Status, WatchFrame, WatchRequest,
+};
+
+/// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
+/// request itself asks for comes on top.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a wait for a slot may last when the request leaves it to the daemon.
+const UNSTATED_WAIT: Duration = Duration::from_mins(1);
+
+/// Silence after which a watched daemon is given up; it promises a frame every 10 s.
+const WATCH_SILENCE: Duration = Duration::from_secs(30);
+
+/// A connection to `pcpmd`. Calls go one at a time. After an error other than a refusal
+/// ([`ClientError::Pool`], [`ClientError::Varlink`]) the connection is closed and further calls fail.
+pub struct Client {
+    wire: Wire,
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Connects to the daemon's socket.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], or [`ClientError::Timeout`] when the daemon accepts nobody.
+    pub fn connect(socket: impl AsRef<Path>) -> Result<Self, ClientError> {
+        Self::connect_within(socket, DEFAULT_TIMEOUT)
+    }
+
+    /// Connects like [`Client::connect`], with `timeout` for this and for every call.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_within(
+        socket: impl AsRef<Path>,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        let socket = socket.as_ref().to_owned();
+        match Wire::connect(&socket, timeout) {
+            Ok(wire) => Ok(Self {
+                wire,
+                socket,
+                timeout,
+            }),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Err(ClientError::Timeout {
+                method: "connect".into(),
+                socket,
+                after: timeout,
+            }),
+            Err(source) => Err(ClientError::Unreachable { socket, source }),
+        }
+    }
+
+    /// Speaks over a connection made elsewhere; `socket` is what errors call its other end.
+    pub fn over(stream: UnixStream, socket: impl Into<PathBuf>) -> Self {
+        Self {
+            wire: Wire::over(stream),
+            socket: socket.into(),
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// Sets how long every further call may take.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// Hands a slot to `request.owner`. The deadline is extended by the time the request may wait.
+    ///
+    /// # Errors
+    /// [`PoolError`](crate::error::PoolError) as the interface says; otherwise as [`Client::call`].
+    pub fn attach(&mut self, request: &AttachRequest) -> Result<Attachment, ClientError> {
+        let (reply, _) = self.send_attach(request)?;
+        Ok(reply.attachment)
+    }
+
+    /// Attaches and receives the namespace's file descriptor, which outlives any rename or unmount of
+    /// its path.
+    ///
+    /// # Errors
+    /// As [`Client::attach`]; [`ClientError::Protocol`] when no descriptor came.
+    pub fn attach_with_netns(
+        &mut self,
+        request: &AttachRequest,
+    ) -> Result<(Attachment, OwnedFd), ClientError> {
+        let request = AttachRequest {
+            pass_fd: Some(true),
+            ..request.clone()
+        };
+        let (reply, fds) = self.send_attach(&request)?;
+        let netns = self.pick_fd("Attach", reply.netns_fd, fds)?;
+        Ok((reply.attachment, netns))
+    }
+
+    /// Ends the attachment of `owner`; its traffic is cut when this returns.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn detach(&mut self, owner: &str) -> Result<(), ClientError> {
+        let request = DetachRequest {
+            owner: owner.into(),
+        };
+        let Nothing {} = self.call("Detach", &request)?;
+        Ok(())
+    }
+
+    /// The attachment of `owner` and its traffic.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn get(&mut self, owner: &str) -> Result<GetReply, ClientError> {
+        let request = GetRequest {
+            owner: owner.into(),
+            pass_fd: None,
+        };
+        self.call("Get", &request)
+    }
+
+    /// The attachment of `owner` and its namespace's file descriptor.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; [`ClientError::Protocol`] when no descriptor came.
+    pub fn get_with_netns(&mut self, owner: &str) -> Result<(GetReply, OwnedFd), ClientError> {
+        let request = GetRequest {
+            owner: owner.into(),
+            pass_fd: Some(true),
+        };
+        let (reply, fds): (GetReply, _) = self.exchange("Get", &request, self.timeout)?;
+        let netns = self.pick_fd("Get", reply.netns_fd, fds)?;
+        Ok((reply, netns))
+    }
+
+    /// All attachments, by slot.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn list(&mut self) -> Result<Vec<Attachment>, ClientError> {
+        let reply: ListReply = self.call("List", &Nothing {})?;
+        Ok(reply.attachments)
+    }
+
+    /// Counts, totals and health.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        self.call("Status", &Nothing {})
+    }
+
+    /// The checks of the host.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn doctor(&mut self) -> Result<Vec<Check>, ClientError> {
+        let reply: DoctorReply = self.call("Doctor", &Nothing {})?;
+        Ok(reply.checks)
+    }
+
+    /// Follows the pool, with a frame at most every `interval` (`None`: as the daemon likes).
+    ///
+    /// # Errors
+    /// As [`Client::call`]; errors of the frames come with the frames.
+    pub fn watch(mut self, interval: Option<Duration>) -> Result<Watch, ClientError> {
+        let interval_ms = interval.map(|i| u64::try_from(i.as_millis()).unwrap_or(u64::MAX));
+        let silence = WATCH_SILENCE.saturating_add(interval.unwrap_or_default());
+        let deadline = Instant::now().checked_add(self.timeout);
+        self.send("Watch", &WatchRequest { interval_ms }, true, deadline)
+            .map_err(|e| self.failed("Watch", e, self.timeout))?;
+        Ok(Watch {
+            client: self,
+            silence,
+            ended: false,
+        })
+    }
+
+    /// Calls a method of `io.pcpm.Pool`, or any other one by its full name.
+    ///
+    /// # Errors
+    /// A refusal of the daemon; [`ClientError::Timeout`], [`ClientError::Lost`] or
+    /// [`ClientError::Protocol`] when there is none, after which the connection is closed.
+    pub fn call<P: Serialize, R: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: &P,
+    ) -> Result<R, ClientError> {
+        let (result, _) = self.exchange(method, parameters, self.timeout)?;
+        Ok(result)
+    }
+
+    fn send_attach(
+        &mut self,
+        request: &AttachRequest,
+    ) -> Result<(AttachReply, Vec<OwnedFd>), ClientError> {
+        let wait = request
+            .timeout_ms
+            .map_or(UNSTATED_WAIT, Duration::from_millis);
+        self.exchange("Attach", request, self.timeout.saturating_add(wait))
+    }
+
+    fn exchange<P: Serialize, R: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: &P,
+        timeout: Duration,
+    ) -> Result<(R, Vec<OwnedFd>), ClientError> {
+        let deadline = Instant::now().checked_add(timeout);
+        let received = self
+            .send(method, parameters, false, deadline)
+            .and_then(|()| self.wire.receive(deadline));
+        let (message, fds) = received.map_err(|e| self.failed(method, e, timeout))?;
+        match read_reply(&message) {
+            Ok((_, true)) => Err(self.nonsense(method, "several replies to one call".into())),
+            Ok((result, false)) => Ok((result, fds)),
+            Err(refusal) => Err(self.refused(method, refusal)),
+        }
+    }
+
+    fn send<P: Serialize>(
+        &mut self,
+        method: &str,
+        parameters: &P,
+        more: bool,
+        deadline: Deadline,
+    ) -> io::Result<()> {
+        let call = Call {
+            method: &full_name(method),
+            parameters,
+            more,
+        };
+        self.wire.send(serde_json::to_vec(&call)?, deadline)
+    }
+
+    fn refused(&mut self, method: &str, refusal: Refusal) -> ClientError {
+        match refusal {
+            Refusal::Pool(error) => error.into(),
+            Refusal::Service(error) => error.into(),
+            Refusal::Nonsense(reason) => self.nonsense(method, reason),
+        }
+    }
+
+    fn nonsense(&mut self, method: &str, reason: String) -> ClientError {
+        self.wire.abandon();
+        ClientError::Protocol {
+            method: method.into(),
+            socket: self.socket.clone(),
+            reason,
+        }
+    }
+
+    fn failed(&mut self, method: &str, source: io::Error, after: Duration) -> ClientError {
+        if source.kind() == ErrorKind::InvalidData {
+            return self.nonsense(method, source.to_string());
+        }
+        self.wire.abandon();
+        let (method, socket) = (method.into(), self.socket.clone());
+        if source.kind() == ErrorKind::TimedOut {
+            return ClientError::Timeout {
+                method,
+                socket,
+                after,
+            };
+        }
+        ClientError::Lost {
+            method,
+            socket,
+            source,
+        }
+    }
+
+    fn pick_fd(
+        &mut self,
+        method: &str,
+        index: Option<u32>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<OwnedFd, ClientError> {
+        index
+            .and_then(|index| fds.into_iter().nth(index as usize))
+            .ok_or_else(|| self.nonsense(method, "the namespace's descriptor is missing".into()))
+    }
+}
+
+/// The socket, for those who wait for the daemon to go away.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wire.stream().as_fd()
+    }
+}
+
+/// Frames of a watched pool; the first one is full. Ends after an error.
+pub struct Watch {
+    client: Client,
+    silence: Duration,
+    ended: bool,
+}
+
+impl Iterator for Watch {
+    type Item = Result<WatchFrame, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let frame = self.receive();
+        self.ended = !matches!(frame, Ok((_, true)));
+        Some(frame.map(|(frame, _)| frame))
+    }
+}
+
+impl Watch {
+    fn receive(&mut self) -> Result<(WatchFrame, bool), ClientError> {
+        let deadline = Instant::now().checked_add(self.silence);
+        let received = self.client.wire.receive(deadline);
+        let (message, _) = received.map_err(|e| self.client.failed("Watch", e, self.silence))?;
+        read_reply(&message).map_err(|refusal| self.client.refused("Watch", refusal))
+    }
+}
+
+/// No parameters.
+#[derive(Serialize, Deserialize)]
+struct Nothing {}
+
+fn full_name(method: &str) -> String {
+    if method.contains('.') {
+        return method.to_owned();
+    }
+    format!("{}.{method}", crate::INTERFACE_NAME)
+}
