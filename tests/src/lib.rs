@@ -1,1 +1,57 @@
-//! Test support.
+//! Support for the privileged tests: a private [`World`] of namespaces in which a [`Daemon`] runs
+//! and real tools judge it. What a test expects stands in `tests/tests/`, never here.
+
+mod daemon;
+mod event;
+mod http;
+mod place;
+mod process;
+mod snapshot;
+pub mod wire;
+mod world;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+pub use daemon::Daemon;
+pub use http::HttpServer;
+pub use place::{Place, Tool};
+pub use process::Process;
+pub use snapshot::HostState;
+pub use wire::Wire;
+pub use world::{HOST_ADDRESS, INTERNET_ADDRESS, UPLINK, World};
+
+/// How long anything that must happen may take. Generous: a loaded machine is slow, not wrong.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Where the binary `name` of this workspace is: in `PCPM_BIN_DIR`, or else where cargo put it.
+///
+/// # Errors
+/// When it was not built.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let directory = match std::env::var_os("PCPM_BIN_DIR") {
+        Some(directory) => directory.into(),
+        None => cargo_output_directory()?,
+    };
+    let path = directory.join(name);
+    if !path.exists() {
+        bail!(
+            "{} does not exist: build it with `cargo build --bins`, or run `cargo xtask test`",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// Tests run from `target/PROFILE/deps`, other binaries from `target/PROFILE`.
+fn cargo_output_directory() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find the running executable")?;
+    let directory = own
+        .ancestors()
+        .skip(1)
+        .find(|directory| !directory.ends_with("deps"))
+        .context("the running executable has no directory")?;
+    Ok(directory.to_owned())
+}

@@ -1,0 +1,224 @@
+//! A running `pcpmd` in a world.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::Signal;
+use pcpm_api::types::{AttachReply, GetReply, SlotCounts, Status, WatchFrame};
+use serde_json::{Value, json};
+
+use crate::event::wait_for_path;
+use crate::place::Place;
+use crate::process::Process;
+use crate::wire::Wire;
+use crate::world::World;
+use crate::{PATIENCE, binary};
+
+const STATE_DIRECTORY: &str = "/run/pcpm";
+
+/// A `pcpmd` that serves its socket. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    host: Place,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    pub(crate) fn spawn(world: &World, args: &[&str]) -> Result<Self> {
+        let (log, file) = world.log_file("pcpmd")?;
+        let socket = world.path(STATE_DIRECTORY).join("pcpm.sock");
+        let process = world
+            .host()
+            .command(binary("pcpmd")?, args)
+            .with(|command| {
+                command.stdout(std::process::Stdio::null()).stderr(file);
+            })
+            .spawn()?;
+        let mut daemon = Self {
+            process,
+            host: world.host().clone(),
+            socket,
+            log,
+        };
+        daemon.wait_until_serving()?;
+        Ok(daemon)
+    }
+
+    /// Its socket, as a path outside of the world.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its process id, as seen outside of the world.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// All it wrote so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends it `signal`.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// When it still runs after `patience`.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let ended = self.process.wait(patience);
+        ended.with_context(|| format!("pcpmd wrote:\n{}", self.log()))
+    }
+
+    /// Asks it to stop and waits for its end, which must be a good one.
+    ///
+    /// # Errors
+    /// When it fails or takes longer than `patience`; with what it wrote.
+    pub fn stop(&mut self, patience: Duration) -> Result<Duration> {
+        let asked = Instant::now();
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait(patience)?;
+        if !status.success() {
+            bail!("pcpmd stopped with {status} and wrote:\n{}", self.log());
+        }
+        Ok(asked.elapsed())
+    }
+
+    /// A bare connection to it.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub fn connect(&self) -> Result<Wire> {
+        Wire::connect(&self.socket)
+    }
+
+    /// Its status now.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&self) -> Result<Status> {
+        self.connect()?.call("Status", &json!({}))
+    }
+
+    /// Attaches `owner` for `tenant`.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn attach(&self, owner: &str, tenant: &str) -> Result<AttachReply> {
+        self.attach_with(&json!({"owner": owner, "tenant": tenant}))
+    }
+
+    /// Attaches with all parameters given.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn attach_with(&self, parameters: &Value) -> Result<AttachReply> {
+        self.connect()?.call("Attach", parameters)
+    }
+
+    /// The attachment of `owner`, with its traffic.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, owner: &str) -> Result<GetReply> {
+        self.connect()?.call("Get", &json!({"owner": owner}))
+    }
+
+    /// Detaches `owner`.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn detach(&self, owner: &str) -> Result<()> {
+        self.connect()?
+            .call::<Value>("Detach", &json!({"owner": owner}))
+            .map(drop)
+    }
+
+    /// The place of an attachment: its network namespace.
+    pub fn place(&self, attachment: &AttachReply) -> Place {
+        self.host.at(&attachment.attachment.netns)
+    }
+
+    /// How many packets were dropped for `reason` so far.
+    ///
+    /// # Errors
+    /// When the daemon knows no such reason.
+    pub fn dropped(&self, reason: &str) -> Result<u64> {
+        let drops = self.status()?.drops;
+        let known = drops.iter().find(|drop| drop.reason == reason);
+        Ok(known
+            .with_context(|| format!("no drop reason '{reason}' in {drops:?}"))?
+            .packets)
+    }
+
+    /// Waits until `slots` slots are ready.
+    ///
+    /// # Errors
+    /// When they are not within [`PATIENCE`].
+    pub fn wait_until_ready(&self, slots: u32) -> Result<()> {
+        self.wait_until(&format!("{slots} slots are ready"), |counts| {
+            counts.ready == slots
+        })
+    }
+
+    /// Waits until the pool's counts are as wanted. `what` is said when they never are.
+    ///
+    /// # Errors
+    /// When they are not within [`PATIENCE`].
+    pub fn wait_until(&self, what: &str, wanted: impl Fn(&SlotCounts) -> bool) -> Result<()> {
+        self.watch(what, |frame| wanted(&frame.counts).then_some(()))
+    }
+
+    /// Follows the pool until `seen` returns something. `what` is said when it never does.
+    ///
+    /// # Errors
+    /// When it does not within [`PATIENCE`].
+    pub fn watch<T>(&self, what: &str, seen: impl Fn(&WatchFrame) -> Option<T>) -> Result<T> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut wire = self.connect()?;
+        wire.stream("Watch", &json!({"interval_ms": 20}))?;
+        loop {
+            let frame: WatchFrame = wire.next_reply().map_err(|e| self.blame(what, &e))?;
+            if let Some(result) = seen(&frame) {
+                return Ok(result);
+            }
+            if Instant::now() > deadline {
+                let counts = frame.counts;
+                return Err(self.blame(what, &anyhow!("the counts are {counts:?}")));
+            }
+        }
+    }
+
+    fn blame(&self, what: &str, error: &anyhow::Error) -> anyhow::Error {
+        anyhow!(
+            "waiting until {what}: {error:#}; pcpmd wrote:\n{}",
+            self.log()
+        )
+    }
+
+    /// The socket exists, and somebody listens.
+    fn wait_until_serving(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.connect().is_err() {
+            if let Some(status) = self.process.ended()? {
+                bail!("pcpmd ended with {status} and wrote:\n{}", self.log());
+            }
+            if Instant::now() > deadline {
+                bail!("pcpmd does not serve its socket; it wrote:\n{}", self.log());
+            }
+            wait_for_path(&self.socket, &self.process)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! The private world: its own network, mounts and processes, with a host and an internet.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::daemon::Daemon;
+use crate::place::{Namespaces, Place, Tool};
+use crate::process::Process;
+use crate::{PATIENCE, binary};
+
+/// The host's way out.
+pub const UPLINK: &str = "eth0";
+/// The host's address on the uplink.
+pub const HOST_ADDRESS: &str = "192.0.2.2";
+/// An address in the internet, two hops away for a slot.
+pub const INTERNET_ADDRESS: &str = "198.51.100.1";
+
+const INTERNET: &str = "/run/netns/internet";
+const NOTHING: Option<&str> = None;
+
+const LONELY_HOST: &str = "link set lo up\n";
+/// The internet knows the host's address alone and has no route to any pool.
+const HOST_WITH_UPLINK: &str = "\
+netns add internet
+link add eth0 mtu 1500 type veth peer name eth0 netns internet
+addr add 192.0.2.2/24 dev eth0
+link set eth0 up
+route add default via 192.0.2.1 dev eth0
+";
+const THE_INTERNET: &str = "\
+link set lo up
+addr add 198.51.100.1/32 dev lo
+addr add 192.0.2.1/24 dev eth0
+link set eth0 up
+";
+
+/// A host and an internet of its own, for one test. Nothing of it is visible outside; when the
+/// value is dropped or its process dies, every process, mount and namespace in it goes away.
+#[derive(Debug)]
+pub struct World {
+    host: Place,
+    init: Process,
+    logs: TempDir,
+}
+
+impl World {
+    /// A world whose host has an uplink, [`UPLINK`], with [`HOST_ADDRESS`].
+    ///
+    /// # Errors
+    /// Without root, and when a tool is missing.
+    pub fn new() -> Result<Self> {
+        let world = Self::without_uplink()?;
+        world
+            .command("ip", ["-batch", "-"])
+            .input(HOST_WITH_UPLINK)
+            .run()?;
+        world
+            .internet_command("ip", ["-batch", "-"])
+            .input(THE_INTERNET)
+            .run()?;
+        world.tool("ping -n -q -c 1 -w 10 192.0.2.1").run()?;
+        Ok(world)
+    }
+
+    /// A world whose host has no way out.
+    ///
+    /// # Errors
+    /// Without root, and when a tool is missing.
+    pub fn without_uplink() -> Result<Self> {
+        require_root()?;
+        let init = Process::new("the init of a world", start_init()?)?;
+        let host = Place::host(Arc::new(namespaces_of(init.pid())?));
+        let logs = tempfile::tempdir().context("make a directory for logs")?;
+        let world = Self { host, init, logs };
+        world.tool("mount -t proc proc /proc").run()?;
+        world
+            .command("ip", ["-batch", "-"])
+            .input(LONELY_HOST)
+            .run()?;
+        Ok(world)
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Place {
+        &self.host
+    }
+
+    /// The machine at the other end of the uplink.
+    pub fn internet(&self) -> Place {
+        self.host.at(INTERNET)
+    }
+
+    /// A command on the host.
+    pub fn command<'a>(&self, program: &str, args: impl IntoIterator<Item = &'a str>) -> Tool {
+        self.host.command(program, args)
+    }
+
+    /// A command on the host, as one line.
+    pub fn tool(&self, line: &str) -> Tool {
+        self.host.tool(line)
+    }
+
+    /// A command in the internet.
+    pub fn internet_command<'a>(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> Tool {
+        self.internet().command(program, args)
+    }
+
+    /// The network namespace of a slot, by the path that an attachment names.
+    pub fn slot(&self, netns: impl AsRef<Path>) -> Place {
+        self.host.at(netns)
+    }
+
+    /// `pcpm` with `args`, on the host.
+    ///
+    /// # Errors
+    /// When the binary was not built.
+    pub fn pcpm<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Result<Tool> {
+        Ok(self.host.command(binary("pcpm")?, args))
+    }
+
+    /// Starts `pcpmd` on the host and waits until it serves its socket.
+    ///
+    /// # Errors
+    /// When it ends before, with what it wrote.
+    pub fn spawn_daemon(&self, args: &[&str]) -> Result<Daemon> {
+        Daemon::spawn(self, args)
+    }
+
+    /// Starts `pcpmd` on the host and waits until all of `slots` slots are ready.
+    ///
+    /// # Errors
+    /// When it ends before, with what it wrote.
+    pub fn pool_of(&self, slots: u32) -> Result<Daemon> {
+        let daemon = self.spawn_daemon(&["--capacity", &slots.to_string()])?;
+        daemon.wait_until_ready(slots)?;
+        Ok(daemon)
+    }
+
+    /// A file of the world, as a path outside of it.
+    pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
+        let inside = inside.as_ref();
+        let relative = inside.strip_prefix("/").unwrap_or(inside);
+        PathBuf::from(format!("/proc/{}/root", self.init.pid())).join(relative)
+    }
+
+    /// A new file for what a process writes.
+    pub(crate) fn log_file(&self, name: &str) -> Result<(PathBuf, File)> {
+        let count = fs::read_dir(self.logs.path()).map_or(0, Iterator::count);
+        let path = self.logs.path().join(format!("{name}-{count}.log"));
+        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok((path, file))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Its init dies, and the kernel kills everything else in the pid namespace. Waiting keeps
+        // the next test from running beside the remains.
+        let _ = self.init.signal(nix::sys::signal::Signal::SIGKILL);
+        if self.init.wait(PATIENCE).is_err() {
+            eprintln!("a world did not end: a process in it was not reaped");
+        }
+    }
+}
+
+fn require_root() -> Result<()> {
+    if !geteuid().is_root() {
+        bail!("this needs root to make namespaces: run `sudo -E cargo xtask test`");
+    }
+    Ok(())
+}
+
+/// Starts the first process of new namespaces. It only waits for the end of its input, a pipe that
+/// closes when this process dies, however it dies.
+fn start_init() -> Result<Child> {
+    let start = thread::spawn(|| {
+        let all = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
+        unshare(all).context("make the namespaces of a world")?;
+        make_mounts()?;
+        Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .current_dir("/")
+            .spawn()
+            .context("start the init of a world")
+    });
+    start
+        .join()
+        .map_err(|_| anyhow!("making a world panicked"))?
+}
+
+/// `/run` and `/sys` of its own, with the machine's control groups; the rest stays visible.
+fn make_mounts() -> Result<()> {
+    mount(
+        NOTHING,
+        "/",
+        NOTHING,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        NOTHING,
+    )
+    .context("make the mounts private")?;
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )
+    .context("mount a tmpfs on /run")?;
+    fs::create_dir("/run/netns").context("create /run/netns")?;
+    set_aside("/sys/fs/cgroup", "/run/cgroup")?;
+    umount2("/sys", MntFlags::MNT_DETACH).context("unmount /sys")?;
+    mount(
+        Some("sysfs"),
+        "/sys",
+        Some("sysfs"),
+        MsFlags::empty(),
+        NOTHING,
+    )
+    .context("mount a sysfs on /sys")?;
+    mount(
+        Some("/run/cgroup"),
+        "/sys/fs/cgroup",
+        NOTHING,
+        MsFlags::MS_MOVE,
+        NOTHING,
+    )
+    .context("move the control groups to the new /sys")?;
+    fs::remove_dir("/run/cgroup").context("remove /run/cgroup")
+}
+
+fn set_aside(from: &str, to: &str) -> Result<()> {
+    fs::create_dir(to).with_context(|| format!("create {to}"))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
+    mount(
+        Some(from),
+        to,
+        NOTHING,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        NOTHING,
+    )
+    .with_context(|| format!("bind {from} to {to}"))
+}
+
+fn namespaces_of(pid: u32) -> Result<Namespaces> {
+    let open = |kind: &str| {
+        let path = format!("/proc/{pid}/ns/{kind}");
+        File::open(&path).with_context(|| format!("open {path}"))
+    };
+    Ok(Namespaces {
+        mount: open("mnt")?,
+        process: open("pid")?,
+        network: open("net")?,
+    })
+}
