@@ -1,0 +1,123 @@
+//! The command line. It only collects: what a value may be is decided in one place for all sources.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use super::Origin;
+use super::layer::{Given, Layer};
+
+/// Keeps a pool of ready network namespaces and hands them to starting containers.
+///
+/// Settings come from the built-in defaults, then the configuration file, then these options.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(name = "pcpmd", version)]
+pub(crate) struct Args {
+    /// Configuration file [default: /etc/pcpm/pcpmd.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Unix socket to serve [default: STATE_DIR/pcpm.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<String>,
+
+    /// Directory of the journal, the lock file and the namespaces [default: /run/pcpm]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<String>,
+
+    /// Directory of the pinned BPF maps and programs [default: /sys/fs/bpf/pcpm]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bpffs: Option<String>,
+
+    /// Number of slots [default: 64]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) capacity: Option<i64>,
+
+    /// Number of slots kept ready [default: the capacity]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) ready: Option<i64>,
+
+    /// Addresses of the slots [default: 10.213.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pool_cidr: Option<String>,
+
+    /// Interface that leads to the world [default: auto, the one of the default route]
+    #[arg(long, value_name = "auto|IFACE")]
+    pub(crate) uplink: Option<String>,
+
+    /// Checks the host, prints what was found and exits: 0 if the daemon can run, 1 if not
+    #[arg(long, conflicts_with = "print_config")]
+    pub(crate) check: bool,
+
+    /// Prints the checks as JSON
+    #[arg(long, requires = "check")]
+    pub(crate) json: bool,
+
+    /// Prints the effective settings as a configuration file and exits
+    #[arg(long)]
+    pub(crate) print_config: bool,
+
+    /// What is logged [default: $RUST_LOG, or info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<LogLevel>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    /// Only what failed.
+    Error,
+    /// And what should be looked at.
+    Warn,
+    /// And what the daemon does.
+    Info,
+    /// And how.
+    Debug,
+    /// And every step.
+    Trace,
+}
+
+impl Args {
+    /// The filter for the log: the option, else what `RUST_LOG` says, else `info`.
+    pub(crate) fn log_filter(&self, rust_log: Option<String>) -> String {
+        match self.log_level {
+            Some(level) => level.as_str().to_owned(),
+            None => rust_log
+                .filter(|text| !text.is_empty())
+                .unwrap_or_else(|| LogLevel::Info.as_str().to_owned()),
+        }
+    }
+
+    pub(super) fn layer(&self) -> Layer {
+        Layer {
+            socket: option(&self.socket, "--socket"),
+            state_dir: option(&self.state_dir, "--state-dir"),
+            bpffs: option(&self.bpffs, "--bpffs"),
+            capacity: option(&self.capacity, "--capacity"),
+            ready: option(&self.ready, "--ready"),
+            pool_cidr: option(&self.pool_cidr, "--pool-cidr"),
+            uplink: option(&self.uplink, "--uplink"),
+            ..Layer::default()
+        }
+    }
+}
+
+impl LogLevel {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+fn option<T: Clone>(value: &Option<T>, name: &'static str) -> Option<Given<T>> {
+    let value = value.clone()?;
+    Some(Given {
+        value,
+        origin: Origin::Option(name),
+    })
+}

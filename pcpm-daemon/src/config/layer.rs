@@ -1,0 +1,257 @@
+//! Settings of one source, as they were written and with the place they were written at. Types are
+//! checked here, values are not.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Origin};
+
+/// What one source says; `None` where it says nothing.
+#[derive(Debug, Default)]
+pub(super) struct Layer {
+    pub(super) socket: Option<Given<String>>,
+    pub(super) state_dir: Option<Given<String>>,
+    pub(super) bpffs: Option<Given<String>>,
+    pub(super) capacity: Option<Given<i64>>,
+    pub(super) ready: Option<Given<i64>>,
+    pub(super) pool_cidr: Option<Given<String>>,
+    pub(super) uplink: Option<Given<String>>,
+    pub(super) refill_workers: Option<Given<i64>>,
+    pub(super) nat_ports: Option<Given<String>>,
+    pub(super) nat_flows: Option<Given<i64>>,
+    pub(super) api_max_clients: Option<Given<i64>>,
+    pub(super) api_max_calls_in_flight: Option<Given<i64>>,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Given<T> {
+    pub(super) value: T,
+    pub(super) origin: Origin,
+}
+
+impl Layer {
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(source) => Err(ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    pub(super) fn read_if_present(path: &Path) -> Result<Self, ConfigError> {
+        match Self::read(path) {
+            Err(ConfigError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let file = File { text, path };
+        let document = DeTable::parse(text).map_err(|e| file.syntax_error(&e))?;
+        let mut root = Table::new(file, "", document.get_ref());
+        let mut refill = root.table("refill")?;
+        let mut nat = root.table("nat")?;
+        let mut api = root.table("api")?;
+        let layer = Self {
+            socket: root.text("socket")?,
+            state_dir: root.text("state_dir")?,
+            bpffs: root.text("bpffs")?,
+            capacity: root.integer("capacity")?,
+            ready: root.integer("ready")?,
+            pool_cidr: root.text("pool_cidr")?,
+            uplink: root.text("uplink")?,
+            refill_workers: refill.integer("workers")?,
+            nat_ports: nat.text("ports")?,
+            nat_flows: nat.integer("flows")?,
+            api_max_clients: api.integer("max_clients")?,
+            api_max_calls_in_flight: api.integer("max_calls_in_flight")?,
+        };
+        [root, refill, nat, api]
+            .iter()
+            .try_for_each(Table::deny_unknown)?;
+        Ok(layer)
+    }
+
+    /// `over` where it says something, else this layer.
+    pub(super) fn overridden_by(self, over: Self) -> Self {
+        Self {
+            socket: over.socket.or(self.socket),
+            state_dir: over.state_dir.or(self.state_dir),
+            bpffs: over.bpffs.or(self.bpffs),
+            capacity: over.capacity.or(self.capacity),
+            ready: over.ready.or(self.ready),
+            pool_cidr: over.pool_cidr.or(self.pool_cidr),
+            uplink: over.uplink.or(self.uplink),
+            refill_workers: over.refill_workers.or(self.refill_workers),
+            nat_ports: over.nat_ports.or(self.nat_ports),
+            nat_flows: over.nat_flows.or(self.nat_flows),
+            api_max_clients: over.api_max_clients.or(self.api_max_clients),
+            api_max_calls_in_flight: over
+                .api_max_calls_in_flight
+                .or(self.api_max_calls_in_flight),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct File<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl File<'_> {
+    fn origin(&self, span: Option<Range<usize>>) -> Origin {
+        let start = span.map_or(0, |span| span.start.min(self.text.len()));
+        let line = 1 + self.text.as_bytes()[..start]
+            .iter()
+            .filter(|&&b| b == b'\n')
+            .count();
+        Origin::File {
+            path: self.path.to_owned(),
+            line,
+        }
+    }
+
+    fn syntax_error(&self, error: &toml::de::Error) -> ConfigError {
+        ConfigError::Syntax {
+            origin: self.origin(error.span()),
+            reason: error.message().trim_end().replace('\n', ", "),
+        }
+    }
+}
+
+/// One table of the file, and which of its keys were asked for: those are the known ones.
+struct Table<'a> {
+    file: File<'a>,
+    name: &'static str,
+    entries: Option<&'a DeTable<'a>>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Table<'a> {
+    fn new(
+        file: File<'a>,
+        name: &'static str,
+        entries: impl Into<Option<&'a DeTable<'a>>>,
+    ) -> Self {
+        Self {
+            file,
+            name,
+            entries: entries.into(),
+            known: Vec::new(),
+        }
+    }
+
+    fn table(&mut self, key: &'static str) -> Result<Self, ConfigError> {
+        let found = self.value(key, "a table", DeValue::as_table)?;
+        Ok(Self::new(self.file, key, found.map(|(_, table)| table)))
+    }
+
+    fn text(&mut self, key: &'static str) -> Result<Option<Given<String>>, ConfigError> {
+        let found = self.value(key, "a string", DeValue::as_str)?;
+        Ok(found.map(|(origin, text)| Given {
+            value: text.to_owned(),
+            origin,
+        }))
+    }
+
+    fn integer(&mut self, key: &'static str) -> Result<Option<Given<i64>>, ConfigError> {
+        let Some((origin, integer)) = self.value(key, "an integer", DeValue::as_integer)? else {
+            return Ok(None);
+        };
+        match i64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(value) => Ok(Some(Given { value, origin })),
+            Err(e) => Err(self.invalid(key, origin, format!("{}: {e}", integer.as_str()))),
+        }
+    }
+
+    fn value<T: ?Sized>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        read: impl FnOnce(&'a DeValue<'a>) -> Option<&'a T>,
+    ) -> Result<Option<(Origin, &'a T)>, ConfigError> {
+        self.known.push(key);
+        let Some(entry) = self.entries.and_then(|entries| entries.get(key)) else {
+            return Ok(None);
+        };
+        let origin = self.file.origin(Some(entry.span()));
+        match read(entry.get_ref()) {
+            Some(value) => Ok(Some((origin, value))),
+            None => {
+                let found = entry.get_ref().type_str();
+                Err(self.invalid(key, origin, format!("must be {wanted}, found {found}")))
+            }
+        }
+    }
+
+    fn deny_unknown(&self) -> Result<(), ConfigError> {
+        let keys = self.entries.into_iter().flat_map(DeTable::keys);
+        match keys.min_by_key(|key| (self.is_known(key), key.span().start)) {
+            Some(key) if !self.is_known(key) => Err(self.unknown(key)),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_known(&self, key: &Spanned<toml::de::DeString<'_>>) -> bool {
+        self.known
+            .iter()
+            .any(|known| *known == key.get_ref().as_ref())
+    }
+
+    fn unknown(&self, key: &Spanned<toml::de::DeString<'_>>) -> ConfigError {
+        let name = key.get_ref().as_ref();
+        ConfigError::UnknownKey {
+            origin: self.file.origin(Some(key.span())),
+            key: self.full_name(name),
+            nearest: nearest(name, &self.known).map(|known| self.full_name(known)),
+        }
+    }
+
+    fn invalid(&self, key: &str, origin: Origin, reason: String) -> ConfigError {
+        ConfigError::Invalid {
+            origin,
+            key: self.full_name(key),
+            reason,
+        }
+    }
+
+    fn full_name(&self, key: &str) -> String {
+        match self.name {
+            "" => key.to_owned(),
+            table => format!("{table}.{key}"),
+        }
+    }
+}
+
+/// The known key with the fewest edits, if they are few enough for a slip of the fingers.
+fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let spelled = name.to_ascii_lowercase().replace('-', "_");
+    let nearest = known.iter().min_by_key(|known| edits(&spelled, known))?;
+    (edits(&spelled, nearest) <= 2.max(nearest.len() / 3)).then_some(nearest)
+}
+
+/// Levenshtein distance in bytes, with two rows.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,125 @@
+//! The daemon's settings: built-in defaults, then the configuration file, then the command line.
+//! [`Config`] is the checked result; nothing else in the daemon reads files or options. What needs
+//! the host to be judged (routes, limits, the ephemeral port range) belongs to `doctor`.
+
+mod args;
+mod error;
+mod layer;
+mod print;
+mod validate;
+
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+
+pub(crate) use args::{Args, LogLevel};
+pub(crate) use error::{ConfigError, Origin};
+
+use layer::Layer;
+
+/// Read when it exists and no other file is named.
+pub(crate) const DEFAULT_FILE: &str = "/etc/pcpm/pcpmd.toml";
+
+/// Checked settings of one daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Where the Varlink socket is made.
+    pub(crate) socket: PathBuf,
+    /// Directory of the journal, the lock file and the namespaces' mounts.
+    pub(crate) state_dir: PathBuf,
+    /// Where maps and programs are pinned; a bpf file system is mounted there if there is none.
+    pub(crate) bpffs: PathBuf,
+    /// All slots, whatever their state.
+    pub(crate) capacity: u32,
+    /// How many of them are kept ready.
+    pub(crate) ready: u32,
+    /// Addresses of the slots: slot `i` has the `i`-th.
+    pub(crate) pool_cidr: Ipv4Net,
+    /// The host's way out.
+    pub(crate) uplink: Uplink,
+    /// How slots are made.
+    pub(crate) refill: Refill,
+    /// How slots reach the world.
+    pub(crate) nat: Nat,
+    /// What clients may ask for.
+    pub(crate) api: Api,
+}
+
+/// Which interface of the host leads to the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Uplink {
+    /// The one of the default route.
+    Auto,
+    /// The one with this name.
+    Interface(String),
+}
+
+/// How slots are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refill {
+    /// Threads that make and destroy slots.
+    pub(crate) workers: u32,
+}
+
+/// How slots reach the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Nat {
+    /// Ports and echo identifiers of translated packets.
+    pub(crate) ports: PortRange,
+    /// Entries of the flow table; a connection to the world takes two.
+    pub(crate) flows: u32,
+}
+
+/// What clients may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Api {
+    /// Connections at once.
+    pub(crate) max_clients: u32,
+    /// Calls of one client that wait for an answer.
+    pub(crate) max_calls_in_flight: u32,
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PortRange {
+    /// Lowest port.
+    pub(crate) first: u16,
+    /// Highest port.
+    pub(crate) last: u16,
+}
+
+impl Config {
+    /// The settings that `args` ask for.
+    ///
+    /// # Errors
+    /// The first thing wrong, with the file and line or the option it came from.
+    pub(crate) fn load(args: &Args) -> Result<Self, ConfigError> {
+        let file = match &args.config {
+            Some(path) => Layer::read(path)?,
+            None => Layer::read_if_present(Path::new(DEFAULT_FILE))?,
+        };
+        Self::from_layer(file.overridden_by(args.layer()))
+    }
+
+    /// The settings in the text of a configuration file; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As for [`Config::load`].
+    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Self::from_layer(Layer::parse(text, path)?)
+    }
+
+    /// The settings as a commented configuration file. Reading it back gives the same settings.
+    pub(crate) fn to_toml(&self) -> String {
+        print::to_toml(self)
+    }
+
+    /// The address of slot `index`.
+    pub(crate) fn slot_address(&self, index: u32) -> std::net::Ipv4Addr {
+        (u32::from(self.pool_cidr.network()) + index).into()
+    }
+
+    fn from_layer(layer: Layer) -> Result<Self, ConfigError> {
+        validate::config(layer)
+    }
+}

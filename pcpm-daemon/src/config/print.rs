@@ -1,0 +1,125 @@
+//! The settings as a configuration file, each with what it means. This is the one description of
+//! the keys in the program; `contrib/pcpmd.toml` is its output for the defaults.
+
+use std::fmt::{Display, Formatter, Result};
+
+use super::validate::socket_in;
+use super::{Config, PortRange, Uplink};
+
+const HEAD: &str = "\
+# Settings of pcpmd, read from /etc/pcpm/pcpmd.toml or the file named with --config. Options of the
+# command line override them. A value that is commented out follows from the others.
+";
+
+pub(super) fn to_toml(config: &Config) -> String {
+    let mut file = Printer(HEAD.to_owned());
+    places(&mut file, config);
+    pool(&mut file, config);
+    tables(&mut file, config);
+    file.0
+}
+
+fn places(file: &mut Printer, config: &Config) {
+    file.about(&[
+        "Directory of the journal, the lock file and the namespaces (netns/SLOT). Best on a tmpfs.",
+    ]);
+    file.set("state_dir", &quoted(&config.state_dir.display()));
+    file.about(&[
+        "Unix socket of the Varlink service io.pcpm.Pool. Default: pcpm.sock in state_dir.",
+    ]);
+    let derived = config.socket == socket_in(&config.state_dir);
+    file.set_unless(derived, "socket", &quoted(&config.socket.display()));
+    file.about(&[
+        "Directory of the pinned BPF maps and programs. A bpf file system is mounted if there is none.",
+    ]);
+    file.set("bpffs", &quoted(&config.bpffs.display()));
+}
+
+fn pool(file: &mut Printer, config: &Config) {
+    file.about(&[
+        "Number of slots, 1 to 65536: namespaces that are made, handed out and replaced.",
+    ]);
+    file.set("capacity", &config.capacity);
+    file.about(&["Number of slots kept ready, 0 to capacity. Default: capacity."]);
+    file.set_unless(config.ready == config.capacity, "ready", &config.ready);
+    file.about(&[
+        "Addresses of the slots: an IPv4 network that nothing else on this host uses, with a prefix length",
+        "of 8 to 30 and room for capacity addresses.",
+    ]);
+    file.set("pool_cidr", &quoted(&config.pool_cidr));
+    file.about(&[
+        "Interface that leads to the world: its name, or auto for the one of the default route.",
+    ]);
+    file.set("uplink", &quoted(&config.uplink));
+}
+
+fn tables(file: &mut Printer, config: &Config) {
+    file.table("refill");
+    file.about(&["Threads that make and destroy slots, 1 to 16. More than 2 seldom help: the kernel serialises."]);
+    file.set("workers", &config.refill.workers);
+    file.table("nat");
+    file.about(&[
+        "Ports (and ICMP echo identifiers) of translated packets, \"FIRST-LAST\" from 1024 on, outside",
+        "net.ipv4.ip_local_port_range.",
+    ]);
+    file.set("ports", &quoted(&config.nat.ports));
+    file.about(&[
+        "Entries of the flow table, 1024 to 16777216. A connection to the world takes two.",
+    ]);
+    file.set("flows", &config.nat.flows);
+    file.table("api");
+    file.about(&["Clients connected at once, 1 to 65536. Each takes a file descriptor."]);
+    file.set("max_clients", &config.api.max_clients);
+    file.about(&["Calls of one client that may wait for an answer, 1 to 1024."]);
+    file.set("max_calls_in_flight", &config.api.max_calls_in_flight);
+}
+
+struct Printer(String);
+
+impl Printer {
+    fn table(&mut self, name: &str) {
+        self.line(&format!("\n[{name}]"));
+    }
+
+    fn about(&mut self, lines: &[&str]) {
+        if !self.0.ends_with("]\n") {
+            self.line("");
+        }
+        for line in lines {
+            self.line(&format!("# {line}"));
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &dyn Display) {
+        self.line(&format!("{key} = {value}"));
+    }
+
+    fn set_unless(&mut self, derived: bool, key: &str, value: &dyn Display) {
+        let comment = if derived { "#" } else { "" };
+        self.line(&format!("{comment}{key} = {value}"));
+    }
+
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+}
+
+fn quoted(value: &dyn Display) -> toml::Value {
+    toml::Value::String(value.to_string())
+}
+
+impl Display for Uplink {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Interface(name) => name,
+        })
+    }
+}
+
+impl Display for PortRange {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}

@@ -1,0 +1,261 @@
+//! Which values can be used. Every reason names the value and what was expected of it.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+
+use super::error::ConfigError;
+use super::layer::{Given, Layer};
+use super::{Api, Config, Nat, PortRange, Refill, Uplink};
+
+/// Slots one daemon can number.
+const MOST_SLOTS: u32 = 65_536;
+/// Longest path of a Unix socket: `sun_path` without the final zero.
+const SOCKET_PATH_BYTES: usize = 107;
+/// Longest name of an interface: `IFNAMSIZ` without the final zero.
+const INTERFACE_NAME_BYTES: usize = 15;
+/// Ports below are the services'.
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+
+/// Where no slot can live, and what the addresses are for.
+const UNUSABLE: [(Ipv4Net, &str); 5] = [
+    (network([0, 0, 0, 0], 8), "\"this network\""),
+    (network([127, 0, 0, 0], 8), "loopback"),
+    (
+        network([169, 254, 0, 0], 16),
+        "link-local, and holds the gateway of the slots",
+    ),
+    (network([224, 0, 0, 0], 4), "multicast"),
+    (network([240, 0, 0, 0], 4), "reserved"),
+];
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: "/run/pcpm/pcpm.sock".into(),
+            state_dir: "/run/pcpm".into(),
+            bpffs: "/sys/fs/bpf/pcpm".into(),
+            capacity: 64,
+            ready: 64,
+            pool_cidr: network([10, 213, 0, 0], 16),
+            uplink: Uplink::Auto,
+            refill: Refill { workers: 2 },
+            nat: Nat {
+                ports: PortRange {
+                    first: 16_384,
+                    last: 32_767,
+                },
+                flows: 262_144,
+            },
+            api: Api {
+                max_clients: 2_048,
+                max_calls_in_flight: 64,
+            },
+        }
+    }
+}
+
+pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
+    let default = Config::default();
+    let state_dir = state_dir(layer.state_dir, layer.socket.is_none())?;
+    let capacity = set(
+        "capacity",
+        layer.capacity,
+        default.capacity,
+        number(1..=MOST_SLOTS),
+    )?;
+    Ok(Config {
+        socket: set("socket", layer.socket, socket_in(&state_dir), socket)?,
+        state_dir,
+        bpffs: set("bpffs", layer.bpffs, default.bpffs, absolute)?,
+        capacity,
+        ready: set("ready", layer.ready, capacity, |n| ready(n, capacity))?,
+        pool_cidr: set("pool_cidr", layer.pool_cidr, default.pool_cidr, |text| {
+            pool_cidr(&text, capacity)
+        })?,
+        uplink: set("uplink", layer.uplink, default.uplink, uplink)?,
+        refill: Refill {
+            workers: set(
+                "refill.workers",
+                layer.refill_workers,
+                default.refill.workers,
+                number(1..=16),
+            )?,
+        },
+        nat: Nat {
+            ports: set("nat.ports", layer.nat_ports, default.nat.ports, |text| {
+                ports(&text)
+            })?,
+            flows: set(
+                "nat.flows",
+                layer.nat_flows,
+                default.nat.flows,
+                number(1_024..=16_777_216),
+            )?,
+        },
+        api: Api {
+            max_clients: set(
+                "api.max_clients",
+                layer.api_max_clients,
+                default.api.max_clients,
+                number(1..=65_536),
+            )?,
+            max_calls_in_flight: set(
+                "api.max_calls_in_flight",
+                layer.api_max_calls_in_flight,
+                default.api.max_calls_in_flight,
+                number(1..=1_024),
+            )?,
+        },
+    })
+}
+
+fn set<G, T>(
+    key: &str,
+    given: Option<Given<G>>,
+    default: T,
+    check: impl FnOnce(G) -> Result<T, String>,
+) -> Result<T, ConfigError> {
+    let Some(Given { value, origin }) = given else {
+        return Ok(default);
+    };
+    check(value).map_err(|reason| ConfigError::Invalid {
+        origin,
+        key: key.to_owned(),
+        reason,
+    })
+}
+
+fn number(range: RangeInclusive<u32>) -> impl FnOnce(i64) -> Result<u32, String> {
+    move |n| match u32::try_from(n) {
+        Ok(fits) if range.contains(&fits) => Ok(fits),
+        _ => Err(format!(
+            "{n} is not between {} and {}",
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
+fn ready(n: i64, capacity: u32) -> Result<u32, String> {
+    match u32::try_from(n) {
+        Ok(fits) if fits <= capacity => Ok(fits),
+        Ok(more) => Err(format!("{more} is more than the capacity, {capacity}")),
+        Err(_) => Err(format!("{n} is not between 0 and the capacity, {capacity}")),
+    }
+}
+
+/// The state directory; it also has to have room for the socket where that stands in it.
+fn state_dir(given: Option<Given<String>>, holds_socket: bool) -> Result<PathBuf, ConfigError> {
+    set("state_dir", given, Config::default().state_dir, |text| {
+        let path = absolute(text)?;
+        if holds_socket {
+            fits_a_socket(&socket_in(&path))?;
+        }
+        Ok(path)
+    })
+}
+
+pub(super) fn socket_in(state_dir: &Path) -> PathBuf {
+    state_dir.join("pcpm.sock")
+}
+
+fn socket(text: String) -> Result<PathBuf, String> {
+    let path = absolute(text)?;
+    fits_a_socket(&path)?;
+    Ok(path)
+}
+
+fn fits_a_socket(path: &Path) -> Result<(), String> {
+    match path.as_os_str().len() {
+        0..=SOCKET_PATH_BYTES => Ok(()),
+        length => Err(format!(
+            "the socket {} would have {length} bytes, a socket's path has at most {SOCKET_PATH_BYTES}",
+            path.display()
+        )),
+    }
+}
+
+fn absolute(text: String) -> Result<PathBuf, String> {
+    if let Some(bad) = text.chars().find(|c| c.is_control()) {
+        return Err(format!("character {bad:?} in a path"));
+    }
+    let path = PathBuf::from(text);
+    if !path.is_absolute() {
+        return Err(format!("'{}' must be an absolute path", path.display()));
+    }
+    if path.parent().is_none() {
+        return Err("the root directory cannot be used".to_owned());
+    }
+    Ok(path)
+}
+
+fn pool_cidr(text: &str, capacity: u32) -> Result<Ipv4Net, String> {
+    let cidr: Ipv4Net = text.parse().map_err(|_| {
+        format!("'{text}' is not an IPv4 network in CIDR notation, such as 10.213.0.0/16")
+    })?;
+    if cidr != cidr.trunc() {
+        return Err(format!(
+            "{cidr} is an address in a network, the network is {}",
+            cidr.trunc()
+        ));
+    }
+    if !(8..=30).contains(&cidr.prefix_len()) {
+        return Err(format!("{cidr}: the prefix length is not between 8 and 30"));
+    }
+    if let Some((taken, purpose)) = UNUSABLE.iter().find(|(taken, _)| overlap(*taken, cidr)) {
+        return Err(format!("{cidr} overlaps {taken} ({purpose})"));
+    }
+    let addresses = 1_u64 << (32 - cidr.prefix_len());
+    if u64::from(capacity) > addresses {
+        return Err(format!(
+            "{cidr} has {addresses} addresses, too few for a capacity of {capacity}"
+        ));
+    }
+    Ok(cidr)
+}
+
+fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+fn uplink(text: String) -> Result<Uplink, String> {
+    if text == "auto" {
+        return Ok(Uplink::Auto);
+    }
+    let usable = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
+    let dots = text == "." || text == "..";
+    if (1..=INTERFACE_NAME_BYTES).contains(&text.len()) && text.chars().all(usable) && !dots {
+        return Ok(Uplink::Interface(text));
+    }
+    Err(format!(
+        "{text:?} is neither 'auto' nor the name of an interface (1 to {INTERFACE_NAME_BYTES} bytes)"
+    ))
+}
+
+fn ports(text: &str) -> Result<PortRange, String> {
+    let numbers = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    let Some((first, last)) = numbers else {
+        return Err(format!(
+            "'{text}' is not a range of ports, such as 16384-32767"
+        ));
+    };
+    if first > last {
+        return Err(format!("{first}-{last} ends before it begins"));
+    }
+    if first < FIRST_UNPRIVILEGED_PORT {
+        return Err(format!(
+            "{first}-{last} begins below {FIRST_UNPRIVILEGED_PORT}"
+        ));
+    }
+    Ok(PortRange { first, last })
+}
+
+const fn network(address: [u8; 4], prefix: u8) -> Ipv4Net {
+    let [a, b, c, d] = address;
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}

@@ -1,0 +1,118 @@
+//! What the host must have before the daemon can run. The checks are pure: what is known about the
+//! host comes through [`HostFacts`], whose real source is [`Host`].
+
+mod checks;
+mod host;
+mod report;
+
+use std::path::{Path, PathBuf};
+
+use pcpm_api::types;
+
+use crate::config::PortRange;
+use crate::lock_file::Holder;
+
+pub(crate) use checks::checks;
+pub(crate) use host::Host;
+pub(crate) use report::{failures, report};
+
+/// What the checks ask of the host. An `Err` says why something could not be found out.
+pub(crate) trait HostFacts {
+    /// Release of the kernel, as `uname -r` prints it.
+    fn kernel_release(&self) -> Fact<String>;
+    /// Whether the kernel has a part of BPF, found by trying.
+    fn supports(&self, feature: Feature) -> Fact<bool>;
+    /// Whether BPF programs are compiled; `None` where the setting is not visible.
+    fn jit(&self) -> Option<bool>;
+    /// The effective capabilities of this process, a bit each.
+    fn capabilities(&self) -> Fact<u64>;
+    /// `RLIMIT_NOFILE`.
+    fn open_files(&self) -> Fact<Limit>;
+    /// `user.max_net_namespaces`.
+    fn most_net_namespaces(&self) -> Fact<u64>;
+    /// `net.ipv4.ip_local_port_range`.
+    fn ephemeral_ports(&self) -> Fact<PortRange>;
+    /// What is at `path` or, where nothing is, at the nearest directory above it.
+    fn place(&self, path: &Path) -> Fact<Place>;
+    /// Whether the kernel has a file system, such as `bpf`.
+    fn has_file_system(&self, name: &str) -> Fact<bool>;
+    /// Who runs in the state directory.
+    fn lock_holder(&self, state_dir: &Path) -> Fact<Option<Holder>>;
+    /// What is at the path of the socket.
+    fn socket(&self, path: &Path) -> Fact<SocketUse>;
+    /// The configured interface that leads to the world; `None` where there is none.
+    fn uplink(&self) -> Fact<Option<types::Uplink>>;
+    /// A route or address of the host, not the daemon's own, that overlaps the pool, named as an
+    /// operator knows it ("route 10.213.4.0/24 dev docker0").
+    fn conflict(&self) -> Fact<Option<String>>;
+}
+
+/// A fact, or why it is not known.
+pub(crate) type Fact<T> = Result<T, String>;
+
+/// The facts that come by netlink, gathered by the module that owns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetworkFacts {
+    /// See [`HostFacts::uplink`].
+    pub(crate) uplink: Fact<Option<types::Uplink>>,
+    /// See [`HostFacts::conflict`].
+    pub(crate) conflict: Fact<Option<String>>,
+}
+
+/// A part of BPF that the kernel programs use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Feature {
+    /// Programs of tc.
+    TcProgram,
+    /// `BPF_MAP_TYPE_ARRAY`.
+    ArrayMap,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
+    PerCpuArrayMap,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHashMap,
+    /// `bpf_redirect_peer`.
+    RedirectPeer,
+    /// `bpf_redirect_neigh`.
+    RedirectNeigh,
+    /// `bpf_fib_lookup`.
+    FibLookup,
+    /// `bpf_skc_lookup_tcp`.
+    TcpLookup,
+    /// `bpf_sk_lookup_udp`.
+    UdpLookup,
+}
+
+/// A resource limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    /// What holds now.
+    pub(crate) soft: u64,
+    /// How far the daemon can raise it itself.
+    pub(crate) hard: u64,
+}
+
+/// A directory, or where it would be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The path asked for, or the nearest directory above it.
+    pub(crate) found: PathBuf,
+    /// Name of the file system there.
+    pub(crate) file_system: String,
+    /// Whether this process can write in it.
+    pub(crate) writable: bool,
+    /// Permission bits.
+    pub(crate) mode: u32,
+}
+
+/// What is at the path of the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SocketUse {
+    /// Nothing.
+    Free,
+    /// A socket that nobody listens on.
+    Stale,
+    /// A socket that somebody listens on.
+    Served,
+    /// Something else.
+    NotASocket,
+}

@@ -1,0 +1,86 @@
+//! Memory figures: the daemon's own, and what a slot costs in the kernel. They come from `/proc` and
+//! are the whole machine's where the kernel keeps no others: what else happens during a fill is in them.
+
+use std::{fs, io};
+
+/// Kernel memory that one slot takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KernelMemory {
+    /// Growth of slab memory (reclaimable or not) a slot, in bytes.
+    pub(crate) slab_bytes_per_slot: u64,
+    /// Growth of percpu memory a slot, in bytes.
+    pub(crate) percpu_bytes_per_slot: u64,
+}
+
+/// Measures the kernel's memory around a fill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FillMeter {
+    before: Sample,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sample {
+    slab_bytes: u64,
+    percpu_bytes: u64,
+}
+
+/// Resident memory of this process in bytes.
+///
+/// # Errors
+/// When `/proc` is not there or says something else.
+pub(crate) fn resident_bytes() -> io::Result<u64> {
+    read("/proc/self/smaps_rollup", |text| kilobytes(text, "Rss:"))
+}
+
+impl FillMeter {
+    /// Takes the sample before the fill.
+    ///
+    /// # Errors
+    /// When `/proc/meminfo` is not there or says something else.
+    pub(crate) fn start() -> io::Result<Self> {
+        Ok(Self {
+            before: Sample::now()?,
+        })
+    }
+
+    /// Takes the sample after the fill; `None` when no slot was made.
+    ///
+    /// # Errors
+    /// As for [`FillMeter::start`].
+    pub(crate) fn finish(&self, slots_made: u32) -> io::Result<Option<KernelMemory>> {
+        Ok(per_slot(self.before, Sample::now()?, slots_made))
+    }
+}
+
+impl Sample {
+    fn now() -> io::Result<Self> {
+        read("/proc/meminfo", Self::parse)
+    }
+
+    fn parse(meminfo: &str) -> Option<Self> {
+        Some(Self {
+            slab_bytes: kilobytes(meminfo, "Slab:")?,
+            percpu_bytes: kilobytes(meminfo, "Percpu:")?,
+        })
+    }
+}
+
+fn per_slot(before: Sample, after: Sample, slots: u32) -> Option<KernelMemory> {
+    let grown = |before: u64, after: u64| after.saturating_sub(before).checked_div(slots.into());
+    Some(KernelMemory {
+        slab_bytes_per_slot: grown(before.slab_bytes, after.slab_bytes)?,
+        percpu_bytes_per_slot: grown(before.percpu_bytes, after.percpu_bytes)?,
+    })
+}
+
+fn read<T>(path: &str, parse: impl FnOnce(&str) -> Option<T>) -> io::Result<T> {
+    let text = fs::read_to_string(path)?;
+    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("parse {path}")))
+}
+
+/// The value of the line `NAME   123 kB`, in bytes.
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let value: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    value.checked_mul(1024)
+}
