@@ -3,7 +3,7 @@
 //! Every type is `#[repr(C)]` with explicit padding; sizes and offsets are asserted beside it.
 //! No `bool` and no `Option` crosses the border.
 
-/// Slots that share one hub namespace. `peernet2id` (net/core/net_namespace.c) scans all namespace
+/// Slots that share one hub namespace. `peernet2id` (`net/core/net_namespace.c`) scans all namespace
 /// ids a namespace knows for each link message, so the number is kept small.
 pub const SLOTS_PER_HUB: u32 = 512;
 
@@ -127,11 +127,11 @@ pub mod flow_kind {
 }
 
 /// Key of the flow table. Addresses and ports are in host byte order; for ICMP echo the identifier
-/// stands in `local_port` and `remote_port` is 0.
+/// stands in the port of the side that asked, and the other port is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FlowKey {
-    /// See [`flow_kind`].
+    /// The slot's address, or the uplink's in its place.
     pub local_address: u32,
     /// The peer's address.
     pub remote_address: u32,

@@ -1,5 +1,20 @@
-//! What the kernel programs and the daemon share: the map layouts ([`abi`]) and the pure packet
-//! logic. Nothing here touches the kernel; the programs themselves are in `src/bin`.
+//! What the kernel programs and the daemon share: the map layouts ([`abi`]), the pure packet logic,
+//! and the compiled programs themselves.
+//!
+//! Nothing here touches the kernel; the programs are in `src/bin/steer`.
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "a kernel program should be one function: calls cost stack and lose what the verifier \
+              knows of the arguments"
+)]
 
 pub mod abi;
+pub mod decision;
+pub mod drop_reason;
+pub mod nat;
+#[cfg(not(target_arch = "bpf"))]
+pub mod object;
+pub mod packet;
+#[cfg(not(target_arch = "bpf"))]
+pub use object::STEER_OBJECT;

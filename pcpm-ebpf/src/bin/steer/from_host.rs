@@ -1,0 +1,55 @@
+//! tc ingress of `up0` in every hub: what the host, the world and other hubs send to slots.
+
+use pcpm_ebpf::{
+    abi::AttachmentWord,
+    decision::check_mark,
+    drop_reason::DropReason,
+    packet::{Fragment, Frame, Transport, TransportKind},
+};
+
+use crate::{flows, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
+
+#[inline(always)]
+pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, DropReason> {
+    let frame = Frame::parse(skb)?;
+    let slot = maps::config()?
+        .slot_of(frame.destination)
+        .ok_or(DropReason::NoSuchSlot)?;
+    steer(skb, slot, &frame).inspect_err(|_| maps::count_dropped(slot))
+}
+
+/// A mark was set by the hop that authorised the packet. Without one it comes from the host's own
+/// stack: a mark never survives the way through a veth, and `to_hub` lets nothing else pass.
+#[inline(always)]
+fn steer(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
+    let word = maps::attachment(slot)?;
+    if !word.is_attached() {
+        return Err(DropReason::DestinationDetached);
+    }
+    match skb.mark() {
+        0 => remember_host_flow(skb, slot, word, frame)?,
+        mark => check_mark(mark, word)?,
+    }
+    skb.set_mark(0);
+    deliver(skb, slot)
+}
+
+/// Notes a connection of the host, so that the slot may answer. What carries no ports passes all
+/// the same: answers to the slot, errors, later fragments.
+#[inline(always)]
+fn remember_host_flow(
+    skb: &Skb,
+    slot: u32,
+    word: AttachmentWord,
+    frame: &Frame,
+) -> Result<(), DropReason> {
+    match Transport::parse(skb, frame) {
+        Ok(transport) if transport.kind != TransportKind::EchoReply => {
+            flows::open_host_flow(slot, word, frame, &transport)
+        }
+        Err(DropReason::Malformed) if frame.fragment == Fragment::Whole => {
+            Err(DropReason::Malformed)
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,47 @@
+//! tc ingress of the uplink: the world's answers to slots. All else is the host's.
+
+use pcpm_ebpf::{
+    abi::Config,
+    drop_reason::DropReason,
+    packet::{Frame, Transport},
+};
+
+use crate::{flows, maps, rewrite, skb::Skb, verdict::Verdict};
+
+/// What cannot be read here is for the host's stack to judge, never dropped.
+#[inline(always)]
+pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
+    if !skb.is_for_this_host() || skb.has_vlan_tag() {
+        return Ok(Verdict::Next);
+    }
+    let (Ok(frame), Ok(config)) = (Frame::parse(skb), maps::config()) else {
+        return Ok(Verdict::Next);
+    };
+    if config.capacity != 0 && config.in_pool(frame.destination) {
+        return Err(DropReason::PoolFromUplink);
+    }
+    if frame.destination != config.uplink_address {
+        return Ok(Verdict::Next);
+    }
+    match Transport::parse(skb, &frame) {
+        Ok(transport) => answer(skb, config, &frame, &transport),
+        Err(_) => Ok(Verdict::Next),
+    }
+}
+
+#[inline(always)]
+fn answer(
+    skb: &Skb,
+    config: &Config,
+    frame: &Frame,
+    transport: &Transport,
+) -> Result<Verdict, DropReason> {
+    let Some(flow) = flows::answered_flow(frame, transport) else {
+        return Ok(Verdict::Next);
+    };
+    let link = maps::hub_link(flow.slot)?;
+    let address = config.slot_address(flow.slot);
+    rewrite::destination(skb, frame, transport, address, flow.port)?;
+    skb.set_mark(flow.epoch);
+    Ok(skb.redirect_peer(link))
+}

@@ -1,0 +1,84 @@
+//! The kernel programs that steer packets between slots, host and world: the tc entry points.
+//!
+//! An entry point only turns the outcome into a verdict and counts what was dropped. What happens
+//! to a packet at one place of the topology stands in the module of that name; what may pass is
+//! decided by the library's pure functions.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod flows;
+#[cfg(target_arch = "bpf")]
+mod from_host;
+#[cfg(target_arch = "bpf")]
+mod from_hub;
+#[cfg(target_arch = "bpf")]
+mod from_slot;
+#[cfg(target_arch = "bpf")]
+mod from_uplink;
+#[cfg(target_arch = "bpf")]
+mod host;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod rewrite;
+#[cfg(target_arch = "bpf")]
+mod skb;
+#[cfg(target_arch = "bpf")]
+mod to_hub;
+#[cfg(target_arch = "bpf")]
+mod verdict;
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    //! Entry points; their names are `pcpm_ebpf::abi::names`.
+
+    use aya_ebpf::{macros::classifier, programs::TcContext};
+
+    use crate::{from_host, from_hub, from_slot, from_uplink, skb::Skb, to_hub, verdict};
+
+    #[classifier]
+    fn from_slot(ctx: TcContext) -> i32 {
+        verdict::finish(from_slot::try_from_slot(&Skb::new(&ctx)))
+    }
+
+    #[classifier]
+    fn from_host(ctx: TcContext) -> i32 {
+        verdict::finish(from_host::try_from_host(&Skb::new(&ctx)))
+    }
+
+    #[classifier]
+    fn from_hub(ctx: TcContext) -> i32 {
+        verdict::finish(from_hub::try_from_hub(&Skb::new(&ctx)))
+    }
+
+    #[classifier]
+    fn to_hub(ctx: TcContext) -> i32 {
+        verdict::finish(to_hub::try_to_hub(&Skb::new(&ctx)))
+    }
+
+    #[classifier]
+    fn from_uplink(ctx: TcContext) -> i32 {
+        verdict::finish(from_uplink::try_from_uplink(&Skb::new(&ctx)))
+    }
+}
+
+/// The kernel offers some helpers to programs with a GPL-compatible licence only.
+#[cfg(target_arch = "bpf")]
+#[expect(unsafe_code, reason = "the kernel finds the licence by its section")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // Never reached: the verifier would refuse the endless loop.
+    loop {}
+}
+
+/// The programs run in the kernel only; this lets a plain `cargo build` of the workspace pass.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {
+    eprintln!("steer holds kernel programs: build them with `cargo xtask ebpf build`");
+    std::process::exit(1);
+}

@@ -1,0 +1,103 @@
+//! The maps, and typed access to them. The loader sets the real sizes and pins them.
+#![expect(unsafe_code, reason = "map values are reached through raw pointers")]
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+use pcpm_ebpf::{
+    abi::{AttachmentWord, Config, Flow, FlowKey, SlotCounters},
+    decision::hub_of,
+    drop_reason::DropReason,
+};
+
+use crate::skb::Skb;
+
+const DEFAULT_SLOTS: usize = 64;
+const DEFAULT_HUBS: usize = 1;
+const DEFAULT_FLOWS: usize = 65_536;
+
+#[btf_map]
+static ATTACHMENTS: Array<AttachmentWord, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+#[btf_map]
+static HUBS: Array<u32, DEFAULT_HUBS> = Array::new();
+
+#[btf_map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, DEFAULT_FLOWS> = LruHashMap::new();
+
+#[btf_map]
+static SLOT_COUNTERS: PerCpuArray<SlotCounters, DEFAULT_SLOTS> = PerCpuArray::new();
+
+#[btf_map]
+static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map]
+static CONFIG: Array<Config, 1> = Array::new();
+
+/// The configuration; all zero until the daemon has written it, which makes every slot unknown.
+#[inline(always)]
+pub(crate) fn config() -> Result<&'static Config, DropReason> {
+    CONFIG.get(0).ok_or(DropReason::NotConfigured)
+}
+
+/// Who holds `slot` now, read once: the word may change under the program's feet.
+#[inline(always)]
+pub(crate) fn attachment(slot: u32) -> Result<AttachmentWord, DropReason> {
+    let word = ATTACHMENTS.get_ptr(slot).ok_or(DropReason::NotASlot)?;
+    // SAFETY: array elements are aligned, live as long as the map, and are written as whole words.
+    Ok(unsafe { word.read_volatile() })
+}
+
+/// The interface in the host that leads to the hub of `slot`.
+#[inline(always)]
+pub(crate) fn hub_link(slot: u32) -> Result<u32, DropReason> {
+    match HUBS.get(hub_of(slot)) {
+        Some(&ifindex) if ifindex != 0 => Ok(ifindex),
+        _ => Err(DropReason::NotConfigured),
+    }
+}
+
+/// Counts one dropped packet.
+#[inline(always)]
+pub(crate) fn count_reason(reason: DropReason) {
+    if let Some(packets) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: the element is this CPU's own, and a tc program is not preempted by another.
+        unsafe { *packets += 1 };
+    }
+}
+
+/// Counts a packet that `slot` sent and that was passed on.
+#[inline(always)]
+pub(crate) fn count_sent(slot: u32, skb: &Skb) {
+    if let Some(counters) = SLOT_COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: as in `count_reason`.
+        unsafe {
+            (*counters).sent_packets += skb.segments();
+            (*counters).sent_bytes += u64::from(skb.len());
+        }
+    }
+}
+
+/// Counts a packet that is delivered to `slot`.
+#[inline(always)]
+pub(crate) fn count_received(slot: u32, skb: &Skb) {
+    if let Some(counters) = SLOT_COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: as in `count_reason`.
+        unsafe {
+            (*counters).received_packets += skb.segments();
+            (*counters).received_bytes += u64::from(skb.len());
+        }
+    }
+}
+
+/// Counts a packet from or for `slot` that is dropped.
+#[inline(always)]
+pub(crate) fn count_dropped(slot: u32) {
+    if let Some(counters) = SLOT_COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: as in `count_reason`.
+        unsafe { (*counters).dropped_packets += 1 };
+    }
+}

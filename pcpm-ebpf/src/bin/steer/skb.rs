@@ -1,0 +1,177 @@
+//! The packet as the kernel shows it to a tc program: its metadata, its bytes, the redirects.
+#![expect(unsafe_code, reason = "calls kernel helpers on the context pointer")]
+
+use core::{ffi::c_void, mem::MaybeUninit, ptr};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use pcpm_ebpf::{drop_reason::DropReason, packet::PacketBytes};
+
+use crate::verdict::Verdict;
+
+const PACKET_HOST: u32 = 0;
+const AF_INET: u32 = 2;
+
+/// A packet in the hands of a program.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb {
+    raw: *mut __sk_buff,
+}
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &TcContext) -> Self {
+        Self {
+            raw: ctx.as_ptr().cast(),
+        }
+    }
+
+    /// For helpers that take the context.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut c_void {
+        self.raw.cast()
+    }
+
+    /// The link it came in on (ingress) or goes out on (egress).
+    #[inline(always)]
+    pub(crate) fn ifindex(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context; the verifier checks the access.
+        unsafe { (*self.raw).ifindex }
+    }
+
+    /// The link it was received on, 0 for a packet that this namespace's own stack made.
+    #[inline(always)]
+    pub(crate) fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.raw).ingress_ifindex }
+    }
+
+    /// Length with link header.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.raw).len }
+    }
+
+    /// Packets on the wire: a GSO packet is many.
+    #[inline(always)]
+    pub(crate) fn segments(&self) -> u64 {
+        // SAFETY: as in `ifindex`.
+        u64::from(unsafe { (*self.raw).gso_segs }.max(1))
+    }
+
+    /// Whether it is addressed to the hardware address of the link it came in on.
+    #[inline(always)]
+    pub(crate) fn is_for_this_host(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.raw).pkt_type == PACKET_HOST }
+    }
+
+    /// Whether it came with a VLAN tag. The kernel moves the tag out of the frame before any tc
+    /// program runs, and puts it back when the packet leaves.
+    #[inline(always)]
+    pub(crate) fn has_vlan_tag(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.raw).vlan_present != 0 }
+    }
+
+    /// The epoch an earlier hop authorised it for, see `decision::check_mark`.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.raw).mark }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        // SAFETY: as in `ifindex`; the mark is writable.
+        unsafe { (*self.raw).mark = mark };
+    }
+
+    /// Overwrites bytes; checksums are the caller's business.
+    #[inline(always)]
+    pub(crate) fn store<T>(&self, offset: u32, value: &T) -> Result<(), DropReason> {
+        let from = ptr::from_ref(value).cast();
+        // SAFETY: `from` points to `size_of::<T>()` readable bytes.
+        done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size_of::<T>() as u32, 0) })
+    }
+
+    /// Updates the IP header checksum for a change of a field of `size` bytes. Values are as they
+    /// stand in memory.
+    #[inline(always)]
+    pub(crate) fn replace_ip_checksum(
+        &self,
+        offset: u32,
+        from: u64,
+        to: u64,
+        size: u64,
+    ) -> Result<(), DropReason> {
+        // SAFETY: scalars only besides the context.
+        done(unsafe { bpf_l3_csum_replace(self.raw, offset, from, to, size) })
+    }
+
+    /// Updates a transport checksum; `flags` are those of `bpf_l4_csum_replace`.
+    #[inline(always)]
+    pub(crate) fn replace_transport_checksum(
+        &self,
+        offset: u32,
+        from: u64,
+        to: u64,
+        flags: u64,
+    ) -> Result<(), DropReason> {
+        // SAFETY: scalars only besides the context.
+        done(unsafe { bpf_l4_csum_replace(self.raw, offset, from, to, flags) })
+    }
+
+    /// Delivers to the peer of `ifindex`, in the peer's namespace.
+    #[inline(always)]
+    pub(crate) fn redirect_peer(&self, ifindex: u32) -> Verdict {
+        // SAFETY: scalars only.
+        Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32)
+    }
+
+    /// Sends out of `ifindex` to the neighbour `next_hop` (network byte order).
+    #[inline(always)]
+    pub(crate) fn redirect_neighbour(&self, ifindex: u32, next_hop: u32) -> Verdict {
+        let mut neighbour = bpf_redir_neigh {
+            nh_family: AF_INET,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                ipv6_nh: [next_hop, 0, 0, 0],
+            },
+        };
+        let size = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: `neighbour` is initialised and of the given size.
+        Verdict::Redirect(
+            unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size, 0) } as i32,
+        )
+    }
+}
+
+impl PacketBytes for Skb {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper writes exactly `N` bytes, or fails.
+        let status = unsafe {
+            bpf_skb_load_bytes(self.raw.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
+        };
+        // SAFETY: the helper succeeded.
+        (status == 0).then(|| unsafe { bytes.assume_init() })
+    }
+}
+
+#[inline(always)]
+fn done(status: i64) -> Result<(), DropReason> {
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Rewrite)
+    }
+}

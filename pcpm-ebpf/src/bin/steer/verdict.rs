@@ -1,0 +1,31 @@
+//! What a program tells the kernel to do with the packet.
+
+use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use pcpm_ebpf::drop_reason::DropReason;
+
+use crate::maps;
+
+/// The outcome for a packet that is not dropped.
+#[derive(Clone, Copy)]
+pub(crate) enum Verdict {
+    /// Into the network stack of this namespace.
+    Pass,
+    /// None of our business: the next program on this link decides.
+    Next,
+    /// What a redirect helper returned: redirected, or shot when the helper refused.
+    Redirect(i32),
+}
+
+/// The tc action for an outcome; a drop is counted.
+#[inline(always)]
+pub(crate) fn finish(outcome: Result<Verdict, DropReason>) -> i32 {
+    match outcome {
+        Ok(Verdict::Pass) => TC_ACT_OK,
+        Ok(Verdict::Next) => TC_ACT_UNSPEC,
+        Ok(Verdict::Redirect(action)) => action,
+        Err(reason) => {
+            maps::count_reason(reason);
+            TC_ACT_SHOT
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Why a packet was dropped: the index into the `DROPS` map, and the words for an operator.
+//!
+//! New reasons go to the end: a running datapath keeps its counters over an upgrade of the daemon.
+
+macro_rules! drop_reasons {
+    ($($variant:ident $name:literal $description:literal)*) => {
+        /// Why a packet was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum DropReason {
+            $(#[doc = $description] $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of the `DROPS` map.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// Number of reasons: entries of the `DROPS` map.
+            #[expect(clippy::cast_possible_truncation, reason = "a few dozen reasons")]
+            pub const COUNT: u32 = Self::ALL.len() as u32;
+
+            /// The stable name for command line and API, in kebab-case.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for an operator: what was seen and dropped.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => $description,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    NotConfigured "not-configured"
+        "The datapath holds no configuration, or lacks the link it would have to use."
+    NotASlot "not-a-slot"
+        "The packet came in on a link, or from an address, that belongs to no slot."
+    Detached "detached"
+        "The slot is held by nobody."
+    Malformed "malformed"
+        "The packet ends within its headers, or its IP header is invalid."
+    Vlan "vlan"
+        "A slot sent a frame with a VLAN tag."
+    Arp "arp"
+        "ARP: slots have a permanent neighbour entry for their gateway and need none."
+    Ipv6 "ipv6"
+        "IPv6 is not carried yet."
+    NotIp "not-ip"
+        "The frame is neither IPv4, IPv6 nor ARP."
+    WrongNextHop "wrong-next-hop"
+        "A slot sent a frame to another hardware address than its gateway's."
+    SpoofedMac "spoofed-mac"
+        "A slot sent from a hardware address that is not its own."
+    SpoofedAddress "spoofed-address"
+        "A slot sent from an IP address that is not its own."
+    NoSuchSlot "no-such-slot"
+        "The destination is in the pool's range, but there is no such slot."
+    DestinationDetached "destination-detached"
+        "The destination slot is held by nobody."
+    OtherTenant "other-tenant"
+        "The destination slot is held by another tenant."
+    Metadata "metadata"
+        "The destination is link-local (169.254.0.0/16), where clouds serve instance metadata."
+    Multicast "multicast"
+        "Multicast is not carried."
+    Broadcast "broadcast"
+        "Broadcast is not carried."
+    Reserved "reserved"
+        "The destination is in a range that never travels (0/8, 127/8, 240/4)."
+    Stale "stale"
+        "The slot changed hands while the packet was on its way."
+    NotAuthorised "not-authorised"
+        "The packet reached the host without having passed the slot's checks."
+    HostClosed "host-closed"
+        "Slots may ping their gateway and answer the host; anything else for the host, or for a \
+         destination without a route, ends here."
+    Fragment "fragment"
+        "IP fragments carry no ports: they are passed between slots, never to host or world."
+    NotReply "not-reply"
+        "A TCP reset, or an ICMP message other than an echo request, that belongs to no flow."
+    UnsupportedProtocol "unsupported-protocol"
+        "Only TCP, UDP and ICMP echo are translated."
+    TtlExpired "ttl-expired"
+        "The packet's time to live ended here."
+    NoRoute "no-route"
+        "The host's routing table refuses the destination (blackhole, unreachable, prohibit)."
+    TooBig "too-big"
+        "The packet is larger than the uplink's MTU."
+    NoUplink "no-uplink"
+        "The host has no uplink, so the world cannot be reached."
+    NotUplink "not-uplink"
+        "The host routes the destination through a link that is not the uplink."
+    NoFreePort "no-free-port"
+        "No free port was found for this peer within the bounded number of tries."
+    FlowTable "flow-table"
+        "The kernel refused a new entry in the flow table."
+    Rewrite "rewrite"
+        "The kernel refused to change the packet's headers."
+    ForwardedToSlot "forwarded-to-slot"
+        "The host tried to forward a packet to a slot; only what the host itself sends may pass."
+    PoolFromUplink "pool-from-uplink"
+        "A packet from outside was addressed to the pool directly."
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_reason_stands_at_its_own_index() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_distinct_and_kebab_case() {
+        let names: HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        for name in names {
+            let kebab = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(name.chars().all(kebab), "{name}");
+        }
+    }
+
+    #[test]
+    fn descriptions_are_sentences() {
+        for reason in DropReason::ALL {
+            let text = reason.description();
+            assert!(text.ends_with('.') && !text.contains("  "), "{text}");
+        }
+    }
+}

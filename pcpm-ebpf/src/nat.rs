@@ -1,0 +1,224 @@
+//! Flows: keys and entries, connection tracking, timeouts, and the choice of ports for translation.
+//!
+//! A connection of a slot to the world has two entries. The INGRESS entry owns the translated port
+//! and is the truth: it holds the tracking state, and it alone decides where an answer goes. The
+//! EGRESS entry only remembers which port that was; it counts for nothing unless the INGRESS entry
+//! points back ([`is_reverse_of`]). So neither the order of insertion nor the eviction of one of
+//! the two can deliver a packet to somebody else.
+//!
+//! A connection that the host opened to a slot has one HOST entry.
+
+use crate::abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind};
+use crate::packet::{Frame, Transport, protocol, tcp_flag};
+
+/// Ports tried for a new connection before it is given up.
+pub const PORT_TRIES: u32 = 32;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// An entry's time is written at most this often, to keep its cache line clean.
+const REFRESH_NS: u64 = SECOND_NS;
+/// RFC 5382 REQ-5: transitory connections (partially open, closing) at least 4 minutes.
+const TCP_TRANSITORY_NS: u64 = 240 * SECOND_NS;
+/// RFC 5382 REQ-5: established connections at least 2 hours 4 minutes.
+const TCP_ESTABLISHED_NS: u64 = 7440 * SECOND_NS;
+/// RFC 4787 REQ-5 speaks of a mapping in use; one that was never answered lives as long as in
+/// Linux's conntrack, so that a port scan does not hold ports for minutes.
+const UDP_UNANSWERED_NS: u64 = 30 * SECOND_NS;
+/// RFC 4787 REQ-5: 5 minutes recommended.
+const UDP_NS: u64 = 300 * SECOND_NS;
+/// RFC 5508 REQ-2: ICMP queries at least 60 seconds.
+const ICMP_NS: u64 = 60 * SECOND_NS;
+
+/// Tracking states, `Flow::state`.
+pub mod state {
+    /// Nothing came back yet.
+    pub const OPENING: u8 = 0;
+    /// The other side has answered; for UDP and ICMP as good as it gets.
+    pub const ANSWERED: u8 = 1;
+    /// TCP: the opener has acknowledged the answer.
+    pub const ESTABLISHED: u8 = 2;
+    /// TCP: one side has finished or reset the connection.
+    pub const CLOSING: u8 = 3;
+}
+
+/// Which way a packet of a flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the side that opened the flow.
+    Forward,
+    /// Back to it.
+    Reply,
+}
+
+/// The state of a flow after a packet. `tcp_flags` is 0 for other protocols.
+#[inline(always)]
+pub const fn next_state(before: u8, ip_protocol: u8, direction: Direction, tcp_flags: u8) -> u8 {
+    if ip_protocol == protocol::TCP {
+        next_tcp_state(before, direction, tcp_flags)
+    } else {
+        match direction {
+            Direction::Forward => before,
+            Direction::Reply => state::ANSWERED,
+        }
+    }
+}
+
+#[inline(always)]
+const fn next_tcp_state(before: u8, direction: Direction, tcp_flags: u8) -> u8 {
+    if tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
+        return state::CLOSING;
+    }
+    let opens = tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
+    match (before, direction) {
+        // The opener uses the same ports again for a new connection.
+        (_, Direction::Forward) if opens => state::OPENING,
+        (state::OPENING, Direction::Reply) => state::ANSWERED,
+        (state::ANSWERED, Direction::Forward) => state::ESTABLISHED,
+        _ => before,
+    }
+}
+
+/// Idle time after which a flow no longer exists.
+#[inline(always)]
+pub const fn idle_timeout_ns(ip_protocol: u8, flow_state: u8) -> u64 {
+    match (ip_protocol, flow_state) {
+        (protocol::TCP, state::ESTABLISHED) => TCP_ESTABLISHED_NS,
+        (protocol::TCP, _) => TCP_TRANSITORY_NS,
+        (protocol::UDP, state::OPENING) => UDP_UNANSWERED_NS,
+        (protocol::UDP, _) => UDP_NS,
+        _ => ICMP_NS,
+    }
+}
+
+/// Whether `flow` exists at `now_ns` for the present holder of its slot.
+#[inline(always)]
+pub const fn is_live(flow: &Flow, ip_protocol: u8, word: AttachmentWord, now_ns: u64) -> bool {
+    word.is_attached() && flow.epoch == word.epoch() && !is_idle(flow, ip_protocol, now_ns)
+}
+
+#[inline(always)]
+const fn is_idle(flow: &Flow, ip_protocol: u8, now_ns: u64) -> bool {
+    // Another CPU's later clock reading may already stand in the entry.
+    now_ns.saturating_sub(flow.last_seen_ns) > idle_timeout_ns(ip_protocol, flow.state)
+}
+
+/// Whether the entry's time is old enough to be written anew.
+#[inline(always)]
+pub const fn needs_refresh(last_seen_ns: u64, now_ns: u64) -> bool {
+    now_ns.saturating_sub(last_seen_ns) > REFRESH_NS
+}
+
+impl FlowKey {
+    /// The key of a packet that leaves a slot.
+    #[inline(always)]
+    pub const fn leaving(kind: u8, frame: &Frame, transport: &Transport) -> Self {
+        Self {
+            local_address: frame.source,
+            remote_address: frame.destination,
+            local_port: transport.source_port,
+            remote_port: transport.destination_port,
+            protocol: frame.protocol,
+            kind,
+            padding: 0,
+        }
+    }
+
+    /// The key of a packet that goes to a slot, or to the address that stands for it.
+    #[inline(always)]
+    pub const fn arriving(kind: u8, frame: &Frame, transport: &Transport) -> Self {
+        Self {
+            local_address: frame.destination,
+            remote_address: frame.source,
+            local_port: transport.destination_port,
+            remote_port: transport.source_port,
+            protocol: frame.protocol,
+            kind,
+            padding: 0,
+        }
+    }
+
+    /// The INGRESS key of the EGRESS connection `self` when it is seen as `address` and `port`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn translated(&self, address: u32, port: u16) -> Self {
+        Self {
+            local_address: address,
+            local_port: port,
+            kind: flow_kind::INGRESS,
+            ..*self
+        }
+    }
+}
+
+/// A new entry, seen now, whose local side is rewritten to `address` and `port`.
+#[inline(always)]
+pub const fn new_flow(slot: u32, epoch: u32, address: u32, port: u16, now_ns: u64) -> Flow {
+    Flow {
+        last_seen_ns: now_ns,
+        slot,
+        epoch,
+        translated_address: address,
+        translated_port: port,
+        state: state::OPENING,
+        padding: 0,
+    }
+}
+
+/// Whether the INGRESS entry `ingress` was made for the EGRESS connection `egress` of `slot` in
+/// `epoch`. Only then does the translated port belong to that connection.
+#[inline(always)]
+pub const fn is_reverse_of(ingress: &Flow, egress: &FlowKey, slot: u32, epoch: u32) -> bool {
+    ingress.slot == slot
+        && ingress.epoch == epoch
+        && ingress.translated_address == egress.local_address
+        && ingress.translated_port == egress.local_port
+}
+
+/// The ports to try for a new connection: [`PORT_TRIES`] of them, all in the configured range.
+///
+/// Start and stride are random (RFC 6056), so that ports cannot be guessed and two connections that
+/// start on a taken port do not follow each other. No port comes twice, unless the range has fewer
+/// than [`PORT_TRIES`].
+#[derive(Clone, Copy, Debug)]
+pub struct PortSequence {
+    first: u32,
+    span: u32,
+    offset: u32,
+    stride: u32,
+}
+
+impl PortSequence {
+    /// The sequence that `random` selects. A reversed range is taken as its first port alone.
+    #[inline(always)]
+    pub const fn new(config: &Config, random: u32) -> Self {
+        let first = config.nat_port_first as u32;
+        let span = (config.nat_port_last as u32).saturating_sub(first) + 1;
+        let strides = span / PORT_TRIES;
+        let stride = if strides == 0 {
+            1
+        } else {
+            1 + (random >> 16) % strides
+        };
+        Self {
+            first,
+            span,
+            offset: (random & 0xffff) % span,
+            stride,
+        }
+    }
+
+    /// The next port to try.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "first + offset is at most the last port of the range"
+    )]
+    pub const fn next_port(&mut self) -> u16 {
+        let port = self.first + self.offset;
+        self.offset += self.stride;
+        if self.offset >= self.span {
+            self.offset -= self.span;
+        }
+        port as u16
+    }
+}

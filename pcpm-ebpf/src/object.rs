@@ -1,0 +1,10 @@
+//! The compiled kernel programs, as committed in `prebuilt/`.
+
+/// `include_bytes!` promises no alignment; whoever reads the object wants that of an ELF header.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
+static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!("../prebuilt/steer.o"));
+
+/// The object with the five steering programs and their maps, see [`crate::abi::names`].
+pub static STEER_OBJECT: &[u8] = &ALIGNED.0;

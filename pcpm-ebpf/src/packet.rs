@@ -1,0 +1,256 @@
+//! Reading a frame's headers: Ethernet, IPv4, and what identifies a connection above.
+//!
+//! Reads through [`PacketBytes`], so the kernel's packet buffers and a test's byte strings take the
+//! same path. Nothing here decides what may pass.
+
+use crate::drop_reason::DropReason;
+
+/// Length of the Ethernet header; a VLAN tag is not part of the frame when a tc program sees it.
+pub const ETHERNET_LENGTH: u32 = 14;
+/// Offset of the destination hardware address in the frame.
+pub const DESTINATION_MAC_OFFSET: u32 = 0;
+/// Offset of the TTL in the frame; the protocol follows it.
+pub const TTL_OFFSET: u32 = ETHERNET_LENGTH + 8;
+/// Offset of the IPv4 header checksum in the frame.
+pub const IP_CHECKSUM_OFFSET: u32 = ETHERNET_LENGTH + 10;
+/// Offset of the source address in the frame.
+pub const SOURCE_OFFSET: u32 = ETHERNET_LENGTH + 12;
+/// Offset of the destination address in the frame.
+pub const DESTINATION_OFFSET: u32 = ETHERNET_LENGTH + 16;
+
+/// IP protocol numbers that are understood.
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+}
+
+/// TCP flags that matter to connection tracking.
+pub mod tcp_flag {
+    /// No more bytes from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Opens a connection.
+    pub const SYN: u8 = 0x02;
+    /// Breaks a connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number is valid.
+    pub const ACK: u8 = 0x10;
+}
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const IPV4_MIN_LENGTH: u32 = 20;
+const ICMP_ECHO_REPLY: u8 = 0;
+const ICMP_ECHO_REQUEST: u8 = 8;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
+
+/// Where the bytes of a frame come from.
+pub trait PacketBytes {
+    /// `N` bytes from `offset` on, or `None` when the frame ends before.
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+impl PacketBytes for [u8] {
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let start = usize::try_from(offset).ok()?;
+        self.get(start..)?.first_chunk().copied()
+    }
+}
+
+/// A hardware address as a number: the BPF target has no `memcmp`, and one comparison is quicker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(u64);
+
+impl Mac {
+    /// The address with these bytes.
+    #[inline(always)]
+    pub const fn new(mac: [u8; 6]) -> Self {
+        Self(u64::from_be_bytes([
+            0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5],
+        ]))
+    }
+}
+
+/// Which part of a datagram a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// All of it.
+    Whole,
+    /// The beginning, with the ports.
+    First,
+    /// Something after the beginning, without ports.
+    Later,
+}
+
+/// The Ethernet and IPv4 headers of a frame. Addresses are in host byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Destination hardware address.
+    pub destination_mac: Mac,
+    /// Source hardware address.
+    pub source_mac: Mac,
+    /// Source address.
+    pub source: u32,
+    /// Destination address.
+    pub destination: u32,
+    /// Offset of the transport header in the frame: behind the IP options, if any.
+    pub transport_offset: u32,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// Which part of the datagram this is.
+    pub fragment: Fragment,
+}
+
+impl Frame {
+    /// Reads the headers of an IPv4 frame.
+    ///
+    /// # Errors
+    /// [`DropReason::Arp`], [`DropReason::Ipv6`], [`DropReason::NotIp`] by ethertype;
+    /// [`DropReason::Malformed`] for a frame that is too short or no valid IPv4.
+    #[inline(always)]
+    pub fn parse(bytes: &(impl PacketBytes + ?Sized)) -> Result<Self, DropReason> {
+        let ethernet: [u8; 14] = bytes.read(0).ok_or(DropReason::Malformed)?;
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = ethernet;
+        expect_ipv4(u16::from_be_bytes([t0, t1]))?;
+        let ip: [u8; 20] = bytes.read(ETHERNET_LENGTH).ok_or(DropReason::Malformed)?;
+        Ok(Self {
+            destination_mac: Mac::new([d0, d1, d2, d3, d4, d5]),
+            source_mac: Mac::new([s0, s1, s2, s3, s4, s5]),
+            source: u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]),
+            destination: u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]),
+            transport_offset: ETHERNET_LENGTH + ipv4_header_length(ip[0])?,
+            protocol: ip[9],
+            ttl: ip[8],
+            fragment: fragment(u16::from_be_bytes([ip[6], ip[7]])),
+        })
+    }
+}
+
+#[inline(always)]
+fn expect_ipv4(ethertype: u16) -> Result<(), DropReason> {
+    match ethertype {
+        ETHERTYPE_IPV4 => Ok(()),
+        ETHERTYPE_ARP => Err(DropReason::Arp),
+        ETHERTYPE_IPV6 => Err(DropReason::Ipv6),
+        _ => Err(DropReason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn ipv4_header_length(version_and_length: u8) -> Result<u32, DropReason> {
+    let length = u32::from(version_and_length & 0x0f) * 4;
+    if version_and_length >> 4 == 4 && length >= IPV4_MIN_LENGTH {
+        Ok(length)
+    } else {
+        Err(DropReason::Malformed)
+    }
+}
+
+#[inline(always)]
+fn fragment(flags_and_offset: u16) -> Fragment {
+    match (
+        flags_and_offset & FRAGMENT_OFFSET_MASK,
+        flags_and_offset & MORE_FRAGMENTS,
+    ) {
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    }
+}
+
+/// What a datagram carries, as far as flows are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportKind {
+    /// A TCP segment.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+    /// An ICMP echo request.
+    EchoRequest,
+    /// An ICMP echo reply.
+    EchoReply,
+}
+
+/// What identifies a connection above IP.
+///
+/// The identifier of an ICMP echo takes the place of the port of the side that asked, the other
+/// side's port is 0. So a reply is the mirror image of its request, as with ports, and a request
+/// can never be taken for a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// What it is.
+    pub kind: TransportKind,
+    /// Port of the sender.
+    pub source_port: u16,
+    /// Port of the receiver.
+    pub destination_port: u16,
+    /// TCP flags, 0 for the others.
+    pub tcp_flags: u8,
+}
+
+impl Transport {
+    /// Reads the transport header of `frame`.
+    ///
+    /// # Errors
+    /// [`DropReason::Fragment`] when the frame does not hold the transport header,
+    /// [`DropReason::UnsupportedProtocol`] for other protocols, [`DropReason::NotReply`] for other
+    /// ICMP messages, [`DropReason::Malformed`] for a short frame.
+    #[inline(always)]
+    pub fn parse(bytes: &(impl PacketBytes + ?Sized), frame: &Frame) -> Result<Self, DropReason> {
+        if frame.fragment == Fragment::Later {
+            return Err(DropReason::Fragment);
+        }
+        match frame.protocol {
+            protocol::TCP => parse_tcp(bytes, frame.transport_offset),
+            protocol::UDP => parse_udp(bytes, frame.transport_offset),
+            protocol::ICMP => parse_icmp(bytes, frame.transport_offset),
+            _ => Err(DropReason::UnsupportedProtocol),
+        }
+    }
+}
+
+#[inline(always)]
+fn parse_tcp(bytes: &(impl PacketBytes + ?Sized), offset: u32) -> Result<Transport, DropReason> {
+    let tcp: [u8; 20] = bytes.read(offset).ok_or(DropReason::Malformed)?;
+    Ok(Transport {
+        kind: TransportKind::Tcp,
+        source_port: u16::from_be_bytes([tcp[0], tcp[1]]),
+        destination_port: u16::from_be_bytes([tcp[2], tcp[3]]),
+        tcp_flags: tcp[13],
+    })
+}
+
+#[inline(always)]
+fn parse_udp(bytes: &(impl PacketBytes + ?Sized), offset: u32) -> Result<Transport, DropReason> {
+    let udp: [u8; 8] = bytes.read(offset).ok_or(DropReason::Malformed)?;
+    Ok(Transport {
+        kind: TransportKind::Udp,
+        source_port: u16::from_be_bytes([udp[0], udp[1]]),
+        destination_port: u16::from_be_bytes([udp[2], udp[3]]),
+        tcp_flags: 0,
+    })
+}
+
+#[inline(always)]
+fn parse_icmp(bytes: &(impl PacketBytes + ?Sized), offset: u32) -> Result<Transport, DropReason> {
+    let icmp: [u8; 8] = bytes.read(offset).ok_or(DropReason::Malformed)?;
+    let identifier = u16::from_be_bytes([icmp[4], icmp[5]]);
+    let (kind, source_port, destination_port) = match icmp[0] {
+        ICMP_ECHO_REQUEST => (TransportKind::EchoRequest, identifier, 0),
+        ICMP_ECHO_REPLY => (TransportKind::EchoReply, 0, identifier),
+        _ => return Err(DropReason::NotReply),
+    };
+    Ok(Transport {
+        kind,
+        source_port,
+        destination_port,
+        tcp_flags: 0,
+    })
+}
