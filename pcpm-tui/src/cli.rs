@@ -1,0 +1,288 @@
+//! The words of the command line and their help. What they do is in `commands`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pcpm_api::DEFAULT_SOCKET;
+use pcpm_api::types::{AttachRequest, Lease, OnEmpty};
+
+use crate::parse;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  refused or failed; the reason is on standard error
+  2  wrong usage
+  3  pcpmd cannot be reached or does not answer
+  4  the pool is exhausted
+  'run' and 'exec' exit with the status of their command: 128 + N when signal N killed it, 126 when
+  it cannot be executed, 127 when it is not found.
+
+Examples:
+  pcpm status
+  pcpm run -- curl http://example.com/
+  pcpm attach web-1 --tenant shop
+  pcpm --json ls | jq -r '.[].owner'";
+
+const ATTACH_HELP: &str = "\
+Examples:
+  pcpm attach web-1 --tenant shop --label app=web
+  netns=$(pcpm --json attach web-1 | jq -r .netns)
+  pcpm attach job-7 --on-empty fail || echo 'no slot is ready'
+
+With '--lease connection' the attachment lives as long as this command: it prints the attachment,
+then stays until its standard input ends or it is interrupted, and the slot is free again even if it
+is killed. Attaching an owner again with the same parameters returns the same attachment.";
+
+const RUN_HELP: &str = "\
+Examples:
+  pcpm run -- ping -c 1 169.254.1.1
+  pcpm run --name web-1 --tenant shop -- python3 -m http.server 8080
+
+The slot is given back when the command ends, also when pcpm itself is killed. The command gets the
+variables PCPM_OWNER, PCPM_SLOT, PCPM_ADDRESS and PCPM_NETNS, and the signals sent to pcpm. Only its
+network is another one: it sees the files of the host, and /sys still shows the host's devices. Joining
+a network namespace takes root (CAP_SYS_ADMIN).";
+
+const EXEC_HELP: &str = "\
+Examples:
+  pcpm exec web-1 -- ip address
+  pcpm exec web-1 -- ss -tln
+
+The command replaces pcpm and keeps running in the slot's network; it does not keep the slot attached.
+It sees the files of the host, and /sys still shows the host's devices. Joining a network namespace
+takes root (CAP_SYS_ADMIN).";
+
+const WATCH_HELP: &str = "\
+Prints one line per event: time (UTC), kind, slot, owner, tenant, message. With --json one frame per
+line, the first with every slot, the others with those that changed. Exits 3 when pcpmd goes away.";
+
+const DOCTOR_HELP: &str = "\
+Exits 1 when a check failed. When pcpmd cannot be reached, 'pcpmd --check' is run instead, found beside
+pcpm or in PATH, and the exit code is that of its checks.";
+
+/// Hand out, watch and use the network slots that pcpmd keeps ready.
+///
+/// A slot is a network namespace with its link, address and routes, made beforehand. Attaching one to
+/// a starting container takes microseconds.
+#[derive(Debug, Parser)]
+#[command(name = "pcpm", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Where pcpmd listens.
+    #[arg(long, global = true, value_name = "PATH", env = "PCPM_SOCKET")]
+    #[arg(default_value = DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+
+    /// Print JSON, for programs.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// When to use colours; the variable `NO_COLOR` turns 'auto' off.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorWhen,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On a terminal.
+    Auto,
+    /// Always, with aligned columns.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Attach a slot to an owner and print it.
+    #[command(after_help = ATTACH_HELP)]
+    Attach(AttachArgs),
+    /// Give slots back; their traffic is cut at once.
+    Detach {
+        /// Whose slots.
+        #[arg(required = true, value_name = "OWNER")]
+        owners: Vec<String>,
+    },
+    /// List the attachments.
+    Ls,
+    /// Show the attachment of one owner and its traffic.
+    Show {
+        /// Whose attachment.
+        owner: String,
+    },
+    /// Run a command in a slot of its own.
+    #[command(after_help = RUN_HELP)]
+    Run(RunArgs),
+    /// Run a command in an owner's slot.
+    #[command(after_help = EXEC_HELP)]
+    Exec {
+        /// Whose slot.
+        owner: String,
+        /// The command and its arguments.
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Show the pool's state, latencies, drops and failures.
+    Status,
+    /// Follow what happens in the pool.
+    #[command(after_help = WATCH_HELP)]
+    Watch {
+        /// Shortest time between two frames.
+        #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+        interval: Option<Duration>,
+    },
+    /// Check what the host offers and what pcpmd needs.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor,
+    /// Print a shell's completion script.
+    #[command(after_help = "Example:\n  pcpm completions bash > /etc/bash_completion.d/pcpm")]
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Words of `attach`.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Who gets the slot: a container id, a unit, any name.
+    pub(crate) owner: String,
+    #[command(flatten)]
+    pub(crate) options: AttachOptions,
+    /// How long the attachment lives: until 'detach', or as long as this command.
+    #[arg(long, value_name = "LEASE", default_value = Lease::Explicit.as_str())]
+    #[arg(value_parser = one_of(Lease::ALL, Lease::as_str))]
+    pub(crate) lease: Lease,
+}
+
+/// Words of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Who gets the slot; a new name is made up if not given.
+    #[arg(long, value_name = "OWNER")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) options: AttachOptions,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Words that `attach` and `run` share.
+#[derive(Debug, Args)]
+pub(crate) struct AttachOptions {
+    /// Whose slots the new one reaches, and is reached by.
+    #[arg(long)]
+    tenant: Option<String>,
+    /// A label of the attachment; may be given several times.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
+    labels: Vec<(String, String)>,
+    /// What to do when no slot is ready: wait for one, have one made now, or fail at once.
+    #[arg(long, value_name = "WHAT", value_parser = one_of(OnEmpty::ALL, OnEmpty::as_str))]
+    on_empty: Option<OnEmpty>,
+    /// How long to wait for a slot: 500ms, 5s, 2m.
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    timeout: Option<Duration>,
+}
+
+impl AttachOptions {
+    /// The request these words make for `owner`. The daemon judges names and limits.
+    pub(crate) fn request(&self, owner: &str, lease: Lease) -> AttachRequest {
+        let labels: BTreeMap<_, _> = self.labels.iter().cloned().collect();
+        AttachRequest {
+            owner: owner.into(),
+            tenant: self.tenant.clone(),
+            labels: (!labels.is_empty()).then_some(labels),
+            on_empty: self.on_empty,
+            timeout_ms: self.timeout.map(milliseconds),
+            lease: Some(lease),
+            pass_fd: None,
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Accepts the words of `all`, which then show in the help and in completions.
+fn one_of<T: Copy + Send + Sync + 'static>(
+    all: &'static [T],
+    word: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.iter().map(move |&value| word(value))).map(move |text| {
+        let value = all.iter().copied().find(|&value| word(value) == text);
+        value.expect("clap accepts the listed words only")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn attach_asks_for_what_its_words_say() {
+        let words = "pcpm attach web --tenant t --label a=1 --label b= --on-empty fail \
+                     --timeout 2s --lease connection";
+        let Verb::Attach(args) = Cli::parse_from(words.split(' ').filter(|w| !w.is_empty())).verb
+        else {
+            panic!("another verb");
+        };
+        let request = args.options.request(&args.owner, args.lease);
+        let labels = [
+            ("a".to_owned(), "1".to_owned()),
+            ("b".into(), String::new()),
+        ];
+        let expected = AttachRequest {
+            owner: "web".into(),
+            tenant: Some("t".into()),
+            labels: Some(BTreeMap::from(labels)),
+            on_empty: Some(OnEmpty::Fail),
+            timeout_ms: Some(2000),
+            lease: Some(Lease::Connection),
+            pass_fd: None,
+        };
+        assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn a_commands_own_options_are_left_alone() {
+        let cli = Cli::parse_from(["pcpm", "run", "--", "ls", "--json", "--", "-x"]);
+        assert!(!cli.json);
+        let Verb::Run(args) = cli.verb else {
+            panic!("another verb");
+        };
+        assert_eq!(args.command, ["ls", "--json", "--", "-x"]);
+    }
+
+    #[test]
+    fn global_options_may_follow_the_verb() {
+        let cli = Cli::parse_from(["pcpm", "status", "--json", "--socket", "/x"]);
+        assert!(cli.json);
+        assert_eq!(cli.socket, PathBuf::from("/x"));
+    }
+
+    #[test]
+    fn a_typo_gets_a_suggestion() {
+        let error = Cli::try_parse_from(["pcpm", "staus"]).unwrap_err();
+        assert!(error.to_string().contains("'status'"), "{error}");
+    }
+}

@@ -1,0 +1,398 @@
+//! The status screen: what an operator wants to know first, on one page.
+
+use std::time::Duration;
+
+use pcpm_api::types::{AttachTotals, Latency, Memory, RefillTotals, SlotCounts, Status, Uplink};
+
+use super::table::{Cell, render};
+use super::{Hue, Look, escape, humanise};
+
+const BAR_WIDTH: usize = 60;
+
+/// The whole screen.
+pub(crate) fn screen(status: &Status, look: Look) -> String {
+    let mut text = headline(status, look);
+    text += &render(&[], &figures(status, look), look);
+    text += &section("drops", &drops(status), look);
+    text += &section("failed slots", &failures(status), look);
+    text += &section("warnings", &warnings(status), look);
+    text
+}
+
+fn headline(status: &Status, look: Look) -> String {
+    let mut text = format!(
+        "pcpmd {}, up {}, {} {}",
+        escape::text(&status.version),
+        humanise::long(Duration::from_secs(status.uptime_s)),
+        status.clients,
+        if status.clients == 1 {
+            "client"
+        } else {
+            "clients"
+        },
+    );
+    if status.draining {
+        text += &look.paint(Hue::Warning, ", draining: takes no new attachments");
+    }
+    text + "\n"
+}
+
+fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
+    let mut rows = vec![
+        field("pool", Cell::new(&status.pool_cidr)),
+        field("uplink", uplink(status.uplink.as_ref())),
+        field("slots", slots(&status.slots)),
+    ];
+    if look.aligned {
+        rows.push(field("", bar(&status.slots)));
+    }
+    rows.extend([
+        field("attach", Cell::new(attach(&status.attach))),
+        field("attach time", latency(&status.attach_latency)),
+        field("refill", Cell::new(refill(&status.refill))),
+        field("refill time", latency(&status.refill.create)),
+        field("memory", Cell::new(memory(&status.memory))),
+    ]);
+    rows
+}
+
+fn field(name: &str, value: Cell) -> Vec<Cell> {
+    vec![Cell::painted(Hue::Title, name), value]
+}
+
+fn uplink(uplink: Option<&Uplink>) -> Cell {
+    match uplink {
+        Some(Uplink {
+            interface,
+            address,
+            mtu,
+        }) => Cell::new(format!("{interface}, {address}, mtu {mtu}")),
+        None => Cell::painted(
+            Hue::Warning,
+            "no uplink: slots reach each other and the host only",
+        ),
+    }
+}
+
+/// States with their share of the pool, in the order of the bar, and the sign they have there.
+fn states(counts: &SlotCounts) -> [(&'static str, u32, char, Hue); 6] {
+    [
+        ("attached", counts.attached, '#', Hue::Busy),
+        ("ready", counts.ready, '=', Hue::Good),
+        ("creating", counts.creating, '+', Hue::Warning),
+        ("retiring", counts.retiring, '-', Hue::Warning),
+        ("failed", counts.failed, '!', Hue::Bad),
+        ("vacant", counts.vacant, '.', Hue::Faint),
+    ]
+}
+
+fn slots(counts: &SlotCounts) -> Cell {
+    let mut cell = Cell::new("");
+    let shown = states(counts)
+        .into_iter()
+        .filter(|(state, number, ..)| *number > 0 || ["attached", "ready"].contains(state));
+    for (i, (state, number, _, hue)) in shown.enumerate() {
+        cell.push(Hue::Plain, if i == 0 { "" } else { ", " });
+        cell.push(
+            if number == 0 { Hue::Faint } else { hue },
+            &format!("{number} {state}"),
+        );
+        if state == "ready" {
+            cell.push(Hue::Faint, &format!(" (target {})", counts.target));
+        }
+    }
+    cell.push(Hue::Plain, &format!(" of {}", counts.capacity));
+    if counts.waiting > 0 {
+        cell.push(
+            Hue::Warning,
+            &format!("; {} waiting for a slot", counts.waiting),
+        );
+    }
+    cell
+}
+
+fn bar(counts: &SlotCounts) -> Cell {
+    let states = states(counts);
+    let numbers = states.map(|(_, number, ..)| number);
+    let mut cell = Cell::new("[");
+    for ((_, _, sign, hue), width) in states.into_iter().zip(shares(numbers, BAR_WIDTH)) {
+        cell.push(hue, &sign.to_string().repeat(width));
+    }
+    cell.push(Hue::Plain, "]");
+    cell
+}
+
+/// Shares of `width` for each number; what is there at all is seen.
+fn shares<const N: usize>(numbers: [u32; N], width: usize) -> [usize; N] {
+    let total = numbers.iter().map(|&n| n as usize).sum::<usize>().max(1);
+    let share = |n: u32| (n as usize * width / total).max(usize::from(n > 0));
+    let mut shares = numbers.map(share);
+    let biggest = (0..N).max_by_key(|&i| shares[i]).unwrap_or(0);
+    let others = shares.iter().sum::<usize>() - shares[biggest];
+    if shares[biggest] > 0 {
+        shares[biggest] = width.saturating_sub(others);
+    }
+    shares
+}
+
+fn attach(totals: &AttachTotals) -> String {
+    let AttachTotals {
+        warm,
+        cold,
+        detached,
+        exhausted,
+        refused,
+    } = *totals;
+    format!(
+        "{} warm, {} cold, {} detached, {} exhausted, {} refused",
+        humanise::count(warm),
+        humanise::count(cold),
+        humanise::count(detached),
+        humanise::count(exhausted),
+        humanise::count(refused),
+    )
+}
+
+fn refill(totals: &RefillTotals) -> String {
+    format!(
+        "{} created, {} retired, {} failed",
+        humanise::count(totals.created),
+        humanise::count(totals.retired),
+        humanise::count(totals.failed),
+    )
+}
+
+fn latency(latency: &Latency) -> Cell {
+    if latency.count == 0 {
+        return Cell::painted(Hue::Faint, "nothing measured yet");
+    }
+    Cell::new(format!(
+        "p50 {}, p90 {}, p99 {}, max {}",
+        humanise::micros(latency.p50_us),
+        humanise::micros(latency.p90_us),
+        humanise::micros(latency.p99_us),
+        humanise::micros(latency.max_us),
+    ))
+}
+
+fn memory(memory: &Memory) -> String {
+    let kernel = [
+        ("slab", memory.kernel_slab_bytes_per_slot),
+        ("percpu", memory.kernel_percpu_bytes_per_slot),
+    ];
+    let kernel: Vec<_> = kernel
+        .iter()
+        .filter_map(|(name, size)| Some(format!("{name} {}", humanise::bytes((*size)?))))
+        .collect();
+    let kernel = if kernel.is_empty() {
+        "not measured yet".into()
+    } else {
+        kernel.join(", ")
+    };
+    format!(
+        "daemon {}; kernel per slot: {kernel}",
+        humanise::bytes(memory.daemon_rss_bytes)
+    )
+}
+
+fn drops(status: &Status) -> Vec<Vec<Cell>> {
+    let seen = status.drops.iter().filter(|drop| drop.packets > 0);
+    let row = seen.map(|drop| {
+        vec![
+            Cell::new(humanise::count(drop.packets)),
+            Cell::painted(Hue::Warning, &drop.reason),
+            Cell::new(&drop.description),
+        ]
+    });
+    row.collect()
+}
+
+fn failures(status: &Status) -> Vec<Vec<Cell>> {
+    let row = status.failures.iter().map(|failure| {
+        let retry = humanise::micros(failure.retry_in_ms.saturating_mul(1000));
+        vec![
+            Cell::new(&failure.slot),
+            Cell::new(format!("retry in {retry}")),
+            Cell::painted(Hue::Bad, &failure.reason),
+        ]
+    });
+    row.collect()
+}
+
+fn warnings(status: &Status) -> Vec<Vec<Cell>> {
+    let row = status
+        .warnings
+        .iter()
+        .map(|text| vec![Cell::painted(Hue::Warning, text)]);
+    row.collect()
+}
+
+/// Rows under a title, indented for people, each led by the title for programs.
+fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let lead = if look.aligned { "" } else { title };
+    let rows = rows
+        .iter()
+        .map(|row| [&[Cell::new(lead)], row.as_slice()].concat());
+    let body = render(&[], &rows.collect::<Vec<_>>(), look);
+    if look.aligned {
+        look.paint(Hue::Title, title) + "\n" + &body
+    } else {
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pcpm_api::types::{DropCount, Failure};
+
+    use super::super::tests::{PIPE, PLAIN, TERMINAL};
+    use super::*;
+
+    fn status() -> Status {
+        let took = Latency {
+            count: 9,
+            p50_us: 14,
+            p90_us: 20,
+            p99_us: 88,
+            max_us: 1_250,
+        };
+        let drop = |reason: &str, packets| DropCount {
+            reason: reason.into(),
+            description: format!("about {reason}"),
+            packets,
+        };
+        Status {
+            version: "0.1.0".into(),
+            uptime_s: 273_661,
+            draining: false,
+            pool_cidr: "10.213.0.0/16".into(),
+            slots: SlotCounts {
+                ready: 30,
+                attached: 24,
+                creating: 3,
+                retiring: 1,
+                failed: 1,
+                vacant: 5,
+                capacity: 64,
+                target: 40,
+                waiting: 2,
+            },
+            attach: AttachTotals {
+                warm: 12_000,
+                cold: 3,
+                detached: 11_979,
+                exhausted: 2,
+                refused: 0,
+            },
+            attach_latency: took,
+            refill: RefillTotals {
+                created: 12_060,
+                retired: 11_979,
+                failed: 4,
+                create: took,
+            },
+            uplink: None,
+            clients: 1,
+            memory: Memory {
+                daemon_rss_bytes: 12 << 20,
+                kernel_slab_bytes_per_slot: Some(87_040),
+                kernel_percpu_bytes_per_slot: None,
+            },
+            drops: vec![drop("spoofed_source", 120), drop("not_attached", 0)],
+            failures: vec![Failure {
+                slot: "s0042".into(),
+                reason: "create veth s0042 in hub 0: EEXIST".into(),
+                retry_in_ms: 4_200,
+            }],
+            warnings: vec!["few files\u{1b}[2J".into()],
+        }
+    }
+
+    #[test]
+    fn the_screen_of_a_pool_with_worries() {
+        let bar = "#".repeat(22) + &"=".repeat(30) + "++-!....";
+        let expected = format!(
+            "\
+pcpmd 0.1.0, up 3d4h, 1 client
+pool         10.213.0.0/16
+uplink       no uplink: slots reach each other and the host only
+slots        24 attached, 30 ready (target 40), 3 creating, 1 retiring, 1 failed, 5 vacant of 64; 2 waiting for a slot
+             [{bar}]
+attach       12.0k warm, 3 cold, 12.0k detached, 2 exhausted, 0 refused
+attach time  p50 14µs, p90 20µs, p99 88µs, max 1.3ms
+refill       12.1k created, 12.0k retired, 4 failed
+refill time  p50 14µs, p90 20µs, p99 88µs, max 1.3ms
+memory       daemon 12.0MiB; kernel per slot: slab 85.0KiB
+drops
+  120  spoofed_source  about spoofed_source
+failed slots
+  s0042  retry in 4.2s  create veth s0042 in hub 0: EEXIST
+warnings
+  few files\\u{{1b}}[2J
+"
+        );
+        assert_eq!(screen(&status(), PLAIN), expected);
+    }
+
+    #[test]
+    fn colours_add_nothing_but_colours() {
+        let coloured = screen(&status(), TERMINAL);
+        let mut text = String::new();
+        for (i, part) in coloured.split("\u{1b}[").enumerate() {
+            let word = part.split_once('m').map_or(part, |(_, word)| word);
+            text += if i == 0 { part } else { word };
+        }
+        assert_eq!(text, screen(&status(), PLAIN));
+        assert!(
+            coloured.contains("\u{1b}[31m1 failed\u{1b}[0m"),
+            "{coloured}"
+        );
+    }
+
+    #[test]
+    fn every_line_for_a_pipe_says_what_it_is_about() {
+        let text = screen(&status(), PIPE);
+        assert!(text.lines().all(|line| !line.starts_with('\t')), "{text}");
+        assert!(text.contains("drops\t120\tspoofed_source\t"), "{text}");
+        assert!(
+            text.contains("failed slots\ts0042\tretry in 4.2s\t"),
+            "{text}"
+        );
+        assert!(!text.contains("[#"), "{text}");
+    }
+
+    #[test]
+    fn a_healthy_pool_has_no_sections_of_worries() {
+        let healthy = Status {
+            drops: Vec::new(),
+            failures: Vec::new(),
+            warnings: Vec::new(),
+            ..status()
+        };
+        assert_eq!(
+            screen(&healthy, PLAIN).lines().last().map(|l| &l[..6]),
+            Some("memory")
+        );
+    }
+
+    #[test]
+    fn a_bar_is_always_full_and_hides_no_state() {
+        for numbers in [
+            [64, 0, 0],
+            [1, 0, 9_999],
+            [5_000, 5_000, 1],
+            [1, 1, 1],
+            [0, 0, 7],
+        ] {
+            let shares = shares(numbers, 20);
+            assert_eq!(shares.iter().sum::<usize>(), 20, "{numbers:?}");
+            for (number, share) in numbers.into_iter().zip(shares) {
+                assert_eq!(number > 0, share > 0, "{numbers:?}");
+            }
+        }
+        assert_eq!(shares([0, 0], 20), [0, 0]);
+    }
+}
