@@ -14,8 +14,8 @@ use pcpm_ebpf::{
 
 use crate::skb::Skb;
 
-const DEFAULT_SLOTS: usize = 64;
-const DEFAULT_HUBS: usize = 1;
+const DEFAULT_SLOTS: usize = 1024;
+const DEFAULT_HUBS: usize = 2;
 const DEFAULT_FLOWS: usize = 65_536;
 
 #[btf_map]
