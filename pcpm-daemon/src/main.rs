@@ -1,2 +1,106 @@
-//! Placeholder until the first module lands.
-fn main() {}
+//! `pcpmd`: keeps a pool of ready network namespaces and hands them to starting containers.
+
+mod api;
+mod bpf;
+mod config;
+mod doctor;
+mod engine;
+mod host_world;
+mod lock_file;
+mod memory;
+mod net;
+mod open_files;
+mod pool;
+mod serve;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Parser;
+use pcpm_api::types::{CheckStatus, DoctorReply};
+
+use config::{Args, Config};
+use lock_file::LockFile;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            for cause in error.chain() {
+                eprintln!("pcpmd: {cause}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args)?;
+    if args.print_config {
+        print!("{}", config.to_toml());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.check {
+        return check(&config, args.json);
+    }
+    start_log(args);
+    daemon(&config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the checks of the host.
+fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let checks = host_world::checks(config)?;
+    let failed = checks.iter().any(|check| check.status == CheckStatus::Failed);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&DoctorReply { checks })?);
+    } else {
+        print!("{}", doctor::report(&checks));
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Runs the daemon until it is told to stop. Whatever it made is gone when this returns.
+fn daemon(config: &Config) -> anyhow::Result<()> {
+    let lock = LockFile::acquire(&config.state_dir)?;
+    let done = locked_daemon(config);
+    let released = lock.release();
+    done?;
+    Ok(released?)
+}
+
+fn locked_daemon(config: &Config) -> anyhow::Result<()> {
+    open_files::raise_limit();
+    let mut host = net::Host::open(&config.state_dir)?;
+    let swept = net::HostKernel::sweep(&mut host);
+    if swept.links + swept.mounts > 0 {
+        tracing::info!(links = swept.links, mounts = swept.mounts, "removed what a killed daemon left");
+    }
+    let failures = doctor::failures(&host_world::checks(config)?);
+    if !failures.is_empty() {
+        bail!("this host cannot run the pool:\n  {}", failures.join("\n  "));
+    }
+    let mut world = host_world::HostWorld::new(host);
+    let served = world.build(config).and_then(|built| serve::until_stopped(config, built));
+    let errors = world.remove();
+    served?;
+    if !errors.is_empty() {
+        bail!("something was left behind:\n  {}", errors.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Logs to stderr; without time where the service manager adds its own.
+fn start_log(args: &Args) {
+    let filter = args.log_filter(std::env::var("RUST_LOG").ok());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().with_ansi(false).init();
+    } else {
+        log.init();
+    }
+}

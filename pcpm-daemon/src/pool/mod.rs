@@ -115,8 +115,8 @@ pub(crate) enum Command {
     Existing { request: RequestId, slot: SlotIndex },
     /// Answer the request with an error.
     Refuse { request: RequestId, refusal: Refusal },
-    /// Cut the slot's traffic; comes before its [`Command::Retire`].
-    Revoke(SlotIndex),
+    /// Cut the slot's traffic; comes before its [`Command::Retire`]. Says who held it.
+    Revoke { slot: SlotIndex, holder: Box<Holder> },
 }
 
 /// Why an attach is refused.
@@ -124,8 +124,8 @@ pub(crate) enum Command {
 pub(crate) enum Refusal {
     /// No slot, or none in time.
     Exhausted,
-    /// The owner has an attachment that differs in this parameter.
-    OwnerExists { field: &'static str },
+    /// The owner holds this slot, attached with another value of this parameter.
+    OwnerExists { slot: SlotIndex, field: &'static str },
     /// The pool is being drained.
     Draining,
 }
@@ -310,7 +310,7 @@ impl Pool {
             None => Command::Existing { request: request.id, slot },
             Some(field) => Command::Refuse {
                 request: request.id,
-                refusal: Refusal::OwnerExists { field },
+                refusal: Refusal::OwnerExists { slot, field },
             },
         })
     }
@@ -335,10 +335,13 @@ impl Pool {
     }
 
     fn detach(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
-        let State::Attached(holder) = &self.slots[slot as usize].state else { return };
-        self.owners.remove(&holder.owner);
-        self.set(slot, State::Retiring);
-        commands.extend([Command::Revoke(slot), Command::Retire(slot)]);
+        if self.holder(slot).is_none() {
+            return;
+        }
+        if let State::Attached(holder) = self.set(slot, State::Retiring) {
+            self.owners.remove(&holder.owner);
+            commands.extend([Command::Revoke { slot, holder }, Command::Retire(slot)]);
+        }
     }
 
     fn created(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
@@ -442,11 +445,13 @@ impl Pool {
             && coming < self.settings.ready.saturating_add(self.waiting.len())
     }
 
-    fn set(&mut self, slot: SlotIndex, state: State) {
+    /// Changes a slot's state and returns what it was.
+    fn set(&mut self, slot: SlotIndex, state: State) -> State {
         *self.count_of(slot) -= 1;
-        self.slots[slot as usize].state = state;
+        let before = std::mem::replace(&mut self.slots[slot as usize].state, state);
         *self.count_of(slot) += 1;
         self.touched.push(slot);
+        before
     }
 
     fn count_of(&mut self, slot: SlotIndex) -> &mut u32 {

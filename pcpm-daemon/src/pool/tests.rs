@@ -52,7 +52,7 @@ impl Bench {
                 self.to_retire.push_back(*slot);
                 false
             }
-            Command::Revoke(slot) => {
+            Command::Revoke { slot, .. } => {
                 assert!(self.passing.remove(slot), "{slot} was not attached");
                 false
             }
@@ -169,7 +169,7 @@ fn a_repeated_attach_with_another_tenant_is_refused() {
     let mut bench = Bench::filled(2, 2);
     bench.attached("a");
     let answer = bench.attach_as(holder("a", "other"), OnEmpty::Fail);
-    let refusal = Refusal::OwnerExists { field: "tenant" };
+    let refusal = Refusal::OwnerExists { slot: 0, field: "tenant" };
     assert_eq!(answer, [Command::Refuse { request: 1, refusal }]);
 }
 

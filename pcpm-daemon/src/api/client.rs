@@ -1,0 +1,268 @@
+//! One client: reads a call, answers it, reads the next.
+
+use std::{rc::Rc, time::Duration};
+
+use pcpm_api::{
+    error::PoolError,
+    limits::MESSAGE_BYTES,
+    types::{AttachReply, AttachRequest, DoctorReply, GetReply, ListReply, WatchRequest},
+};
+use serde::Serialize;
+use std::os::fd::OwnedFd;
+use tokio::net::UnixStream;
+use zlink::{Connection, Reply};
+
+use super::{
+    Service,
+    calls::{Call, RawCall},
+    hangup::Hangup,
+    service::{self, Info, ServiceError},
+    socket::BoundedStream,
+};
+use crate::engine::{Answer, Attached, ClientId, Subscription};
+
+/// Frames of a watcher are at least this far apart unless it asks for something else.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// The shortest interval a watcher may ask for.
+const SHORTEST_WATCH_INTERVAL: Duration = Duration::from_millis(10);
+/// A watcher hears something at least this often, so both sides notice a dead connection.
+const WATCH_HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// A connected client.
+pub(super) struct Client {
+    connection: Connection<BoundedStream>,
+    hangup: Hangup,
+    service: Rc<Service>,
+    id: ClientId,
+}
+
+/// The connection cannot be used any more.
+struct Gone;
+
+type Step = Result<(), Gone>;
+
+/// What is needed to answer one call.
+#[derive(Clone, Copy)]
+struct Mode {
+    oneway: bool,
+    more: bool,
+}
+
+impl From<zlink::Error> for Gone {
+    fn from(_: zlink::Error) -> Self {
+        Self
+    }
+}
+
+impl Client {
+    pub(super) fn new(
+        stream: UnixStream,
+        service: Rc<Service>,
+        id: ClientId,
+    ) -> zlink::Result<Self> {
+        let hangup = Hangup::of(&stream)?;
+        let connection = Connection::new(BoundedStream::new(stream)?);
+        service.engine.borrow_mut().client_came();
+        Ok(Self { connection, hangup, service, id })
+    }
+
+    /// Serves until the client goes or breaks the protocol.
+    pub(super) async fn serve(mut self) {
+        while self.serve_call().await.is_ok() {}
+    }
+
+    async fn serve_call(&mut self) -> Step {
+        let (call, mode) = match self.connection.receive_call::<RawCall<'_>>().await {
+            Ok((call, _fds_are_closed)) => {
+                let mode = Mode { oneway: call.oneway(), more: call.more() };
+                (call.method().parse(), mode)
+            }
+            Err(error) => return self.refuse_message(&error).await,
+        };
+        match call {
+            Ok(call) => self.answer(call, mode).await,
+            Err(error) => self.error(mode, &error).await,
+        }
+    }
+
+    /// Answers what is not a call. The stream is lost if the end of the message is.
+    async fn refuse_message(&mut self, error: &zlink::Error) -> Step {
+        let reason = match error {
+            zlink::Error::Json(json) => format!("message: {json}"),
+            zlink::Error::BufferOverflow => {
+                format!("message: longer than {MESSAGE_BYTES} bytes")
+            }
+            _ => return Err(Gone),
+        };
+        let reply = ServiceError::InvalidParameter { parameter: reason };
+        self.connection.send_error(&reply, Vec::new()).await?;
+        match error {
+            zlink::Error::Json(_) => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+
+    async fn answer(&mut self, call: Call, mode: Mode) -> Step {
+        match call {
+            Call::Attach(request) => self.attach(request, mode).await,
+            Call::Detach(request) => {
+                let done = self.service.engine.borrow_mut().detach(&request.owner);
+                self.result(mode, done.map(|()| NoParameters {})).await
+            }
+            Call::Get(request) => {
+                let pass_fd = request.pass_fd.unwrap_or(false);
+                let got = self.service.engine.borrow().get(&request.owner, pass_fd);
+                self.got(mode, got).await
+            }
+            Call::List => {
+                let attachments = self.service.engine.borrow().list();
+                self.reply(mode, ListReply { attachments }).await
+            }
+            Call::Status => {
+                let status = self.service.engine.borrow().status();
+                self.reply(mode, status).await
+            }
+            Call::Watch(request) => self.watch(&request, mode).await,
+            Call::Doctor => self.doctor(mode).await,
+            Call::Info => self.reply(mode, Info::new()).await,
+            Call::Description(request) => {
+                match service::describe(&request) {
+                    Ok(description) => self.reply(mode, description).await,
+                    Err(error) => self.error(mode, &error).await,
+                }
+            }
+        }
+    }
+
+    async fn attach(&mut self, request: AttachRequest, mode: Mode) -> Step {
+        let answer = self.service.engine.borrow_mut().attach(request, self.id);
+        let attached = match answer {
+            Answer::Now(attached) => attached,
+            Answer::Later(id, receiver) => {
+                tokio::select! {
+                    biased;
+                    answer = receiver => answer.map_err(|_| Gone)?,
+                    () = self.hangup.happened() => {
+                        self.service.engine.borrow_mut().cancel(id);
+                        return Err(Gone);
+                    }
+                }
+            }
+        };
+        match attached {
+            Ok(attached) => self.attached(mode, attached).await,
+            Err(error) => self.error(mode, &error).await,
+        }
+    }
+
+    async fn attached(&mut self, mode: Mode, attached: Attached) -> Step {
+        let Attached { attachment, netns } = attached;
+        let netns_fd = netns.is_some().then_some(0);
+        let reply = AttachReply { attachment, netns_fd };
+        self.reply_with(mode, reply, netns.into_iter().collect()).await
+    }
+
+    async fn got(
+        &mut self,
+        mode: Mode,
+        got: Result<(Attached, pcpm_api::types::Traffic), PoolError>,
+    ) -> Step {
+        match got {
+            Ok((Attached { attachment, netns }, traffic)) => {
+                let netns_fd = netns.is_some().then_some(0);
+                let reply = GetReply { attachment, traffic, netns_fd };
+                self.reply_with(mode, reply, netns.into_iter().collect()).await
+            }
+            Err(error) => self.error(mode, &error).await,
+        }
+    }
+
+    async fn doctor(&mut self, mode: Mode) -> Step {
+        let doctor = self.service.doctor.clone();
+        match tokio::task::spawn_blocking(move || doctor()).await {
+            Ok(checks) => self.reply(mode, DoctorReply { checks }).await,
+            Err(error) => {
+                let reason = format!("check the host: {error}");
+                self.error(mode, &PoolError::Failed { reason }).await
+            }
+        }
+    }
+
+    async fn watch(&mut self, request: &WatchRequest, mode: Mode) -> Step {
+        if !mode.more {
+            return self.error(mode, &ServiceError::ExpectedMore {}).await;
+        }
+        let interval = request.interval_ms.map_or(WATCH_INTERVAL, Duration::from_millis);
+        if !(SHORTEST_WATCH_INTERVAL..=WATCH_HEARTBEAT).contains(&interval) {
+            let error = PoolError::invalid("interval_ms", "must be from 10 to 10000");
+            return self.error(mode, &error).await;
+        }
+        let subscription = Subscription::new(&self.service.engine);
+        self.frame(subscription.snapshot()).await?;
+        loop {
+            tokio::select! {
+                () = self.hangup.happened() => return Err(Gone),
+                () = next_frame(&subscription, interval) => {}
+            }
+            self.frame(subscription.delta()).await?;
+        }
+    }
+
+    async fn frame(&mut self, frame: pcpm_api::types::WatchFrame) -> Step {
+        let reply = Reply::new(Some(frame)).set_continues(Some(true));
+        Ok(self.connection.send_reply(&reply, Vec::new()).await?)
+    }
+
+    async fn result<T: Serialize + std::fmt::Debug>(
+        &mut self,
+        mode: Mode,
+        result: Result<T, PoolError>,
+    ) -> Step {
+        match result {
+            Ok(parameters) => self.reply(mode, parameters).await,
+            Err(error) => self.error(mode, &error).await,
+        }
+    }
+
+    async fn reply<T: Serialize + std::fmt::Debug>(&mut self, mode: Mode, parameters: T) -> Step {
+        self.reply_with(mode, parameters, Vec::new()).await
+    }
+
+    async fn reply_with<T: Serialize + std::fmt::Debug>(
+        &mut self,
+        mode: Mode,
+        parameters: T,
+        fds: Vec<OwnedFd>,
+    ) -> Step {
+        if mode.oneway {
+            return Ok(());
+        }
+        Ok(self.connection.send_reply(&Reply::new(Some(parameters)), fds).await?)
+    }
+
+    async fn error<E: Serialize + std::fmt::Debug>(&mut self, mode: Mode, error: &E) -> Step {
+        if mode.oneway {
+            return Ok(());
+        }
+        Ok(self.connection.send_error(error, Vec::new()).await?)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.service.engine.borrow_mut().client_left(self.id);
+    }
+}
+
+/// A reply without parameters.
+#[derive(Debug, Serialize)]
+struct NoParameters {}
+
+/// Returns when the next frame is due: after a change, or as a sign of life.
+async fn next_frame(subscription: &Subscription, interval: Duration) {
+    let paced = async {
+        tokio::time::sleep(interval).await;
+        subscription.changed().await;
+    };
+    let _sign_of_life = tokio::time::timeout(WATCH_HEARTBEAT, paced).await;
+}

@@ -1,0 +1,73 @@
+//! The daemon's hands on BPF: loading the steering programs, their maps, their pins, and the
+//! program on the uplink. Network namespaces, links and the hubs' filters belong to `net`.
+//!
+//! An attach or a detach is one [`Datapath::publish`]: an atomic store into a map that is mapped
+//! into the daemon's memory, without a system call.
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod pins;
+mod steering;
+mod words;
+
+use pcpm_ebpf::abi::{AttachmentWord, Config, SlotCounters};
+
+use crate::net::Programs;
+
+pub(crate) use pins::PinDir;
+pub(crate) use steering::{Sizes, Steering};
+
+/// A failed operation on programs, maps or pins, with what was operated on.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}")]
+pub(crate) struct BpfError {
+    what: String,
+    cause: String,
+}
+
+impl BpfError {
+    fn new(what: impl Into<String>, cause: &dyn std::error::Error) -> Self {
+        Self { what: what.into(), cause: whole_cause(cause) }
+    }
+}
+
+/// An error with everything that caused it; loaders bury the kernel's reason several levels deep.
+fn whole_cause(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// What the running daemon asks of the datapath.
+pub(crate) trait Datapath {
+    /// Says who holds the slot. Every packet from now on sees this, and none sees half of it.
+    fn publish(&mut self, slot: u32, word: AttachmentWord);
+
+    /// The slot's traffic since its index was first used, summed over the CPUs.
+    fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError>;
+
+    /// Packets dropped since the programs were loaded, by drop reason, summed over the CPUs.
+    fn drops(&self) -> Result<Vec<u64>, BpfError>;
+}
+
+/// What the daemon sets up before any slot exists.
+pub(crate) trait DatapathSetup: Datapath {
+    /// Tells the programs of the world.
+    fn configure(&mut self, config: Config) -> Result<(), BpfError>;
+
+    /// Tells the programs the hub's interface in the host.
+    fn set_hub(&mut self, hub: u32, host_ifindex: u32) -> Result<(), BpfError>;
+
+    /// Programs to be attached to the hubs.
+    fn programs(&self) -> Result<Programs, BpfError>;
+
+    /// Attaches to the uplink, beside whatever programs others have there.
+    fn attach_uplink(&mut self, interface: &str) -> Result<(), BpfError>;
+}

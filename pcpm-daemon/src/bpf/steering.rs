@@ -1,0 +1,200 @@
+//! The steering programs and their maps, loaded with aya from the object that the build carries.
+#![expect(unsafe_code, reason = "says which ABI types are plain memory")]
+
+use std::path::PathBuf;
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, Map, MapData, PerCpuArray},
+    programs::{LinkOrder, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions},
+};
+use pcpm_ebpf::{
+    STEER_OBJECT,
+    abi::{AttachmentWord, Config, SlotCounters, names},
+};
+
+use super::{BpfError, Datapath, DatapathSetup, PinDir, words::AttachmentWords};
+use crate::net::Programs;
+
+/// How many of what the maps hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) slots: u32,
+    pub(crate) hubs: u32,
+    pub(crate) flows: u32,
+}
+
+/// Words of [`SlotCounters`], which aya reads as an array: it knows those to be plain memory.
+type CounterWords = [u64; size_of::<SlotCounters>() / 8];
+
+/// The configuration as aya writes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct ConfigValue(Config);
+
+// SAFETY: `Config` is `repr(C)`, `Copy`, without padding, and every bit pattern is valid.
+unsafe impl Pod for ConfigValue {}
+
+/// The loaded programs and maps.
+pub(crate) struct Steering {
+    ebpf: Ebpf,
+    words: AttachmentWords,
+    config: Array<MapData, ConfigValue>,
+    hubs: Array<MapData, u32>,
+    slot_counters: PerCpuArray<MapData, CounterWords>,
+    drops: PerCpuArray<MapData, u64>,
+    uplink_pin: PathBuf,
+}
+
+impl Steering {
+    /// Loads the programs and pins every map under `pins`.
+    pub(crate) fn load(sizes: Sizes, pins: &PinDir) -> Result<Self, BpfError> {
+        let mut ebpf = EbpfLoader::new()
+            // The programs use no relocation against the kernel's types, whose table is megabytes.
+            .btf(None)
+            .map_max_entries(names::ATTACHMENTS, sizes.slots)
+            .map_max_entries(names::SLOT_COUNTERS, sizes.slots)
+            .map_max_entries(names::HUBS, sizes.hubs)
+            .map_max_entries(names::FLOWS, sizes.flows)
+            .load(STEER_OBJECT)
+            .map_err(|e| BpfError::new("load the steering object", &e))?;
+        for (name, map) in ebpf.maps() {
+            pin(map, pins, name)?;
+        }
+        load_programs(&mut ebpf)?;
+        let attachments = take_map_data(&mut ebpf, names::ATTACHMENTS)?;
+        let words = AttachmentWords::map(attachments.fd(), sizes.slots)
+            .map_err(|e| BpfError::new(format!("map {} into memory", names::ATTACHMENTS), &e))?;
+        Ok(Self {
+            words,
+            config: take_map(&mut ebpf, names::CONFIG)?,
+            hubs: take_map(&mut ebpf, names::HUBS)?,
+            slot_counters: take_map(&mut ebpf, names::SLOT_COUNTERS)?,
+            drops: take_map(&mut ebpf, names::DROPS)?,
+            ebpf,
+            uplink_pin: pins.path(names::FROM_UPLINK),
+        })
+    }
+
+    fn program(&self, name: &str) -> Result<&SchedClassifier, BpfError> {
+        let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
+        program.try_into().map_err(|e| BpfError::new(format!("use program {name}"), &e))
+    }
+
+    fn program_fd(&self, name: &str) -> Result<std::os::fd::OwnedFd, BpfError> {
+        use std::os::fd::AsFd as _;
+        let what = || format!("take the file descriptor of program {name}");
+        let fd = self.program(name)?.fd().map_err(|e| BpfError::new(what(), &e))?;
+        fd.as_fd().try_clone_to_owned().map_err(|e| BpfError::new(what(), &e))
+    }
+}
+
+impl Datapath for Steering {
+    fn publish(&mut self, slot: u32, word: AttachmentWord) {
+        self.words.store(slot, word);
+    }
+
+    fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError> {
+        let per_cpu = self
+            .slot_counters
+            .get(&slot, 0)
+            .map_err(|e| BpfError::new(format!("read the counters of slot {slot}"), &e))?;
+        let mut sum = CounterWords::default();
+        for cpu in per_cpu.iter() {
+            for (total, value) in sum.iter_mut().zip(cpu) {
+                *total += value;
+            }
+        }
+        Ok(counters(sum))
+    }
+
+    fn drops(&self) -> Result<Vec<u64>, BpfError> {
+        let sums = self.drops.iter().map(|per_cpu| per_cpu.map(|values| values.iter().sum()));
+        sums.collect::<Result<_, _>>().map_err(|e| BpfError::new("read the drop counters", &e))
+    }
+}
+
+impl DatapathSetup for Steering {
+    fn configure(&mut self, config: Config) -> Result<(), BpfError> {
+        self.config
+            .set(0, ConfigValue(config), 0)
+            .map_err(|e| BpfError::new("write the programs' configuration", &e))
+    }
+
+    fn set_hub(&mut self, hub: u32, host_ifindex: u32) -> Result<(), BpfError> {
+        self.hubs
+            .set(hub, host_ifindex, 0)
+            .map_err(|e| BpfError::new(format!("write the interface of hub {hub}"), &e))
+    }
+
+    fn programs(&self) -> Result<Programs, BpfError> {
+        Ok(Programs {
+            from_slot: self.program_fd(names::FROM_SLOT)?,
+            from_host: self.program_fd(names::FROM_HOST)?,
+            from_hub: self.program_fd(names::FROM_HUB)?,
+            to_hub: self.program_fd(names::TO_HUB)?,
+        })
+    }
+
+    /// The tcx link is pinned, so the program stays when the daemon is killed.
+    fn attach_uplink(&mut self, interface: &str) -> Result<(), BpfError> {
+        let what = || format!("attach {} to uplink {interface}", names::FROM_UPLINK);
+        let program =
+            self.ebpf.program_mut(names::FROM_UPLINK).ok_or_else(|| missing("program", names::FROM_UPLINK))?;
+        let program: &mut SchedClassifier =
+            program.try_into().map_err(|e| BpfError::new(what(), &e))?;
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = program
+            .attach_with_options(interface, TcAttachType::Ingress, order)
+            .and_then(|id| program.take_link(id))
+            .map_err(|e| BpfError::new(what(), &e))?;
+        let link = FdLink::try_from(link).map_err(|e| BpfError::new(what(), &e))?;
+        let path = &self.uplink_pin;
+        link.pin(path).map_err(|e| BpfError::new(format!("pin {}", path.display()), &e))?;
+        Ok(())
+    }
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    for (name, program) in ebpf.programs_mut() {
+        let program: &mut SchedClassifier =
+            program.try_into().map_err(|e| BpfError::new(format!("use program {name}"), &e))?;
+        program.load().map_err(|e| BpfError::new(format!("load program {name}"), &e))?;
+    }
+    Ok(())
+}
+
+fn pin(map: &Map, pins: &PinDir, name: &str) -> Result<(), BpfError> {
+    let path = pins.path(name);
+    map.pin(&path).map_err(|e| BpfError::new(format!("pin map {}", path.display()), &e))
+}
+
+fn take_map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, BpfError>
+where
+    T: TryFrom<Map>,
+    T::Error: std::error::Error + 'static,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| missing("map", name))?;
+    map.try_into().map_err(|e: T::Error| BpfError::new(format!("use map {name}"), &e))
+}
+
+fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(missing("array map", name)),
+    }
+}
+
+fn missing(kind: &str, name: &str) -> BpfError {
+    BpfError { what: format!("find {kind} {name}"), cause: "not in the steering object".into() }
+}
+
+fn counters([a, b, c, d, e]: CounterWords) -> SlotCounters {
+    SlotCounters {
+        sent_packets: a,
+        sent_bytes: b,
+        received_packets: c,
+        received_bytes: d,
+        dropped_packets: e,
+    }
+}

@@ -1,0 +1,132 @@
+//! What happened lately: a bounded log that watchers read from.
+
+use std::collections::VecDeque;
+
+use pcpm_api::types;
+
+use super::unix_time_ms;
+use crate::{net::slot_name, pool::Holder, pool::SlotIndex};
+
+/// Events remembered. A watcher that falls behind by more is told how many it lost.
+const REMEMBERED: usize = 4096;
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Happening {
+    Ready,
+    Attached,
+    Detached,
+    Retired,
+    Failed,
+    Exhausted,
+}
+
+impl Happening {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Attached => "attached",
+            Self::Detached => "detached",
+            Self::Retired => "retired",
+            Self::Failed => "failed",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    time_ms: u64,
+    happening: Happening,
+    slot: Option<SlotIndex>,
+    /// Owner and tenant.
+    holder: Option<(String, String)>,
+    message: String,
+}
+
+/// The log. Sequence numbers start at 0 and have no gaps.
+#[derive(Debug, Default)]
+pub(super) struct EventLog {
+    entries: VecDeque<Entry>,
+    forgotten: u64,
+}
+
+impl EventLog {
+    pub(super) fn push(
+        &mut self,
+        happening: Happening,
+        slot: Option<SlotIndex>,
+        holder: Option<&Holder>,
+        message: String,
+    ) {
+        if self.entries.len() == REMEMBERED {
+            self.entries.pop_front();
+            self.forgotten += 1;
+        }
+        self.entries.push_back(Entry {
+            time_ms: unix_time_ms(),
+            happening,
+            slot,
+            holder: holder.map(|holder| (holder.owner.clone(), holder.tenant.clone())),
+            message,
+        });
+    }
+
+    /// The number that the next event will have.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.forgotten + self.entries.len() as u64
+    }
+
+    /// The events from `sequence` on, and how many of them are forgotten.
+    pub(super) fn since(&self, sequence: u64) -> (Vec<types::Event>, u64) {
+        let lost = self.forgotten.saturating_sub(sequence);
+        let skip = usize::try_from(sequence.saturating_sub(self.forgotten)).unwrap_or(usize::MAX);
+        let events = (self.forgotten..).zip(&self.entries).skip(skip);
+        (events.map(|(sequence, entry)| entry.event(sequence)).collect(), lost)
+    }
+}
+
+impl Entry {
+    fn event(&self, sequence: u64) -> types::Event {
+        let (owner, tenant) = self.holder.clone().unzip();
+        types::Event {
+            sequence,
+            time_ms: self.time_ms,
+            kind: self.happening.as_str().to_owned(),
+            slot: self.slot.map(slot_name),
+            owner,
+            tenant,
+            message: self.message.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(events: usize) -> EventLog {
+        let mut log = EventLog::default();
+        for _ in 0..events {
+            log.push(Happening::Ready, Some(1), None, String::new());
+        }
+        log
+    }
+
+    #[test]
+    fn a_reader_gets_what_came_since_it_last_read() {
+        let log = log(5);
+        let (events, lost) = log.since(3);
+        assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(lost, 0);
+        assert!(log.since(5).0.is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_fell_behind_is_told_how_many_events_it_lost() {
+        let log = log(REMEMBERED + 10);
+        let (events, lost) = log.since(4);
+        assert_eq!((events.len(), lost), (REMEMBERED, 6));
+        assert_eq!(events[0].sequence, 10);
+    }
+}

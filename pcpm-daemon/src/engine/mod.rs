@@ -1,0 +1,512 @@
+//! The engine: one thread owns the pool, the datapath and the slots' file descriptors, and carries
+//! out what the pool decides. Clients' tasks call it directly, so an attach takes no lock, no
+//! channel hop and no system call but the reply's. What blocks on the kernel is handed to
+//! [`workers`].
+
+mod attachment;
+mod events;
+mod latency;
+mod leases;
+mod status;
+mod tenants;
+#[cfg(test)]
+mod tests;
+mod watch;
+pub(crate) mod workers;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::Ipv4Addr,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    rc::Rc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use pcpm_api::{
+    error::PoolError,
+    limits::{self, DEFAULT_TENANT},
+    types::{self, Attachment, Lease, OnEmpty, Source, Traffic},
+};
+use pcpm_ebpf::abi::{AttachmentWord, SlotCounters};
+use tokio::sync::{Notify, oneshot};
+
+use crate::{
+    bpf::Datapath,
+    net::{self, RetiredSlot, SlotSpec},
+    pool::{self, Command, Event, Holder, Pool, PoolSettings, Refusal, RequestId, SlotIndex},
+};
+
+use events::{EventLog, Happening};
+use latency::LatencyHistogram;
+use leases::Leases;
+use tenants::Tenants;
+use watch::Watchers;
+use workers::{Report, Work};
+
+pub(crate) use watch::Subscription;
+
+/// How long a request waits that does not say how long.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest time a request may wait.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// The engine as clients' tasks share it.
+pub(crate) type Shared = Rc<RefCell<Engine>>;
+
+/// Names a client connection.
+pub(crate) type ClientId = u64;
+
+/// What is fixed while the daemon runs.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) pool_cidr: ipnet::Ipv4Net,
+    pub(crate) mtu: u32,
+    pub(crate) uplink: Option<types::Uplink>,
+}
+
+impl World {
+    /// The address of a slot.
+    pub(crate) fn address(&self, slot: SlotIndex) -> Ipv4Addr {
+        (u32::from(self.pool_cidr.network()) + slot).into()
+    }
+}
+
+/// What an attach gets.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) attachment: Attachment,
+    /// The slot's namespace, if it was asked for.
+    pub(crate) netns: Option<OwnedFd>,
+}
+
+/// The answer to an attach, or where it will come.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Now(Result<Attached, PoolError>),
+    Later(RequestId, oneshot::Receiver<Result<Attached, PoolError>>),
+}
+
+/// A request that has no answer yet.
+#[derive(Debug)]
+struct Pending {
+    client: ClientId,
+    asked_at: Instant,
+    pass_fd: bool,
+    reply: Option<oneshot::Sender<Result<Attached, PoolError>>>,
+}
+
+/// What the engine knows of a slot beside the pool's state.
+#[derive(Debug, Default)]
+struct Record {
+    netns: Option<OwnedFd>,
+    /// The counters when the slot became ready: traffic is counted from there.
+    baseline: SlotCounters,
+    took_us: u64,
+    attached_at_ms: u64,
+    cold: bool,
+}
+
+/// See the module's documentation.
+pub(crate) struct Engine {
+    world: World,
+    pool: Pool,
+    datapath: Box<dyn Datapath>,
+    work: Box<dyn Work>,
+    records: Vec<Record>,
+    leases: Leases,
+    tenants: Tenants,
+    pending: HashMap<RequestId, Pending>,
+    next_request: RequestId,
+    events: EventLog,
+    watchers: Watchers,
+    totals: status::Totals,
+    attach_latency: LatencyHistogram,
+    create_latency: LatencyHistogram,
+    memory: status::MemoryFigures,
+    clients: u32,
+    started: Instant,
+    /// Wakes the timer when the pool's next deadline changed.
+    deadline_changed: Rc<Notify>,
+    armed: Option<pool::Now>,
+    /// Told once, when the warm target is reached for the first time.
+    filled: Option<oneshot::Sender<()>>,
+    commands: Vec<Command>,
+}
+
+impl Engine {
+    /// An engine over an empty pool; [`start`](Self::start) begins to fill it.
+    pub(crate) fn new(
+        world: World,
+        settings: PoolSettings,
+        datapath: Box<dyn Datapath>,
+        work: Box<dyn Work>,
+    ) -> Self {
+        Self {
+            world,
+            pool: Pool::new(settings),
+            datapath,
+            work,
+            records: (0..settings.capacity).map(|_| Record::default()).collect(),
+            leases: Leases::default(),
+            tenants: Tenants::default(),
+            pending: HashMap::new(),
+            next_request: 0,
+            events: EventLog::default(),
+            watchers: Watchers::default(),
+            totals: status::Totals::default(),
+            attach_latency: LatencyHistogram::default(),
+            create_latency: LatencyHistogram::default(),
+            memory: status::MemoryFigures::default(),
+            clients: 0,
+            started: Instant::now(),
+            deadline_changed: Rc::default(),
+            armed: None,
+            filled: None,
+            commands: Vec::new(),
+        }
+    }
+
+    /// Begins to fill the pool. The receiver is told when the warm target is reached.
+    pub(crate) fn start(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.filled = Some(sender);
+        self.memory.start_fill();
+        self.feed(Event::Tick, None);
+        receiver
+    }
+
+    /// Hands a slot to the owner. A request that has to wait is answered later.
+    pub(crate) fn attach(&mut self, request: types::AttachRequest, client: ClientId) -> Answer {
+        let asked_at = Instant::now();
+        let pass_fd = request.pass_fd.unwrap_or(false);
+        let id = self.next_request;
+        self.next_request += 1;
+        let request = match self.checked(request, id) {
+            Ok(request) => request,
+            Err(error) => {
+                self.totals.refused += 1;
+                return Answer::Now(Err(error));
+            }
+        };
+        self.pending.insert(id, Pending { client, asked_at, pass_fd, reply: None });
+        match self.feed(Event::Attach(request), Some(id)) {
+            Some(answer) => Answer::Now(answer),
+            None => {
+                let (reply, receiver) = oneshot::channel();
+                if let Some(pending) = self.pending.get_mut(&id) {
+                    pending.reply = Some(reply);
+                }
+                Answer::Later(id, receiver)
+            }
+        }
+    }
+
+    /// Forgets a request that waits. One that was answered meanwhile keeps its attachment.
+    pub(crate) fn cancel(&mut self, request: RequestId) {
+        if self.pending.remove(&request).is_some() {
+            self.feed(Event::Cancel(request), None);
+        }
+    }
+
+    /// Ends the owner's attachment; its traffic is cut when this returns.
+    pub(crate) fn detach(&mut self, owner: &str) -> Result<(), PoolError> {
+        let slot = self.slot_of(owner)?;
+        self.feed(Event::Detach(slot), None);
+        Ok(())
+    }
+
+    /// The owner's attachment, its traffic, and its namespace if asked for.
+    pub(crate) fn get(
+        &self,
+        owner: &str,
+        pass_fd: bool,
+    ) -> Result<(Attached, Traffic), PoolError> {
+        let slot = self.slot_of(owner)?;
+        let attached = self.attached(slot, pass_fd)?;
+        Ok((attached, self.traffic(slot)?))
+    }
+
+    /// All attachments, by slot.
+    pub(crate) fn list(&self) -> Vec<Attachment> {
+        self.pool.attached_slots().filter_map(|slot| self.attachment(slot)).collect()
+    }
+
+    /// Takes what a worker did.
+    pub(crate) fn report(&mut self, report: Report) {
+        let event = match report {
+            Report::Created { slot, netns, took } => {
+                self.totals.created += 1;
+                self.create_latency.record(took);
+                let baseline = self.datapath.slot_counters(slot).unwrap_or_default();
+                self.records[slot as usize] =
+                    Record { netns: Some(netns), baseline, ..Record::default() };
+                self.events.push(Happening::Ready, Some(slot), None, String::new());
+                Event::Created(slot)
+            }
+            Report::CreateFailed { slot, reason } => {
+                self.note_failure(slot, &reason);
+                Event::CreateFailed(slot, reason)
+            }
+            Report::Retired { slot } => {
+                self.totals.retired += 1;
+                self.events.push(Happening::Retired, Some(slot), None, String::new());
+                Event::Retired(slot)
+            }
+            Report::RetireFailed { slot, reason } => {
+                self.note_failure(slot, &reason);
+                Event::RetireFailed(slot, reason)
+            }
+        };
+        self.feed(event, None);
+    }
+
+    /// Refuses everybody from now on.
+    pub(crate) fn drain(&mut self) {
+        self.totals.draining = true;
+        self.feed(Event::Drain, None);
+    }
+
+    /// Connected clients.
+    pub(crate) fn clients(&self) -> u32 {
+        self.clients
+    }
+
+    /// A client connected.
+    pub(crate) fn client_came(&mut self) {
+        self.clients += 1;
+    }
+
+    /// A client's connection ended, and with it the attachments leased to it.
+    pub(crate) fn client_left(&mut self, client: ClientId) {
+        self.clients -= 1;
+        for slot in self.leases.of(client) {
+            self.feed(Event::Detach(slot), None);
+        }
+    }
+
+    /// Ticks the pool whenever it asks to be.
+    pub(crate) async fn run_timer(engine: Shared) {
+        let changed = engine.borrow().deadline_changed.clone();
+        loop {
+            let due = {
+                let engine = engine.borrow();
+                engine.armed.map(|at| engine.started + at)
+            };
+            tokio::select! {
+                () = changed.notified() => {}
+                () = sleep_until(due) => {
+                    let mut engine = engine.borrow_mut();
+                    engine.armed = None;
+                    engine.feed(Event::Tick, None);
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> pool::Now {
+        self.started.elapsed()
+    }
+
+    fn slot_of(&self, owner: &str) -> Result<SlotIndex, PoolError> {
+        self.pool
+            .slot_of(owner)
+            .ok_or_else(|| PoolError::NoSuchAttachment { owner: owner.to_owned() })
+    }
+
+    fn checked(
+        &self,
+        request: types::AttachRequest,
+        id: RequestId,
+    ) -> Result<pool::AttachRequest, PoolError> {
+        let tenant = request.tenant.unwrap_or_else(|| DEFAULT_TENANT.to_owned());
+        let labels = request.labels.unwrap_or_default();
+        limits::check_owner(&request.owner)?;
+        limits::check_tenant(&tenant)?;
+        limits::check_labels(&labels)?;
+        let timeout = request.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+        if timeout > LONGEST_TIMEOUT {
+            return Err(PoolError::invalid("timeout_ms", "at most 3600000 (one hour) is allowed"));
+        }
+        let lease = request.lease.unwrap_or(Lease::Explicit);
+        Ok(pool::AttachRequest {
+            id,
+            holder: Holder { owner: request.owner, tenant, labels, lease },
+            on_empty: request.on_empty.unwrap_or(OnEmpty::Wait),
+            deadline: self.now() + timeout,
+        })
+    }
+
+    /// Feeds the pool and carries out what it decides. The answer to request `own`, if there is one
+    /// now, is returned; all others go to whoever waits for them.
+    fn feed(
+        &mut self,
+        event: Event,
+        own: Option<RequestId>,
+    ) -> Option<Result<Attached, PoolError>> {
+        let mut commands = std::mem::take(&mut self.commands);
+        let now = self.now();
+        self.pool.handle(event, now, &mut commands);
+        let mut own_answer = None;
+        for command in commands.drain(..) {
+            if let Some((request, answer)) = self.carry_out(command) {
+                let reply = self.pending.remove(&request).and_then(|pending| pending.reply);
+                match reply {
+                    _ if own == Some(request) => own_answer = Some(answer),
+                    // Whoever stops waiting cancels, so the receiver is there; if its connection
+                    // breaks now the attachment lives on as after any lost reply.
+                    Some(reply) => drop(reply.send(answer)),
+                    None => {}
+                }
+            }
+        }
+        self.commands = commands;
+        self.after_change();
+        own_answer
+    }
+
+    fn carry_out(
+        &mut self,
+        command: Command,
+    ) -> Option<(RequestId, Result<Attached, PoolError>)> {
+        match command {
+            Command::Create(slot) => self.work.create(SlotSpec {
+                index: slot,
+                address: self.world.address(slot),
+                mtu: self.world.mtu,
+            }),
+            Command::Retire(slot) => {
+                let netns = self.records[slot as usize].netns.take();
+                self.work.retire(RetiredSlot { index: slot, netns });
+            }
+            Command::Revoke { slot, holder } => self.revoke(slot, &holder),
+            Command::Grant { request, slot, source } => {
+                return Some((request, self.grant(request, slot, source)));
+            }
+            Command::Existing { request, slot } => {
+                return Some((request, self.existing(request, slot)));
+            }
+            Command::Refuse { request, refusal } => {
+                return Some((request, Err(self.refusal(refusal))));
+            }
+        }
+        None
+    }
+
+    fn grant(
+        &mut self,
+        request: RequestId,
+        slot: SlotIndex,
+        source: Source,
+    ) -> Result<Attached, PoolError> {
+        let epoch = self.pool.epoch(slot);
+        let holder = self.pool.holder(slot).expect("the pool grants attached slots");
+        let tenant = self.tenants.acquire(&holder.tenant);
+        self.events.push(Happening::Attached, Some(slot), Some(holder), String::new());
+        self.datapath.publish(slot, AttachmentWord::attached(epoch, tenant));
+        let pending = &self.pending[&request];
+        let pass_fd = pending.pass_fd;
+        let took = pending.asked_at.elapsed();
+        if holder.lease == Lease::Connection {
+            self.leases.grant(slot, pending.client);
+        }
+        let record = &mut self.records[slot as usize];
+        record.took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        record.attached_at_ms = unix_time_ms();
+        record.cold = source == Source::Cold;
+        self.totals.count_attach(source);
+        self.attach_latency.record(took);
+        self.attached(slot, pass_fd)
+    }
+
+    fn existing(&mut self, request: RequestId, slot: SlotIndex) -> Result<Attached, PoolError> {
+        let pending = &self.pending[&request];
+        let pass_fd = pending.pass_fd;
+        if self.pool.holder(slot).is_some_and(|holder| holder.lease == Lease::Connection) {
+            self.leases.grant(slot, pending.client);
+        }
+        self.attached(slot, pass_fd)
+    }
+
+    fn refusal(&mut self, refusal: Refusal) -> PoolError {
+        match refusal {
+            Refusal::Exhausted => {
+                self.totals.exhausted += 1;
+                let counts = self.pool.counts();
+                let message = format!("{} waiting", counts.waiting);
+                self.events.push(Happening::Exhausted, None, None, message);
+                PoolError::PoolExhausted {
+                    depth: counts.ready,
+                    capacity: counts.capacity,
+                    waiting: counts.waiting,
+                    retry_after_ms: self.retry_after_ms(),
+                }
+            }
+            Refusal::OwnerExists { slot, field } => {
+                self.totals.refused += 1;
+                let owner = self.pool.holder(slot).map(|holder| holder.owner.clone());
+                PoolError::OwnerExists {
+                    owner: owner.unwrap_or_default(),
+                    field: field.to_owned(),
+                }
+            }
+            Refusal::Draining => {
+                self.totals.refused += 1;
+                PoolError::Draining {}
+            }
+        }
+    }
+
+    fn revoke(&mut self, slot: SlotIndex, holder: &Holder) {
+        self.datapath.publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
+        self.leases.end(slot);
+        self.tenants.release(&holder.tenant);
+        self.totals.detached += 1;
+        self.events.push(Happening::Detached, Some(slot), Some(holder), String::new());
+    }
+
+    /// What has to follow every change of the pool: watchers, the timer, the first fill's end.
+    fn after_change(&mut self) {
+        self.watchers.touch(self.pool.take_touched(), self.events.next_sequence());
+        let deadline = self.pool.next_deadline();
+        if deadline != self.armed {
+            self.armed = deadline;
+            self.deadline_changed.notify_one();
+        }
+        let counts = self.pool.counts();
+        if self.filled.is_some() && counts.ready + counts.attached >= counts.target {
+            self.fill_ended(counts.ready + counts.attached);
+        }
+    }
+
+    fn fill_ended(&mut self, slots: u32) {
+        self.memory.end_fill(slots);
+        if let Some(filled) = self.filled.take() {
+            // The daemon may have stopped listening: it is shutting down.
+            let _nobody_listens = filled.send(());
+        }
+    }
+
+    fn note_failure(&mut self, slot: SlotIndex, reason: &str) {
+        self.totals.failed += 1;
+        tracing::warn!(slot = net::slot_name(slot), "{reason}");
+        self.events.push(Happening::Failed, Some(slot), None, reason.to_owned());
+    }
+}
+
+/// Sleeps until `due`, for ever if it is never due.
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+fn unix_time_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,158 @@
+//! The figures of `Status`.
+
+use std::time::Duration;
+
+use pcpm_api::types::{AttachTotals, DropCount, Failure, Memory, RefillTotals, Source, Status};
+use pcpm_ebpf::drop_reason::DropReason;
+
+use super::Engine;
+use crate::{
+    memory::{self, FillMeter, KernelMemory},
+    net::slot_name,
+};
+
+/// Failed slots that `Status` names; `slots.failed` counts all of them.
+const FAILURES_SHOWN: usize = 20;
+
+/// What happened since start.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) warm: u64,
+    pub(super) cold: u64,
+    pub(super) detached: u64,
+    pub(super) exhausted: u64,
+    pub(super) refused: u64,
+    pub(super) created: u64,
+    pub(super) retired: u64,
+    pub(super) failed: u64,
+    pub(super) draining: bool,
+}
+
+impl Totals {
+    pub(super) fn count_attach(&mut self, source: Source) {
+        match source {
+            Source::Warm => self.warm += 1,
+            Source::Cold => self.cold += 1,
+        }
+    }
+}
+
+/// The kernel's memory, measured around the first fill.
+#[derive(Debug, Default)]
+pub(super) struct MemoryFigures {
+    meter: Option<FillMeter>,
+    per_slot: Option<KernelMemory>,
+}
+
+impl MemoryFigures {
+    pub(super) fn start_fill(&mut self) {
+        self.meter = FillMeter::start().ok();
+    }
+
+    pub(super) fn end_fill(&mut self, slots: u32) {
+        let measured = self.meter.take().map(|meter| meter.finish(slots));
+        self.per_slot = measured.and_then(Result::ok).flatten();
+    }
+
+    fn figures(&self) -> Memory {
+        Memory {
+            daemon_rss_bytes: memory::resident_bytes().unwrap_or_default(),
+            kernel_slab_bytes_per_slot: self.per_slot.map(|kernel| kernel.slab_bytes_per_slot),
+            kernel_percpu_bytes_per_slot: self.per_slot.map(|kernel| kernel.percpu_bytes_per_slot),
+        }
+    }
+}
+
+impl Engine {
+    /// Counts, totals and health.
+    pub(crate) fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            draining: self.totals.draining,
+            pool_cidr: self.world.pool_cidr.to_string(),
+            slots: self.pool.counts(),
+            attach: self.attach_totals(),
+            attach_latency: self.attach_latency.summary(),
+            refill: RefillTotals {
+                created: self.totals.created,
+                retired: self.totals.retired,
+                failed: self.totals.failed,
+                create: self.create_latency.summary(),
+            },
+            uplink: self.world.uplink.clone(),
+            clients: self.clients,
+            memory: self.memory.figures(),
+            drops: self.drop_counts(),
+            failures: self.failures(),
+            warnings: self.warnings(),
+        }
+    }
+
+    /// When a refused client may find a slot: those who wait get theirs first.
+    pub(super) fn retry_after_ms(&self) -> u64 {
+        const GUESS_US: u64 = 10_000;
+        let create_us = match self.create_latency.summary().p50_us {
+            0 => GUESS_US,
+            measured => measured,
+        };
+        let ahead = u64::from(self.pool.counts().waiting) + 1;
+        (create_us * ahead).div_ceil(1000)
+    }
+
+    fn attach_totals(&self) -> AttachTotals {
+        let Totals { warm, cold, detached, exhausted, refused, .. } = self.totals;
+        AttachTotals { warm, cold, detached, exhausted, refused }
+    }
+
+    fn drop_counts(&self) -> Vec<DropCount> {
+        let counts = self.datapath.drops().unwrap_or_default();
+        let reasons = DropReason::ALL.iter().zip(counts);
+        reasons
+            .map(|(reason, packets)| DropCount {
+                reason: reason.name().to_owned(),
+                description: reason.description().to_owned(),
+                packets,
+            })
+            .collect()
+    }
+
+    fn failures(&self) -> Vec<Failure> {
+        let now = self.now();
+        let failed = self.pool.failed_slots().filter_map(|slot| {
+            let (reason, retry_at) = self.pool.failure(slot)?;
+            Some(Failure {
+                slot: slot_name(slot),
+                reason: reason.to_owned(),
+                retry_in_ms: millis(retry_at.saturating_sub(now)),
+            })
+        });
+        failed.take(FAILURES_SHOWN).collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let counts = self.pool.counts();
+        let mut warnings = Vec::new();
+        if self.world.uplink.is_none() {
+            warnings.push("no uplink: slots reach each other and the host only".to_owned());
+        }
+        if counts.failed > 0 {
+            warnings.push(format!("{} slots could not be made or destroyed", counts.failed));
+        }
+        if counts.waiting > 0 {
+            warnings.push(format!("{} requests wait for a slot", counts.waiting));
+        }
+        let coming = counts.ready + counts.creating + counts.vacant + counts.retiring;
+        if coming < counts.target {
+            warnings.push(format!(
+                "at most {coming} slots can be ready, fewer than the target of {}: raise capacity",
+                counts.target
+            ));
+        }
+        warnings
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,225 @@
+//! The engine between a datapath that remembers and workers that are told when to finish.
+
+use std::{cell::RefCell, fs::File};
+
+use pcpm_api::types::SlotState;
+
+use super::*;
+use crate::bpf::fake::FakeDatapath;
+
+/// Work handed out and not done yet.
+#[derive(Clone, Debug, Default)]
+struct FakeWork {
+    create: Rc<RefCell<Vec<SlotSpec>>>,
+    retire: Rc<RefCell<Vec<SlotIndex>>>,
+}
+
+impl workers::Work for FakeWork {
+    fn create(&mut self, spec: SlotSpec) {
+        self.create.borrow_mut().push(spec);
+    }
+
+    fn retire(&mut self, slot: RetiredSlot) {
+        self.retire.borrow_mut().push(slot.index);
+    }
+}
+
+struct Bench {
+    engine: Shared,
+    datapath: FakeDatapath,
+    work: FakeWork,
+}
+
+impl Bench {
+    fn new(capacity: u32, ready: u32) -> Self {
+        let world = World {
+            state_dir: "/run/pcpm".into(),
+            pool_cidr: "10.213.0.0/16".parse().unwrap(),
+            mtu: 1400,
+            uplink: None,
+        };
+        let (datapath, work) = (FakeDatapath::default(), FakeWork::default());
+        let engine = Engine::new(
+            world,
+            PoolSettings { capacity, ready, creating: capacity },
+            Box::new(datapath.clone()),
+            Box::new(work.clone()),
+        );
+        Self { engine: Rc::new(RefCell::new(engine)), datapath, work }
+    }
+
+    fn filled(slots: u32) -> Self {
+        let bench = Self::new(slots, slots);
+        let filled = bench.engine.borrow_mut().start();
+        bench.work();
+        drop(filled);
+        bench
+    }
+
+    /// Lets the workers finish all there is to do.
+    fn work(&self) {
+        loop {
+            let next = (!self.work.create.borrow().is_empty()).then_some(0);
+            let create = next.map(|first| self.work.create.borrow_mut().remove(first));
+            let retire = self.work.retire.borrow_mut().pop();
+            let report = match (create, retire) {
+                (Some(spec), retire) => {
+                    self.work.retire.borrow_mut().extend(retire);
+                    created(spec.index)
+                }
+                (None, Some(slot)) => Report::Retired { slot },
+                (None, None) => return,
+            };
+            self.engine.borrow_mut().report(report);
+        }
+    }
+
+    fn attach(&self, request: types::AttachRequest) -> Result<Attached, PoolError> {
+        match self.engine.borrow_mut().attach(request, 1) {
+            Answer::Now(answer) => answer,
+            Answer::Later(..) => panic!("the request waits"),
+        }
+    }
+
+    fn last_word(&self) -> (u32, AttachmentWord) {
+        *self.datapath.published.borrow().last().unwrap()
+    }
+}
+
+fn created(slot: u32) -> Report {
+    let netns = File::open("/dev/null").unwrap().into();
+    Report::Created { slot, netns, took: Duration::from_millis(1) }
+}
+
+fn request(owner: &str) -> types::AttachRequest {
+    types::AttachRequest {
+        owner: owner.into(),
+        on_empty: Some(OnEmpty::Fail),
+        ..types::AttachRequest::default()
+    }
+}
+
+#[test]
+fn an_attach_opens_the_datapath_for_its_tenant_and_describes_the_slot() {
+    let bench = Bench::filled(2);
+    let attachment = bench.attach(request("a")).unwrap().attachment;
+    let (slot, word) = bench.last_word();
+    assert_eq!((slot, word.epoch(), word.is_attached()), (0, 1, true));
+    assert_eq!(attachment.netns, "/run/pcpm/netns/s0000");
+    assert_eq!(attachment.addresses, ["10.213.0.0"]);
+    assert_eq!(attachment.gateways, ["169.254.1.1"]);
+    assert_eq!((attachment.mtu, attachment.source), (1400, Source::Warm));
+}
+
+#[test]
+fn a_detach_closes_the_datapath_before_the_slot_is_destroyed() {
+    let bench = Bench::filled(1);
+    bench.attach(request("a")).unwrap();
+    bench.engine.borrow_mut().detach("a").unwrap();
+    assert_eq!(bench.last_word(), (0, AttachmentWord::detached(1)));
+    assert_eq!(*bench.work.retire.borrow(), [0]);
+    let again = bench.engine.borrow_mut().detach("a");
+    assert_eq!(again, Err(PoolError::NoSuchAttachment { owner: "a".into() }));
+}
+
+#[test]
+fn attachments_of_different_tenants_get_different_words() {
+    let bench = Bench::filled(3);
+    let tenant_of = |owner: &str, tenant: &str| {
+        bench.attach(types::AttachRequest { tenant: Some(tenant.into()), ..request(owner) }).unwrap();
+        bench.last_word().1.tenant()
+    };
+    let (a, b, c) = (tenant_of("a", "red"), tenant_of("b", "blue"), tenant_of("c", "red"));
+    assert!(a == c && a != b, "{a} {b} {c}");
+}
+
+#[test]
+fn bad_names_are_refused_before_anything_happens() {
+    let bench = Bench::filled(1);
+    for (request, field) in [
+        (request("no spaces"), "owner"),
+        (types::AttachRequest { tenant: Some(String::new()), ..request("a") }, "tenant"),
+        (types::AttachRequest { timeout_ms: Some(u64::MAX), ..request("a") }, "timeout_ms"),
+    ] {
+        match bench.attach(request) {
+            Err(PoolError::InvalidArgument { field: named, .. }) => assert_eq!(named, field),
+            other => panic!("{field}: {other:?}"),
+        }
+    }
+    assert_eq!(bench.engine.borrow().status().attach.refused, 3);
+    assert!(bench.datapath.published.borrow().is_empty());
+}
+
+#[test]
+fn an_exhausted_pool_says_how_deep_it_is_and_when_to_come_back() {
+    let bench = Bench::filled(1);
+    bench.attach(request("a")).unwrap();
+    match bench.attach(request("b")) {
+        Err(PoolError::PoolExhausted { depth: 0, capacity: 1, waiting: 0, retry_after_ms }) => {
+            assert!(retry_after_ms > 0);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_request_that_waits_gets_the_next_slot() {
+    let bench = Bench::new(1, 1);
+    let waiting = types::AttachRequest { on_empty: Some(OnEmpty::Wait), ..request("a") };
+    let answer = bench.engine.borrow_mut().attach(waiting, 1);
+    let Answer::Later(_, mut receiver) = answer else { panic!("{answer:?}") };
+    bench.work();
+    assert_eq!(receiver.try_recv().unwrap().unwrap().attachment.owner, "a");
+}
+
+#[test]
+fn what_is_leased_to_a_connection_ends_with_it_and_nothing_else() {
+    let bench = Bench::filled(3);
+    bench.engine.borrow_mut().client_came();
+    bench.attach(types::AttachRequest { lease: Some(Lease::Connection), ..request("a") }).unwrap();
+    bench.attach(request("b")).unwrap();
+    bench.engine.borrow_mut().client_left(1);
+    let owners: Vec<_> = bench.engine.borrow().list().into_iter().map(|a| a.owner).collect();
+    assert_eq!(owners, ["b"]);
+}
+
+#[test]
+fn traffic_is_counted_from_the_attachment_on() {
+    let bench = Bench::new(1, 1);
+    *bench.datapath.counters.borrow_mut() =
+        SlotCounters { sent_packets: 5, ..SlotCounters::default() };
+    drop(bench.engine.borrow_mut().start());
+    bench.work();
+    bench.attach(request("a")).unwrap();
+    bench.datapath.counters.borrow_mut().sent_packets = 7;
+    let (_, traffic) = bench.engine.borrow().get("a", false).unwrap();
+    assert_eq!(traffic.sent_packets, 2);
+}
+
+#[test]
+fn a_watcher_gets_a_snapshot_and_then_what_changed() {
+    let bench = Bench::filled(2);
+    let subscription = Subscription::new(&bench.engine);
+    let snapshot = subscription.snapshot();
+    assert_eq!((snapshot.full, snapshot.slots.len()), (true, 2));
+    bench.attach(request("a")).unwrap();
+    let delta = subscription.delta();
+    assert_eq!((delta.full, delta.slots.len()), (false, 1));
+    assert_eq!(delta.slots[0].state, SlotState::Attached);
+    assert_eq!(delta.slots[0].owner.as_deref(), Some("a"));
+    assert_eq!(delta.events.last().map(|event| event.kind.as_str()), Some("attached"));
+    assert!(subscription.delta().slots.is_empty());
+}
+
+#[test]
+fn status_names_failed_slots_with_reason_and_pause() {
+    let bench = Bench::new(1, 1);
+    drop(bench.engine.borrow_mut().start());
+    let reason = "create veth s0000 in hub 0: EEXIST".to_owned();
+    bench.engine.borrow_mut().report(Report::CreateFailed { slot: 0, reason });
+    let status = bench.engine.borrow().status();
+    assert_eq!(status.slots.failed, 1);
+    assert_eq!(status.failures[0].slot, "s0000");
+    assert!(status.failures[0].reason.contains("EEXIST"));
+    assert!(status.failures[0].retry_in_ms > 0);
+}

@@ -1,0 +1,190 @@
+//! Refill workers: threads that make and destroy slots, the only ones that wait for `rtnl_mutex`.
+//! The engine never waits for them; they report what they did.
+
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::net::{RetiredSlot, SlotKernel, SlotSpec};
+
+/// Slots destroyed in one go: the kernel waits for its readers once for all of them, but holds
+/// `rtnl_mutex` meanwhile.
+const RETIRE_BATCH: usize = 64;
+
+/// Takes the work that the engine hands out; never blocks.
+pub(crate) trait Work {
+    /// Have a slot made.
+    fn create(&mut self, spec: SlotSpec);
+    /// Have a slot destroyed.
+    fn retire(&mut self, slot: RetiredSlot);
+}
+
+/// What a worker did.
+#[derive(Debug)]
+pub(crate) enum Report {
+    Created { slot: u32, netns: OwnedFd, took: Duration },
+    CreateFailed { slot: u32, reason: String },
+    Retired { slot: u32 },
+    RetireFailed { slot: u32, reason: String },
+}
+
+/// The threads. Dropping it without [`stop`](Self::stop) leaves them to end by themselves.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The engine's end of the queue.
+#[derive(Debug)]
+pub(crate) struct WorkSender(Arc<Queue>);
+
+impl Workers {
+    /// Starts one thread for each of `kernels`.
+    pub(crate) fn start(
+        kernels: Vec<Box<dyn SlotKernel>>,
+        reports: &UnboundedSender<Report>,
+    ) -> std::io::Result<(Self, WorkSender)> {
+        let queue = Arc::new(Queue::default());
+        let threads = kernels.into_iter().enumerate().map(|(number, kernel)| {
+            let worker = Worker { kernel, queue: queue.clone(), reports: reports.clone() };
+            let name = format!("pcpm-refill-{number}");
+            thread::Builder::new().name(name).spawn(move || worker.run())
+        });
+        let threads = threads.collect::<Result<_, _>>()?;
+        Ok((Self { queue: queue.clone(), threads }, WorkSender(queue)))
+    }
+
+    /// Forgets what was not begun and waits for what was.
+    pub(crate) fn stop(self) {
+        self.queue.close();
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a refill worker panicked");
+            }
+        }
+    }
+}
+
+impl Work for WorkSender {
+    fn create(&mut self, spec: SlotSpec) {
+        self.0.change(|jobs| jobs.create.push_back(spec));
+    }
+
+    fn retire(&mut self, slot: RetiredSlot) {
+        self.0.change(|jobs| jobs.retire.push_back(slot));
+    }
+}
+
+/// Work not begun. The pool bounds it: a slot is in one state at a time.
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    create: VecDeque<SlotSpec>,
+    retire: VecDeque<RetiredSlot>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Job {
+    Create(SlotSpec),
+    Retire(Vec<RetiredSlot>),
+}
+
+impl Queue {
+    fn change(&self, change: impl FnOnce(&mut Jobs)) {
+        change(&mut self.jobs.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.change(|jobs| *jobs = Jobs { closed: true, ..Jobs::default() });
+        self.changed.notify_all();
+    }
+
+    /// Waits for a job; `None` when there will be none. Where there is both kinds of work, a worker
+    /// alternates, so that neither a burst of detaches nor a long fill starves the other.
+    fn next(&self, retired_last: bool) -> Option<Job> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if jobs.closed {
+                return None;
+            }
+            if let Some(job) = jobs.take(retired_last) {
+                return Some(job);
+            }
+            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Jobs {
+    fn take(&mut self, retired_last: bool) -> Option<Job> {
+        if self.retire.is_empty() || (retired_last && !self.create.is_empty()) {
+            return self.create.pop_front().map(Job::Create);
+        }
+        let batch = self.retire.len().min(RETIRE_BATCH);
+        Some(Job::Retire(self.retire.drain(..batch).collect()))
+    }
+}
+
+struct Worker {
+    kernel: Box<dyn SlotKernel>,
+    queue: Arc<Queue>,
+    reports: UnboundedSender<Report>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        /// Slots made between two batches destroyed.
+        const CREATES_A_TURN: u32 = 64;
+        let mut creates_left = 0_u32;
+        while let Some(job) = self.queue.next(creates_left > 0) {
+            match job {
+                Job::Create(spec) => {
+                    creates_left = creates_left.saturating_sub(1);
+                    self.create(&spec);
+                }
+                Job::Retire(slots) => {
+                    creates_left = CREATES_A_TURN;
+                    self.retire(slots);
+                }
+            }
+        }
+    }
+
+    fn create(&mut self, spec: &SlotSpec) {
+        let begun = Instant::now();
+        let slot = spec.index;
+        let report = match self.kernel.create_slot(spec) {
+            Ok(new) => Report::Created { slot, netns: new.netns, took: begun.elapsed() },
+            Err(error) => Report::CreateFailed { slot, reason: error.to_string() },
+        };
+        self.report(report);
+    }
+
+    fn retire(&mut self, slots: Vec<RetiredSlot>) {
+        for (slot, result) in self.kernel.destroy_slots(slots) {
+            self.report(match result {
+                Ok(()) => Report::Retired { slot },
+                Err(error) => Report::RetireFailed { slot, reason: error.to_string() },
+            });
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // Nobody listens any more when the daemon shuts down.
+        let _unheard = self.reports.send(report);
+    }
+}

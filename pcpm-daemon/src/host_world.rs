@@ -1,0 +1,168 @@
+//! What the daemon makes around the pool before the first slot: programs and maps, hubs, routes, the
+//! uplink's program. Everything made here is removed here, also after a failure half way.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use ipnet::Ipv4Net;
+use pcpm_api::types::{self, Check};
+use pcpm_ebpf::abi::{self, SLOTS_PER_HUB};
+
+use crate::{
+    bpf::{DatapathSetup as _, PinDir, Sizes, Steering},
+    config::{self, Config},
+    doctor::{self, NetworkFacts},
+    engine::World,
+    net::{Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
+};
+
+/// The MTU of slots where there is no uplink to take it from.
+const DEFAULT_MTU: u32 = 1500;
+
+/// The longest that removing everything may take.
+const REMOVE_WITHIN: Duration = Duration::from_secs(15);
+
+/// What there is to remove in the end.
+pub(crate) struct HostWorld {
+    host: Host,
+    pins: Option<PinDir>,
+}
+
+/// What the pool runs on.
+pub(crate) struct Built {
+    pub(crate) world: World,
+    pub(crate) steering: Steering,
+    /// One for each refill worker.
+    pub(crate) kernels: Vec<Box<dyn SlotKernel>>,
+}
+
+impl HostWorld {
+    pub(crate) fn new(host: Host) -> Self {
+        Self { host, pins: None }
+    }
+
+    /// Makes everything but the slots.
+    pub(crate) fn build(&mut self, config: &Config) -> anyhow::Result<Built> {
+        let uplink = self.host.find_uplink(&uplink_choice(&config.uplink))?;
+        let pins = self.pins.insert(PinDir::create(&config.bpffs)?);
+        let mut steering = Steering::load(sizes(config), pins)?;
+        steering.configure(programs_config(config, uplink.as_ref()))?;
+        self.host.prepare()?;
+        let mtu = uplink.as_ref().map_or(DEFAULT_MTU, |uplink| uplink.mtu);
+        let hubs = self.create_hubs(config, mtu, &mut steering)?;
+        if let Some(uplink) = &uplink {
+            steering.attach_uplink(&uplink.name)?;
+        }
+        let kernels =
+            (0..config.refill.workers).map(|_| self.host.worker(hubs.clone())).collect();
+        let world = World {
+            state_dir: config.state_dir.clone(),
+            pool_cidr: config.pool_cidr,
+            mtu,
+            uplink: uplink.map(shown),
+        };
+        Ok(Built { world, steering, kernels })
+    }
+
+    /// Removes everything, slots included. Every step is tried; what failed is returned.
+    pub(crate) fn remove(mut self) -> Vec<String> {
+        let network = self.host.remove_everything(REMOVE_WITHIN);
+        let pins = self.pins.take().map(PinDir::remove).unwrap_or_default();
+        let network = network.iter().map(ToString::to_string);
+        network.chain(pins.iter().map(ToString::to_string)).collect()
+    }
+
+    fn create_hubs(
+        &mut self,
+        config: &Config,
+        mtu: u32,
+        steering: &mut Steering,
+    ) -> anyhow::Result<Arc<[Hub]>> {
+        let programs = steering.programs()?;
+        let hubs = (0..hub_count(config)).map(|number| {
+            let share = share_of(config.pool_cidr, number);
+            let hub = self.host.create_hub(&HubSpec { number, mtu, share }, &programs)?;
+            steering.set_hub(number, hub.host_ifindex)?;
+            Ok(hub)
+        });
+        hubs.collect()
+    }
+}
+
+/// Checks the host as it is now. May block.
+pub(crate) fn checks(config: &Config) -> anyhow::Result<Vec<Check>> {
+    let facts = network_facts(config, &config.state_dir)?;
+    Ok(doctor::checks(config, &doctor::Host::new(facts)))
+}
+
+fn network_facts(config: &Config, state_dir: &Path) -> anyhow::Result<NetworkFacts> {
+    let mut host = Host::open(state_dir).context("look at the host's network")?;
+    let uplink = host.find_uplink(&uplink_choice(&config.uplink));
+    let conflict = host.conflict(config.pool_cidr);
+    Ok(NetworkFacts {
+        uplink: uplink.map(|found| found.map(shown)).map_err(|e| e.to_string()),
+        conflict: conflict.map(|found| found.map(|c| c.0)).map_err(|e| e.to_string()),
+    })
+}
+
+fn uplink_choice(uplink: &config::Uplink) -> UplinkChoice {
+    match uplink {
+        config::Uplink::Auto => UplinkChoice::Auto,
+        config::Uplink::Interface(name) => UplinkChoice::Named(name.clone()),
+    }
+}
+
+fn shown(uplink: Uplink) -> types::Uplink {
+    types::Uplink {
+        interface: uplink.name,
+        address: uplink.address.to_string(),
+        mtu: uplink.mtu,
+    }
+}
+
+fn sizes(config: &Config) -> Sizes {
+    Sizes { slots: config.capacity, hubs: hub_count(config), flows: config.nat.flows }
+}
+
+fn hub_count(config: &Config) -> u32 {
+    config.capacity.div_ceil(SLOTS_PER_HUB)
+}
+
+fn programs_config(config: &Config, uplink: Option<&Uplink>) -> abi::Config {
+    abi::Config {
+        pool_base: config.pool_cidr.network().into(),
+        pool_mask: config.pool_cidr.netmask().into(),
+        capacity: config.capacity,
+        uplink_ifindex: uplink.map_or(0, |uplink| uplink.ifindex),
+        uplink_address: uplink.map_or(0, |uplink| uplink.address.into()),
+        nat_port_first: config.nat.ports.first,
+        nat_port_last: config.nat.ports.last,
+    }
+}
+
+/// The hub's part of the pool CIDR: all of it if one hub is enough for it.
+fn share_of(pool: Ipv4Net, hub: u32) -> Ipv4Net {
+    const SHARE_PREFIX: u8 = 32 - SLOTS_PER_HUB.ilog2() as u8;
+    let prefix = pool.prefix_len().max(SHARE_PREFIX);
+    let base = u32::from(pool.network()) + hub * SLOTS_PER_HUB;
+    Ipv4Net::new_assert(base.into(), prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hubs_share_the_pool_cidr_without_overlap() {
+        let pool: Ipv4Net = "10.213.0.0/16".parse().unwrap();
+        assert_eq!(share_of(pool, 0).to_string(), "10.213.0.0/23");
+        assert_eq!(share_of(pool, 1).to_string(), "10.213.2.0/23");
+        assert_eq!(share_of(pool, 127).to_string(), "10.213.254.0/23");
+    }
+
+    #[test]
+    fn one_hub_has_all_of_a_small_pool_cidr() {
+        let pool: Ipv4Net = "192.168.7.64/26".parse().unwrap();
+        assert_eq!(share_of(pool, 0), pool);
+    }
+}
