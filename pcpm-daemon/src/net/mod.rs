@@ -15,7 +15,7 @@
 //! let hubs: Arc<[Hub]> = (0..n).map(|h| host.create_hub(&hub_spec(h), &programs)).collect()?;
 //! let worker = host.worker(hubs.clone());          // one per refill thread, moved into it
 //! let slot = worker.create_slot(&spec)?;           // slot.netns, slot.timings
-//! worker.destroy_slots(vec![RetiredSlot { index, netns: slot.netns }]);
+//! worker.destroy_slots(vec![RetiredSlot { index, netns: Some(slot.netns) }]);
 //! host.remove_everything(Duration::from_secs(15));
 //! ```
 //!
@@ -26,6 +26,22 @@
 //! * No thread stays in a slot's namespace: it would keep a retired slot alive.
 //! * Only what carries our mark is ever removed, see [`mark`].
 
+mod error;
+#[cfg(test)]
+pub(crate) mod fake;
+mod host;
+mod hub;
+mod link;
+mod namespace;
+mod netlink;
+mod routes;
+mod slot;
+mod sweep;
+mod sysctl;
+mod tables;
+mod tc;
+mod uplink;
+
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -34,6 +50,9 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
+
+pub(crate) use error::NetError;
+pub(crate) use host::Host;
 
 /// What the kernel needs to know to make one slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,11 +87,12 @@ pub(crate) struct CreateTimings {
     pub(crate) configure: Duration,
 }
 
-/// A slot to be destroyed. The file descriptor is closed with it.
+/// A slot to be destroyed. The file descriptor is closed with it; there is none when an earlier
+/// attempt closed it and failed later.
 #[derive(Debug)]
 pub(crate) struct RetiredSlot {
     pub(crate) index: u32,
-    pub(crate) netns: OwnedFd,
+    pub(crate) netns: Option<OwnedFd>,
 }
 
 /// What the kernel needs to know to make one hub.
@@ -191,20 +211,4 @@ pub(crate) fn slot_path(state_dir: &Path, index: u32) -> PathBuf {
 /// The alias that the links we make in the host carry.
 pub(crate) fn mark(state_dir: &Path) -> String {
     format!("pcpm {}", state_dir.display())
-}
-
-/// A failed operation, what was operated on and why: `create veth s0042 in hub 0: EEXIST`.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}: {cause}{}", list(undo))]
-pub(crate) struct NetError {
-    /// Operation and object.
-    pub(crate) what: String,
-    /// The kernel's reason.
-    pub(crate) cause: String,
-    /// What could not be undone after the failure.
-    pub(crate) undo: Vec<NetError>,
-}
-
-fn list(undo: &[NetError]) -> String {
-    undo.iter().map(|e| format!("; then {e}")).collect()
 }

@@ -1,0 +1,172 @@
+//! A kernel that only records: for tests of whoever uses this module.
+//!
+//! Clones share one record, so a test keeps one while the code under test has another.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use super::{
+    Conflict, CreateTimings, HostKernel, Hub, HubSpec, NetError, NewSlot, Programs, RetiredSlot,
+    SlotKernel, SlotSpec, Swept, Uplink, UplinkChoice,
+};
+
+/// What was asked of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Sweep,
+    Prepare,
+    CreateHub(HubSpec),
+    CreateSlot(SlotSpec),
+    DestroySlots(Vec<u32>),
+    RemoveEverything,
+}
+
+/// A host and its workers in one.
+#[derive(Clone, Default)]
+pub(crate) struct FakeKernel {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<Call>,
+    uplink: Option<Uplink>,
+    conflict: Option<Conflict>,
+    /// How often the next creations and destructions of a slot fail.
+    failing_creations: BTreeMap<u32, u32>,
+    failing_destructions: BTreeMap<u32, u32>,
+}
+
+impl FakeKernel {
+    /// Everything asked so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.state().calls.clone()
+    }
+
+    /// Lets the host have a way out.
+    pub(crate) fn set_uplink(&self, uplink: Uplink) {
+        self.state().uplink = Some(uplink);
+    }
+
+    /// Lets something be in the pool's way.
+    pub(crate) fn set_conflict(&self, conflict: Conflict) {
+        self.state().conflict = Some(conflict);
+    }
+
+    /// Lets the next `times` creations of a slot fail.
+    pub(crate) fn fail_creations(&self, index: u32, times: u32) {
+        self.state().failing_creations.insert(index, times);
+    }
+
+    /// Lets the next `times` destructions of a slot fail.
+    pub(crate) fn fail_destructions(&self, index: u32, times: u32) {
+        self.state().failing_destructions.insert(index, times);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no test panics while it holds it")
+    }
+
+    fn record(&self, call: Call) {
+        self.state().calls.push(call);
+    }
+}
+
+/// Counts a failure down; true while there is one left.
+fn fails(planned: &mut BTreeMap<u32, u32>, index: u32) -> bool {
+    let left = planned.get_mut(&index).filter(|left| **left > 0);
+    left.map(|left| *left -= 1).is_some()
+}
+
+fn outcome<T>(fails: bool, what: &str, index: u32, value: T) -> Result<T, NetError> {
+    if fails {
+        return Err(NetError::new(format!("{what} slot {index}"), "planned"));
+    }
+    Ok(value)
+}
+
+/// A file descriptor that stands for a namespace.
+fn some_netns() -> OwnedFd {
+    File::open("/dev/null")
+        .expect("there is a /dev/null")
+        .into()
+}
+
+impl SlotKernel for FakeKernel {
+    fn create_slot(&mut self, spec: &SlotSpec) -> Result<NewSlot, NetError> {
+        self.record(Call::CreateSlot(spec.clone()));
+        let slot = NewSlot {
+            netns: some_netns(),
+            timings: CreateTimings::default(),
+        };
+        let failed = fails(&mut self.state().failing_creations, spec.index);
+        outcome(failed, "create", spec.index, slot)
+    }
+
+    fn destroy_slots(&mut self, slots: Vec<RetiredSlot>) -> Vec<(u32, Result<(), NetError>)> {
+        let indexes: Vec<u32> = slots.iter().map(|slot| slot.index).collect();
+        self.record(Call::DestroySlots(indexes.clone()));
+        let mut state = self.state();
+        let destroy = |index| {
+            let failed = fails(&mut state.failing_destructions, index);
+            (index, outcome(failed, "destroy", index, ()))
+        };
+        indexes.into_iter().map(destroy).collect()
+    }
+}
+
+impl HostKernel for FakeKernel {
+    fn sweep(&mut self) -> Swept {
+        self.record(Call::Sweep);
+        Swept::default()
+    }
+
+    fn prepare(&mut self) -> Result<(), NetError> {
+        self.record(Call::Prepare);
+        Ok(())
+    }
+
+    fn create_hub(&mut self, spec: &HubSpec, _: &Programs) -> Result<Hub, NetError> {
+        self.record(Call::CreateHub(spec.clone()));
+        Ok(Hub {
+            number: spec.number,
+            host_ifindex: 100 + spec.number,
+            netns: Arc::new(some_netns()),
+        })
+    }
+
+    fn worker(&mut self, _: Arc<[Hub]>) -> Box<dyn SlotKernel> {
+        Box::new(self.clone())
+    }
+
+    fn find_uplink(&mut self, _: &UplinkChoice) -> Result<Option<Uplink>, NetError> {
+        Ok(self.state().uplink.clone())
+    }
+
+    fn conflict(&mut self, _: Ipv4Net) -> Result<Option<Conflict>, NetError> {
+        Ok(self.state().conflict.clone())
+    }
+
+    fn remove_everything(&mut self, _: Duration) -> Vec<NetError> {
+        self.record(Call::RemoveEverything);
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_planned_failure_happens_as_often_as_planned() {
+    let kernel = FakeKernel::default();
+    kernel.fail_destructions(7, 1);
+    let mut worker: Box<dyn SlotKernel> = Box::new(kernel);
+    let slot = || RetiredSlot {
+        index: 7,
+        netns: None,
+    };
+    assert!(worker.destroy_slots(vec![slot()])[0].1.is_err());
+    assert!(worker.destroy_slots(vec![slot()])[0].1.is_ok());
+}

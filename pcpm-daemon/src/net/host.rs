@@ -1,0 +1,104 @@
+//! The host as the daemon sees it: who is at home where, and one entry for each of its duties.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use super::error::NetError;
+use super::namespace;
+use super::netlink::Netlink;
+use super::slot::SlotWorker;
+use super::tables::Tables;
+use super::{
+    Conflict, HostKernel, Hub, HubSpec, Programs, SlotKernel, Swept, Uplink, UplinkChoice, hub,
+    mark, sweep, uplink,
+};
+
+/// A sweep that takes longer waits for somebody else who holds `rtnl_mutex`.
+const SWEEP_WITHIN: Duration = Duration::from_secs(60);
+
+/// What every thread needs to find its way.
+pub(super) struct Home {
+    pub(super) state_dir: PathBuf,
+    /// The host's namespace.
+    pub(super) netns: OwnedFd,
+}
+
+impl Home {
+    pub(super) fn slots(&self) -> PathBuf {
+        self.state_dir.join("netns")
+    }
+
+    pub(super) fn hubs(&self) -> PathBuf {
+        self.state_dir.join("hubs")
+    }
+
+    pub(super) fn hub(&self, number: u32) -> PathBuf {
+        self.hubs().join(number.to_string())
+    }
+
+    pub(super) fn mark(&self) -> String {
+        mark(&self.state_dir)
+    }
+}
+
+/// The real host.
+pub(crate) struct Host {
+    home: Arc<Home>,
+    socket: Netlink,
+    workers: u32,
+}
+
+impl Host {
+    /// Makes the calling thread's network namespace "the host".
+    pub(crate) fn open(state_dir: &Path) -> Result<Self, NetError> {
+        let home = Home {
+            state_dir: state_dir.to_owned(),
+            netns: namespace::current()?,
+        };
+        Ok(Self {
+            home: Arc::new(home),
+            socket: Netlink::open()?,
+            workers: 0,
+        })
+    }
+
+    fn tables(&mut self) -> Result<Tables, NetError> {
+        Tables::read(&mut self.socket, &self.home.mark())
+    }
+}
+
+impl HostKernel for Host {
+    fn sweep(&mut self) -> Swept {
+        sweep::remove_everything(&self.home, SWEEP_WITHIN)
+    }
+
+    fn prepare(&mut self) -> Result<(), NetError> {
+        namespace::share_directory(&self.home.slots())?;
+        namespace::share_directory(&self.home.hubs())
+    }
+
+    fn create_hub(&mut self, spec: &HubSpec, programs: &Programs) -> Result<Hub, NetError> {
+        hub::create(&self.home, &mut self.socket, spec, programs)
+    }
+
+    fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel> {
+        self.workers += 1;
+        Box::new(SlotWorker::new(Arc::clone(&self.home), hubs, self.workers))
+    }
+
+    fn find_uplink(&mut self, choice: &UplinkChoice) -> Result<Option<Uplink>, NetError> {
+        uplink::find(&self.tables()?, choice)
+    }
+
+    fn conflict(&mut self, pool: Ipv4Net) -> Result<Option<Conflict>, NetError> {
+        Ok(self.tables()?.conflict(pool))
+    }
+
+    fn remove_everything(&mut self, within: Duration) -> Vec<NetError> {
+        sweep::remove_everything(&self.home, within).errors
+    }
+}

@@ -1,0 +1,239 @@
+//! Making hubs: the namespace, its filters, its link to the host, and the host's side of that link.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressScope;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use nix::errno::Errno;
+use pcpm_ebpf::abi::{GATEWAY_MAC, HUB_UPLINK_INDEX, names};
+
+use super::error::NetError;
+use super::host::Home;
+use super::link::{self, End};
+use super::netlink::{Batch, Netlink};
+use super::tc::{self, Hook};
+use super::{Hub, HubSpec, Programs, namespace, routes, sysctl};
+
+const LOOPBACK_INDEX: u32 = 1;
+
+/// Makes a hub. `host` is a socket in the host's namespace.
+pub(super) fn create(
+    home: &Home,
+    host: &mut Netlink,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<Hub, NetError> {
+    namespace::in_thread(|| build(home, host, spec, programs))
+        .map_err(|error| error.of(&format!("hub {}", spec.number)))
+}
+
+/// The name of a hub's link in the host.
+fn link_name(number: u32) -> String {
+    format!("pcpm{number}")
+}
+
+fn build(
+    home: &Home,
+    host: &mut Netlink,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<Hub, NetError> {
+    namespace::enter_new()?;
+    sysctl::disable_ipv6()?;
+    let netns = namespace::current()?;
+    let path = home.hub(spec.number);
+    namespace::mount_current(&path)?;
+    let host_ifindex = connect(home, host, spec, programs)
+        .map_err(|error| error.and(namespace::unmount(&path).err()))?;
+    Ok(Hub {
+        number: spec.number,
+        host_ifindex,
+        netns: Arc::new(netns),
+    })
+}
+
+/// Furnishes the hub that the thread is in and the host's side of it. Returns the interface index
+/// of the hub's link in the host.
+fn connect(
+    home: &Home,
+    host: &mut Netlink,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<u32, NetError> {
+    let mut hub = Netlink::open()?;
+    hub.run(slot_filter(&programs.from_slot))?;
+    hub.run(link_pair(spec, &home.netns))
+        .map_err(explain_pair)?;
+    furnish(home, host, &mut hub, spec, programs)
+        .map_err(|error| error.and(remove_link(&mut hub).err()))
+}
+
+fn furnish(
+    home: &Home,
+    host: &mut Netlink,
+    hub: &mut Netlink,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<u32, NetError> {
+    hub.run(hub_side(&programs.from_host))?;
+    let host_ifindex = peer_of_uplink(hub)?;
+    namespace::enter(&home.netns)?;
+    let name = link_name(spec.number);
+    sysctl::disable_ipv6_on(&name)?;
+    // bpf_fib_lookup refuses to look for packets from an interface that does not forward.
+    sysctl::set(&format!("ipv4/conf/{name}/forwarding"), "1")?;
+    host.run(host_side(spec, host_ifindex, &home.mark(), programs))?;
+    Ok(host_ifindex)
+}
+
+/// Deletes the link between a hub and the host, from the hub; fine if there is none.
+pub(super) fn remove_link(hub: &mut Netlink) -> Result<(), NetError> {
+    let mut batch = Batch::default();
+    batch.add("delete up0", 0, link::delete(HUB_UPLINK_INDEX));
+    match hub.run(batch) {
+        Err(error) if error.errno == Some(Errno::ENODEV) => Ok(()),
+        other => other,
+    }
+}
+
+/// `lo` never carries a packet: it holds the slots' block while the hub has no slot.
+fn slot_filter(from_slot: &OwnedFd) -> Batch {
+    let mut batch = Batch::default();
+    batch.add(
+        "make the slots' filter block",
+        link::CREATE,
+        tc::ingress_in_block(LOOPBACK_INDEX, tc::SLOT_BLOCK),
+    );
+    add_filter(
+        &mut batch,
+        Hook::Block(tc::SLOT_BLOCK),
+        from_slot,
+        names::FROM_SLOT,
+    );
+    batch
+}
+
+fn add_filter(batch: &mut Batch, hook: Hook, program: &OwnedFd, name: &str) {
+    batch.add(
+        format!("add the filter {name}"),
+        link::CREATE,
+        tc::filter(hook, program.as_fd(), name),
+    );
+}
+
+fn link_pair(spec: &HubSpec, host: &OwnedFd) -> Batch {
+    let name = link_name(spec.number);
+    let near = End {
+        name: "up0",
+        index: HUB_UPLINK_INDEX,
+        mac: GATEWAY_MAC,
+        mtu: spec.mtu,
+        ..End::default()
+    };
+    let far = End {
+        name: &name,
+        mac: host_mac(spec.number),
+        mtu: spec.mtu,
+        ..End::default()
+    };
+    let mut batch = Batch::default();
+    batch.add(
+        format!("create link {name} in the host"),
+        link::CREATE,
+        link::create_pair(&near, &far, host.as_fd()),
+    );
+    batch
+}
+
+fn explain_pair(error: NetError) -> NetError {
+    match error.errno {
+        Some(Errno::EEXIST) => error.hint("a link of that name is there and not ours"),
+        Some(Errno::EBUSY) => error.hint(link::INDEX_TAKEN),
+        _ => error,
+    }
+}
+
+/// An address we choose ourselves, or udev would replace the kernel's random one while we use it.
+fn host_mac(number: u32) -> [u8; 6] {
+    let [.., high, low] = number.to_be_bytes();
+    [0x02, 0x50, 0x43, 0xfe, high, low]
+}
+
+fn hub_side(from_host: &OwnedFd) -> Batch {
+    let mut batch = Batch::default();
+    batch.add(
+        "add a qdisc to up0",
+        link::CREATE,
+        tc::ingress(HUB_UPLINK_INDEX),
+    );
+    let hook = Hook::Ingress(HUB_UPLINK_INDEX);
+    add_filter(&mut batch, hook, from_host, names::FROM_HOST);
+    batch.add("set up up0", 0, link::set_up(HUB_UPLINK_INDEX));
+    batch
+}
+
+/// The filters come before the link is up: nothing passes unfiltered.
+fn host_side(spec: &HubSpec, ifindex: u32, mark: &str, programs: &Programs) -> Batch {
+    let name = link_name(spec.number);
+    let mut batch = Batch::default();
+    batch.add(format!("mark {name}"), 0, link::set_alias(ifindex, mark));
+    batch.add(
+        format!("add a qdisc to {name}"),
+        link::CREATE,
+        tc::clsact(ifindex),
+    );
+    let (ingress, egress) = (Hook::Ingress(ifindex), Hook::Egress(ifindex));
+    add_filter(&mut batch, ingress, &programs.from_hub, names::FROM_HUB);
+    add_filter(&mut batch, egress, &programs.to_hub, names::TO_HUB);
+    batch.add(format!("set up {name}"), 0, link::set_up(ifindex));
+    add_way_to_slots(&mut batch, spec, ifindex);
+    batch
+}
+
+fn add_way_to_slots(batch: &mut Batch, spec: &HubSpec, ifindex: u32) {
+    let name = link_name(spec.number);
+    if spec.number == 0 {
+        // Of link scope: the host must not choose it for packets to anybody else.
+        batch.add(
+            format!("add the gateway's address to {name}"),
+            link::CREATE,
+            routes::address(ifindex, routes::GATEWAY, AddressScope::Link),
+        );
+    }
+    batch.add(
+        format!("add a neighbour entry to {name}"),
+        link::CREATE,
+        routes::neighbour(ifindex, routes::NEXT_HOP, GATEWAY_MAC),
+    );
+    batch.add(
+        format!("add route {} via {name}", spec.share),
+        link::CREATE,
+        routes::route(spec.share, routes::NEXT_HOP, ifindex, Some(routes::GATEWAY)),
+    );
+}
+
+/// The interface index of the other end of `up0`, in the host.
+fn peer_of_uplink(hub: &mut Netlink) -> Result<u32, NetError> {
+    let what = "find the other end of up0";
+    let links = hub.dump(what, RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    links
+        .iter()
+        .find_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) if link.header.index == HUB_UPLINK_INDEX => {
+                peer_of(link)
+            }
+            _ => None,
+        })
+        .ok_or_else(|| NetError::new(what, "the kernel does not say"))
+}
+
+fn peer_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::Link(index) => Some(*index),
+            _ => None,
+        })
+}

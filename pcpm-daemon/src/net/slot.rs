@@ -1,0 +1,286 @@
+//! Making and destroying slots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+use netlink_packet_route::address::AddressScope;
+use nix::errno::Errno;
+use pcpm_ebpf::abi::{GATEWAY_MAC, LINK_INDEX_BASE, SLOT_LINK_INDEX, slot_mac};
+
+use super::error::NetError;
+use super::host::Home;
+use super::link::{self, End};
+use super::namespace::{self, Away};
+use super::netlink::{Batch, Netlink, Refused};
+use super::{
+    CreateTimings, Hub, NewSlot, RetiredSlot, SlotKernel, SlotSpec, hub_of, routes, slot_name,
+    slot_path, sysctl, tc,
+};
+
+/// How many links one request deletes. The kernel holds `rtnl_mutex` all that time.
+const DELETE_AT_ONCE: usize = 64;
+
+const LOOPBACK_INDEX: u32 = 1;
+
+/// The destination of a default route.
+const ANYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+
+/// The real hands on slots.
+pub(super) struct SlotWorker {
+    home: Arc<Home>,
+    hubs: Arc<[Hub]>,
+    doomed_group: u32,
+    /// By hub number. Opening one is a visit to the hub.
+    sockets: HashMap<u32, Netlink>,
+}
+
+impl SlotKernel for SlotWorker {
+    fn create_slot(&mut self, spec: &SlotSpec) -> Result<NewSlot, NetError> {
+        let mut timings = CreateTimings::default();
+        self.hub(hub_of(spec.index))?;
+        let home = Arc::clone(&self.home);
+        let mut watch = Stopwatch::start();
+        let _away = Away::from(&home.netns);
+        let netns = enter_slot_namespace(spec.index)?;
+        timings.namespace = watch.lap();
+        let path = slot_path(&home.state_dir, spec.index);
+        namespace::mount_current(&path)?;
+        timings.mount = watch.lap();
+        self.furnish(spec, &netns, &mut timings, watch)
+            .map_err(|error| error.and(namespace::unmount(&path).err()))?;
+        Ok(NewSlot { netns, timings })
+    }
+
+    fn destroy_slots(&mut self, slots: Vec<RetiredSlot>) -> Vec<(u32, Result<(), NetError>)> {
+        let mut failed = BTreeMap::<u32, Vec<NetError>>::new();
+        for (hub, indexes) in by_hub(&slots) {
+            for some in indexes.chunks(DELETE_AT_ONCE) {
+                for (index, error) in self.disconnect(hub, some) {
+                    failed.entry(index).or_default().push(error);
+                }
+            }
+        }
+        let home = Arc::clone(&self.home);
+        let release = |slot: RetiredSlot| {
+            let unmounted = namespace::unmount(&slot_path(&home.state_dir, slot.index));
+            let errors = failed.remove(&slot.index).unwrap_or_default();
+            let outcome = NetError::collect(errors.into_iter().chain(unmounted.err()));
+            (slot.index, outcome)
+        };
+        slots.into_iter().map(release).collect()
+    }
+}
+
+impl SlotWorker {
+    pub(super) fn new(home: Arc<Home>, hubs: Arc<[Hub]>, number: u32) -> Self {
+        Self {
+            home,
+            hubs,
+            doomed_group: link::doomed_group(number),
+            sockets: HashMap::new(),
+        }
+    }
+
+    /// The socket in a hub.
+    fn hub(&mut self, number: u32) -> Result<&mut Netlink, NetError> {
+        if !self.sockets.contains_key(&number) {
+            let socket = self.open_in_hub(number)?;
+            self.sockets.insert(number, socket);
+        }
+        Ok(self
+            .sockets
+            .get_mut(&number)
+            .expect("it was just put there"))
+    }
+
+    fn open_in_hub(&self, number: u32) -> Result<Netlink, NetError> {
+        let hub = self
+            .hubs
+            .get(number as usize)
+            .ok_or_else(|| NetError::new(format!("find hub {number}"), "it was never made"))?;
+        let _away = Away::from(&self.home.netns);
+        namespace::enter(&hub.netns)?;
+        Netlink::open()
+    }
+
+    /// Connects and configures the slot whose namespace the thread is in.
+    fn furnish(
+        &mut self,
+        spec: &SlotSpec,
+        netns: &OwnedFd,
+        timings: &mut CreateTimings,
+        mut watch: Stopwatch,
+    ) -> Result<(), NetError> {
+        self.connect(spec, netns)?;
+        timings.link = watch.lap();
+        configure(spec).map_err(|error| error.and(self.disconnect_one(spec.index)))?;
+        timings.configure = watch.lap();
+        Ok(())
+    }
+
+    /// Makes the slot's link and joins its hub end to the steering filter.
+    fn connect(&mut self, spec: &SlotSpec, netns: &OwnedFd) -> Result<(), NetError> {
+        let batch = connection(spec, netns);
+        match self.hub(hub_of(spec.index))?.execute(batch) {
+            Ok(refused) => match refused.into_iter().next() {
+                None => Ok(()),
+                // The link was not made: what has its name or index is not this slot's.
+                Some(Refused {
+                    position: 0, error, ..
+                }) => Err(explain_pair(error)),
+                Some(Refused { error, .. }) => Err(error.and(self.disconnect_one(spec.index))),
+            },
+            Err(error) => Err(error.and(self.disconnect_one(spec.index))),
+        }
+    }
+
+    fn disconnect_one(&mut self, index: u32) -> Option<NetError> {
+        let errors = self.disconnect(hub_of(index), &[index]);
+        errors.into_iter().map(|(_, error)| error).next()
+    }
+
+    /// Deletes slots' links together; gone ones are fine. Returns the slots whose link is still there.
+    fn disconnect(&mut self, hub: u32, indexes: &[u32]) -> Vec<(u32, NetError)> {
+        let batch = disconnection(hub, indexes, self.doomed_group);
+        let refused = match self.hub(hub).and_then(|socket| socket.execute(batch)) {
+            Ok(refused) => refused,
+            Err(error) => return indexes.iter().map(|i| (*i, error.clone())).collect(),
+        };
+        let real = refused
+            .into_iter()
+            .filter(|r| r.error.errno != Some(Errno::ENODEV));
+        real.flat_map(|refused| match indexes.get(refused.position) {
+            Some(index) => vec![(*index, refused.error)],
+            None => indexes
+                .iter()
+                .map(|i| (*i, refused.error.clone()))
+                .collect(),
+        })
+        .collect()
+    }
+}
+
+/// Moves the thread into a new namespace with the sysctls of a slot.
+fn enter_slot_namespace(index: u32) -> Result<OwnedFd, NetError> {
+    namespace::enter_new()
+        .and_then(|()| sysctl::disable_ipv6())
+        .and_then(|()| sysctl::open_to_users())
+        .and_then(|()| namespace::current())
+        .map_err(|error| error.of(&slot_name(index)))
+}
+
+/// The requests in the hub, the first of which makes the link.
+fn connection(spec: &SlotSpec, netns: &OwnedFd) -> Batch {
+    let name = slot_name(spec.index);
+    let hub = hub_of(spec.index);
+    let near = End {
+        name: &name,
+        index: LINK_INDEX_BASE + spec.index,
+        mac: GATEWAY_MAC,
+        mtu: spec.mtu,
+        group: Some(link::SLOT_GROUP),
+        single_queue: true,
+    };
+    let far = End {
+        name: "eth0",
+        index: SLOT_LINK_INDEX,
+        mac: slot_mac(spec.index),
+        mtu: spec.mtu,
+        group: None,
+        single_queue: true,
+    };
+    let mut batch = Batch::default();
+    batch.add(
+        format!("create veth {name} in hub {hub}"),
+        link::CREATE,
+        link::create_pair(&near, &far, netns.as_fd()),
+    );
+    batch.add(
+        format!("set up {name} in hub {hub}"),
+        0,
+        link::set_up(near.index),
+    );
+    batch.add(
+        format!("join {name} in hub {hub} to the steering filter"),
+        link::CREATE,
+        tc::ingress_in_block(near.index, tc::SLOT_BLOCK),
+    );
+    batch
+}
+
+/// The requests in the hub that delete links together, one for each link and one for all.
+fn disconnection(hub: u32, indexes: &[u32], group: u32) -> Batch {
+    let mut batch = Batch::default();
+    for index in indexes {
+        batch.add(
+            format!("doom veth {} in hub {hub}", slot_name(*index)),
+            0,
+            link::set_group(LINK_INDEX_BASE + index, group),
+        );
+    }
+    let what = format!("delete doomed veths in hub {hub}");
+    batch.add(what, 0, link::delete_group(group));
+    batch
+}
+
+/// Configures the inside of the slot whose namespace the thread is in.
+fn configure(spec: &SlotSpec) -> Result<(), NetError> {
+    Netlink::open()
+        .and_then(|mut socket| socket.run(configuration(spec)))
+        .map_err(|error| error.of(&slot_name(spec.index)))
+}
+
+fn configuration(spec: &SlotSpec) -> Batch {
+    let mut batch = Batch::default();
+    batch.add("set up lo", 0, link::set_up(LOOPBACK_INDEX));
+    batch.add("set up eth0", 0, link::set_up(SLOT_LINK_INDEX));
+    batch.add(
+        format!("add address {}", spec.address),
+        link::CREATE,
+        routes::address(SLOT_LINK_INDEX, spec.address, AddressScope::Universe),
+    );
+    batch.add(
+        "add the gateway's neighbour entry",
+        link::CREATE,
+        routes::neighbour(SLOT_LINK_INDEX, routes::GATEWAY, GATEWAY_MAC),
+    );
+    batch.add(
+        "add the default route",
+        link::CREATE,
+        routes::route(ANYWHERE, routes::GATEWAY, SLOT_LINK_INDEX, None),
+    );
+    batch
+}
+
+fn explain_pair(error: NetError) -> NetError {
+    match error.errno {
+        Some(Errno::EBUSY) => error.hint(link::INDEX_TAKEN),
+        _ => error,
+    }
+}
+
+fn by_hub(slots: &[RetiredSlot]) -> BTreeMap<u32, Vec<u32>> {
+    let mut hubs = BTreeMap::<u32, Vec<u32>>::new();
+    for slot in slots {
+        hubs.entry(hub_of(slot.index)).or_default().push(slot.index);
+    }
+    hubs
+}
+
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since the last lap.
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.0, now)
+    }
+}
