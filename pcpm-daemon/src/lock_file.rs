@@ -30,7 +30,7 @@ pub(crate) struct LockFile {
     made_state_dir: bool,
 }
 
-/// Who holds a lock.
+/// A process that holds something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     /// Process id, where it is known.
@@ -134,12 +134,22 @@ pub(crate) fn holder(state_dir: &Path) -> Result<Option<Holder>, LockError> {
     Ok(held.then(|| holder_in(&file)))
 }
 
+impl Holder {
+    /// The process with this id, 0 for one of another pid namespace.
+    pub(crate) fn with_pid(pid: u32) -> Self {
+        Self {
+            pid: Some(pid).filter(|&pid| pid != 0),
+            command: command(pid),
+        }
+    }
+}
+
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (&self.command, self.pid) {
             (Some(command), Some(pid)) => write!(f, "{command} (pid {pid})"),
             (None, Some(pid)) => write!(f, "pid {pid}"),
-            (_, None) => f.write_str("a process outside this pid namespace"),
+            (_, None) => f.write_str("a process that cannot be seen from here"),
         }
     }
 }
@@ -168,6 +178,10 @@ fn open(path: &Path) -> Result<File, LockError> {
         .map_err(|e| failed("open", path, e))
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the constants of locks are small, the fields just have another type"
+)]
 fn whole_file() -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -189,7 +203,7 @@ fn try_lock(file: &File) -> io::Result<bool> {
 fn is_locked(file: &File) -> io::Result<bool> {
     let mut lock = whole_file();
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
-    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    Ok(i32::from(lock.l_type) != libc::F_UNLCK)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {
@@ -204,10 +218,7 @@ fn holder_in(mut file: &File) -> Holder {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
     let pid = read.ok().and_then(|_| living_writer(&text));
-    Holder {
-        pid,
-        command: pid.and_then(command),
-    }
+    Holder::with_pid(pid.unwrap_or(0))
 }
 
 fn living_writer(text: &str) -> Option<u32> {
@@ -234,5 +245,142 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> LockError 
         operation,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn me() -> Holder {
+        let pid = std::process::id();
+        Holder {
+            pid: Some(pid),
+            command: command(pid),
+        }
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused_with_the_name_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = LockFile::acquire(dir.path()).unwrap();
+        let error = LockFile::acquire(dir.path()).unwrap_err().to_string();
+        let (pid, name) = (std::process::id(), command(std::process::id()).unwrap());
+        let dir = dir.path().display();
+        assert_eq!(
+            error,
+            format!("state directory {dir} is in use by {name} (pid {pid})")
+        );
+    }
+
+    #[test]
+    fn looking_shows_the_holder_and_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(holder(dir.path()).unwrap(), None);
+        let lock = LockFile::acquire(dir.path()).unwrap();
+        assert_eq!(holder(dir.path()).unwrap(), Some(me()));
+        drop(lock);
+        assert_eq!(holder(dir.path()).unwrap(), None);
+        LockFile::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_daemon_left_behind_does_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(
+            dir.path().join(NAME),
+            "1 0\nand more of this than we will write",
+        )
+        .unwrap();
+        let _lock = LockFile::acquire(dir.path()).unwrap();
+        assert_eq!(holder(dir.path()).unwrap(), Some(me()));
+    }
+
+    #[test]
+    fn a_holder_that_is_not_the_process_of_that_number_is_not_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = LockFile::acquire(dir.path()).unwrap();
+        let start = start_time(std::process::id()).unwrap() + 1;
+        fs::write(&lock.path, format!("{} {start}\n", std::process::id())).unwrap();
+        let holder = holder(dir.path()).unwrap().unwrap();
+        assert_eq!(
+            holder,
+            Holder {
+                pid: None,
+                command: None
+            }
+        );
+        assert_eq!(
+            holder.to_string(),
+            "a process that cannot be seen from here"
+        );
+    }
+
+    #[test]
+    fn a_missing_state_directory_is_made_and_goes_with_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("a/b");
+        let lock = LockFile::acquire(&state_dir).unwrap();
+        let mode = fs::metadata(&state_dir).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0, "others may write: {mode:o}");
+        lock.release().unwrap();
+        assert!(!state_dir.exists());
+    }
+
+    #[test]
+    fn releasing_keeps_what_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        LockFile::acquire(dir.path()).unwrap().release().unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let state_dir = dir.path().join("a");
+        let lock = LockFile::acquire(&state_dir).unwrap();
+        fs::write(state_dir.join("journal"), "").unwrap();
+        lock.release().unwrap();
+        assert!(state_dir.join("journal").exists());
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join(NAME)).unwrap();
+        let error = LockFile::acquire(dir.path()).unwrap_err().to_string();
+        assert!(error.starts_with("open "), "{error}");
+        assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_made_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let state_dir = file.path().join("x");
+        let error = LockFile::acquire(&state_dir).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("create state directory {}", state_dir.display())
+        );
+    }
+
+    #[test]
+    fn daemons_that_start_while_others_stop_never_run_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let running = std::sync::atomic::AtomicU32::new(0);
+        let order = std::sync::atomic::Ordering::SeqCst;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        if let Ok(lock) = LockFile::acquire(dir.path()) {
+                            assert_eq!(running.fetch_add(1, order), 0);
+                            running.fetch_sub(1, order);
+                            lock.release().unwrap();
+                        }
+                    }
+                });
+            }
+        });
     }
 }

@@ -84,3 +84,69 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let value: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     value.checked_mul(1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMINFO: &str = "\
+MemTotal:        8123456 kB
+Slab:             120000 kB
+SReclaimable:      70000 kB
+SUnreclaim:        50000 kB
+KReclaimable:      70000 kB
+Percpu:             8000 kB
+HugePages_Total:       0
+";
+
+    fn sample(slab_bytes: u64, percpu_bytes: u64) -> Sample {
+        Sample {
+            slab_bytes,
+            percpu_bytes,
+        }
+    }
+
+    #[test]
+    fn slab_and_percpu_memory_are_read_from_meminfo() {
+        assert_eq!(Sample::parse(MEMINFO), Some(sample(122_880_000, 8_192_000)));
+    }
+
+    #[test]
+    fn a_meminfo_without_the_lines_is_not_read_as_zero() {
+        assert_eq!(Sample::parse("MemTotal: 1 kB\n"), None);
+        assert_eq!(
+            Sample::parse(&MEMINFO.replace(" 8000 kB", " many kB")),
+            None
+        );
+    }
+
+    #[test]
+    fn growth_is_divided_by_the_slots_made() {
+        let growth = per_slot(sample(1_000, 500), sample(9_000, 900), 4);
+        let expected = KernelMemory {
+            slab_bytes_per_slot: 2_000,
+            percpu_bytes_per_slot: 100,
+        };
+        assert_eq!(growth, Some(expected));
+    }
+
+    #[test]
+    fn memory_that_shrank_counts_as_no_growth() {
+        let growth = per_slot(sample(1_000, 500), sample(900, 900), 4).unwrap();
+        assert_eq!(
+            (growth.slab_bytes_per_slot, growth.percpu_bytes_per_slot),
+            (0, 100)
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_fill_that_made_nothing() {
+        assert_eq!(per_slot(sample(1, 1), sample(2, 2), 0), None);
+    }
+
+    #[test]
+    fn the_resident_memory_of_this_process_is_found() {
+        let held = std::hint::black_box(vec![1_u8; 8 << 20]);
+        assert!(resident_bytes().unwrap() > held.len() as u64);
+    }
+}

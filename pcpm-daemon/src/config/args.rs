@@ -1,4 +1,8 @@
 //! The command line. It only collects: what a value may be is decided in one place for all sources.
+#![expect(
+    clippy::doc_markdown,
+    reason = "the comments of options are their help, shown as they are"
+)]
 
 use std::path::PathBuf;
 
@@ -90,13 +94,13 @@ impl Args {
 
     pub(super) fn layer(&self) -> Layer {
         Layer {
-            socket: option(&self.socket, "--socket"),
-            state_dir: option(&self.state_dir, "--state-dir"),
-            bpffs: option(&self.bpffs, "--bpffs"),
-            capacity: option(&self.capacity, "--capacity"),
-            ready: option(&self.ready, "--ready"),
-            pool_cidr: option(&self.pool_cidr, "--pool-cidr"),
-            uplink: option(&self.uplink, "--uplink"),
+            socket: option(self.socket.as_ref(), "--socket"),
+            state_dir: option(self.state_dir.as_ref(), "--state-dir"),
+            bpffs: option(self.bpffs.as_ref(), "--bpffs"),
+            capacity: option(self.capacity.as_ref(), "--capacity"),
+            ready: option(self.ready.as_ref(), "--ready"),
+            pool_cidr: option(self.pool_cidr.as_ref(), "--pool-cidr"),
+            uplink: option(self.uplink.as_ref(), "--uplink"),
             ..Layer::default()
         }
     }
@@ -114,8 +118,8 @@ impl LogLevel {
     }
 }
 
-fn option<T: Clone>(value: &Option<T>, name: &'static str) -> Option<Given<T>> {
-    let value = value.clone()?;
+fn option<T: Clone>(value: Option<&T>, name: &'static str) -> Option<Given<T>> {
+    let value = value?.clone();
     Some(Given {
         value,
         origin: Origin::Option(name),

@@ -112,10 +112,7 @@ struct File<'a> {
 impl File<'_> {
     fn origin(&self, span: Option<Range<usize>>) -> Origin {
         let start = span.map_or(0, |span| span.start.min(self.text.len()));
-        let line = 1 + self.text.as_bytes()[..start]
-            .iter()
-            .filter(|&&b| b == b'\n')
-            .count();
+        let line = 1 + self.text[..start].matches('\n').count();
         Origin::File {
             path: self.path.to_owned(),
             line,
@@ -186,13 +183,11 @@ impl<'a> Table<'a> {
             return Ok(None);
         };
         let origin = self.file.origin(Some(entry.span()));
-        match read(entry.get_ref()) {
-            Some(value) => Ok(Some((origin, value))),
-            None => {
-                let found = entry.get_ref().type_str();
-                Err(self.invalid(key, origin, format!("must be {wanted}, found {found}")))
-            }
-        }
+        let Some(value) = read(entry.get_ref()) else {
+            let found = entry.get_ref().type_str();
+            return Err(self.invalid(key, origin, format!("must be {wanted}, found {found}")));
+        };
+        Ok(Some((origin, value)))
     }
 
     fn deny_unknown(&self) -> Result<(), ConfigError> {

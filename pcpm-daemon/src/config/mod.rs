@@ -8,11 +8,14 @@ mod layer;
 mod print;
 mod validate;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
-pub(crate) use args::{Args, LogLevel};
+pub(crate) use args::Args;
 pub(crate) use error::{ConfigError, Origin};
 
 use layer::Layer;

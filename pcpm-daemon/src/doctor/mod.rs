@@ -4,9 +4,13 @@
 mod checks;
 mod host;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapType;
+use aya::sys::BpfHelper;
 use pcpm_api::types;
 
 use crate::config::PortRange;
@@ -32,12 +36,14 @@ pub(crate) trait HostFacts {
     fn most_net_namespaces(&self) -> Fact<u64>;
     /// `net.ipv4.ip_local_port_range`.
     fn ephemeral_ports(&self) -> Fact<PortRange>;
+    /// `net.ipv4.ip_local_reserved_ports`: what the host's own connections never take.
+    fn reserved_ports(&self) -> Fact<Vec<PortRange>>;
     /// What is at `path` or, where nothing is, at the nearest directory above it.
     fn place(&self, path: &Path) -> Fact<Place>;
     /// Whether the kernel has a file system, such as `bpf`.
     fn has_file_system(&self, name: &str) -> Fact<bool>;
     /// Who runs in the state directory.
-    fn lock_holder(&self, state_dir: &Path) -> Fact<Option<Holder>>;
+    fn lock(&self, state_dir: &Path) -> Fact<LockState>;
     /// What is at the path of the socket.
     fn socket(&self, path: &Path) -> Fact<SocketUse>;
     /// The configured interface that leads to the world; `None` where there is none.
@@ -60,26 +66,23 @@ pub(crate) struct NetworkFacts {
 }
 
 /// A part of BPF that the kernel programs use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Feature {
-    /// Programs of tc.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Feature {
+    /// As the kernel calls it.
+    pub(crate) name: &'static str,
+    /// How to find out.
+    pub(crate) probe: Probe,
+}
+
+/// A way to find out what the kernel can do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Probe {
+    /// Load a program of tc.
     TcProgram,
-    /// `BPF_MAP_TYPE_ARRAY`.
-    ArrayMap,
-    /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
-    PerCpuArrayMap,
-    /// `BPF_MAP_TYPE_LRU_HASH`.
-    LruHashMap,
-    /// `bpf_redirect_peer`.
-    RedirectPeer,
-    /// `bpf_redirect_neigh`.
-    RedirectNeigh,
-    /// `bpf_fib_lookup`.
-    FibLookup,
-    /// `bpf_skc_lookup_tcp`.
-    TcpLookup,
-    /// `bpf_sk_lookup_udp`.
-    UdpLookup,
+    /// Make a map.
+    Map(MapType),
+    /// Load a program of tc that calls a helper.
+    TcHelper(BpfHelper),
 }
 
 /// A resource limit.
@@ -104,15 +107,28 @@ pub(crate) struct Place {
     pub(crate) mode: u32,
 }
 
+/// Who runs in a state directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LockState {
+    /// Nobody.
+    Free,
+    /// This process.
+    Own,
+    /// Another one.
+    Held(Holder),
+}
+
 /// What is at the path of the socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SocketUse {
     /// Nothing.
     Free,
     /// A socket that nobody listens on.
     Stale,
-    /// A socket that somebody listens on.
-    Served,
+    /// A socket that this process listens on.
+    Own,
+    /// A socket that another process listens on.
+    Served(Holder),
     /// Something else.
     NotASocket,
 }

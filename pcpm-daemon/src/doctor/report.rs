@@ -17,20 +17,21 @@ pub(crate) fn report(checks: &[Check]) -> String {
         .map(|check| check.name.len())
         .max()
         .unwrap_or(0);
-    let mut text = String::new();
-    for Check {
+    checks.iter().map(|check| entry(check, width)).collect()
+}
+
+fn entry(check: &Check, width: usize) -> String {
+    let Check {
         name,
         status,
         detail,
         advice,
-    } in checks
-    {
-        text.push_str(&format!("{status:<7}  {name:<width$}  {detail}\n"));
-        if let Some(advice) = advice {
-            text.push_str(&format!("{:7}  {:width$}  -> {advice}\n", "", ""));
-        }
+    } = check;
+    let found = format!("{status:<7}  {name:<width$}  {detail}\n");
+    match advice {
+        Some(advice) => format!("{found}{:7}  {:width$}  -> {advice}\n", "", ""),
+        None => found,
     }
-    text
 }
 
 fn line(check: &Check) -> String {

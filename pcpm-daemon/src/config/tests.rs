@@ -1,0 +1,386 @@
+//! The settings as an operator meets them: what is accepted, what is refused and with which words.
+
+use std::path::Path;
+
+use clap::Parser;
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("pcpmd.toml"))
+}
+
+fn refused(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+fn from_options(options: &[&str]) -> Result<Config, ConfigError> {
+    let args = Args::try_parse_from(["pcpmd"].iter().chain(options)).unwrap();
+    Config::from_layer(args.layer())
+}
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    assert_eq!(parse("").unwrap(), Config::default());
+}
+
+#[test]
+fn the_sample_file_is_what_print_config_prints_for_the_defaults() {
+    let sample = include_str!("../../../contrib/pcpmd.toml");
+    assert_eq!(
+        sample,
+        Config::default().to_toml(),
+        "update contrib/pcpmd.toml"
+    );
+}
+
+#[test]
+fn every_key_is_described_in_the_documentation() {
+    let documentation = include_str!("../../../docs/configuration.md");
+    for line in Config::default().to_toml().lines() {
+        let assignment = line.trim_start_matches('#');
+        if let Some((key, value)) = assignment
+            .split_once(" = ")
+            .filter(|_| !line.starts_with("# "))
+        {
+            let row = documentation
+                .lines()
+                .find(|l| l.starts_with(&format!("| `{key}` |")));
+            let row = row.unwrap_or_else(|| panic!("docs/configuration.md has no row for {key}"));
+            assert!(
+                row.contains(&format!("`{}`", value.trim_matches('"'))),
+                "default of {key}"
+            );
+        }
+    }
+}
+
+#[test]
+fn options_override_the_file_which_overrides_the_defaults() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "capacity = 10\nready = 5\n[refill]\nworkers = 3\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let args = Args::parse_from(["pcpmd", "--config", path, "--ready", "7"]);
+    let config = Config::load(&args).unwrap();
+    assert_eq!(
+        (config.capacity, config.ready, config.refill.workers),
+        (10, 7, 3)
+    );
+    assert_eq!(config.nat, Config::default().nat);
+}
+
+#[test]
+fn a_named_file_that_is_missing_is_an_error() {
+    let args = Args::parse_from(["pcpmd", "--config", "/nonexistent/pcpmd.toml"]);
+    let error = Config::load(&args).unwrap_err().to_string();
+    assert_eq!(error, "read configuration file /nonexistent/pcpmd.toml");
+}
+
+#[test]
+fn ready_follows_the_capacity_and_the_socket_follows_the_state_directory() {
+    let config = from_options(&["--capacity", "9", "--state-dir", "/tmp/x"]).unwrap();
+    assert_eq!(config.ready, 9);
+    assert_eq!(config.socket, Path::new("/tmp/x/pcpm.sock"));
+}
+
+#[test]
+fn values_are_refused_with_file_line_key_and_reason() {
+    for (text, expected) in [
+        (
+            "\n\ncapacity = 0",
+            "pcpmd.toml:3: capacity: 0 is not between 1 and 65536",
+        ),
+        (
+            "capacity = 65537",
+            "pcpmd.toml:1: capacity: 65537 is not between 1 and 65536",
+        ),
+        (
+            "capacity = -1",
+            "pcpmd.toml:1: capacity: -1 is not between 1 and 65536",
+        ),
+        (
+            "capacity = 1.5",
+            "pcpmd.toml:1: capacity: must be an integer, found float",
+        ),
+        (
+            "capacity = \"64\"",
+            "pcpmd.toml:1: capacity: must be an integer, found string",
+        ),
+        (
+            "capacity = 4\nready = 5",
+            "pcpmd.toml:2: ready: 5 is more than the capacity, 4",
+        ),
+        (
+            "ready = -1",
+            "pcpmd.toml:1: ready: -1 is not between 0 and the capacity, 64",
+        ),
+        (
+            "[refill]\nworkers = 17",
+            "pcpmd.toml:2: refill.workers: 17 is not between 1 and 16",
+        ),
+        (
+            "refill = 2",
+            "pcpmd.toml:1: refill: must be a table, found integer",
+        ),
+        (
+            "[nat]\nflows = 10",
+            "pcpmd.toml:2: nat.flows: 10 is not between 1024 and 16777216",
+        ),
+        (
+            "[nat]\nports = \"9-8\"",
+            "pcpmd.toml:2: nat.ports: 9-8 ends before it begins",
+        ),
+        (
+            "[nat]\nports = \"80-90\"",
+            "pcpmd.toml:2: nat.ports: 80-90 begins below 1024",
+        ),
+        (
+            "[nat]\nports = \"2000-70000\"",
+            "pcpmd.toml:2: nat.ports: '2000-70000' is not a range of ports, such as 16384-32767",
+        ),
+        (
+            "state_dir = \"run\"",
+            "pcpmd.toml:1: state_dir: 'run' must be an absolute path",
+        ),
+        (
+            "state_dir = \"\"",
+            "pcpmd.toml:1: state_dir: '' must be an absolute path",
+        ),
+        (
+            "bpffs = \"/\"",
+            "pcpmd.toml:1: bpffs: the root directory cannot be used",
+        ),
+        (
+            "socket = \"/a\\nb\"",
+            "pcpmd.toml:1: socket: character '\\n' in a path",
+        ),
+    ] {
+        assert_eq!(refused(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn pools_are_refused_with_the_reason() {
+    for (cidr, reason) in [
+        (
+            "10.213.0.5/16",
+            "10.213.0.5/16 is an address in a network, the network is 10.213.0.0/16",
+        ),
+        (
+            "10.213.0.0",
+            "'10.213.0.0' is not an IPv4 network in CIDR notation, such as 10.213.0.0/16",
+        ),
+        (
+            "fd00::/64",
+            "'fd00::/64' is not an IPv4 network in CIDR notation, such as 10.213.0.0/16",
+        ),
+        (
+            "10.213.0.0/33",
+            "'10.213.0.0/33' is not an IPv4 network in CIDR notation, such as 10.213.0.0/16",
+        ),
+        (
+            "8.0.0.0/7",
+            "8.0.0.0/7: the prefix length is not between 8 and 30",
+        ),
+        (
+            "10.213.0.0/31",
+            "10.213.0.0/31: the prefix length is not between 8 and 30",
+        ),
+        (
+            "127.1.0.0/16",
+            "127.1.0.0/16 overlaps 127.0.0.0/8 (loopback)",
+        ),
+        (
+            "224.0.0.0/24",
+            "224.0.0.0/24 overlaps 224.0.0.0/4 (multicast)",
+        ),
+        (
+            "0.1.0.0/16",
+            "0.1.0.0/16 overlaps 0.0.0.0/8 (\"this network\")",
+        ),
+        (
+            "10.213.0.0/27",
+            "10.213.0.0/27 has 32 addresses, too few for a capacity of 64",
+        ),
+        (
+            "169.0.0.0/8",
+            "169.0.0.0/8 overlaps 169.254.0.0/16 (link-local, and holds the gateway of the slots)",
+        ),
+    ] {
+        let error = from_options(&["--pool-cidr", cidr])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, format!("--pool-cidr: pool_cidr: {reason}"));
+    }
+}
+
+#[test]
+fn a_pool_may_have_exactly_as_many_addresses_as_slots() {
+    let config = from_options(&["--pool-cidr", "10.213.0.0/26"]).unwrap();
+    assert_eq!(
+        config.slot_address(63),
+        std::net::Ipv4Addr::new(10, 213, 0, 63)
+    );
+}
+
+#[test]
+fn interface_names_are_checked() {
+    let long = "x".repeat(16);
+    for name in ["", "a b", "a/b", "..", "a:1", &long] {
+        let error = from_options(&["--uplink", name]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--uplink: uplink: ") && error.contains("'auto'"),
+            "{error}"
+        );
+    }
+    let config = from_options(&["--uplink", "enp0s31f6"]).unwrap();
+    assert_eq!(config.uplink, Uplink::Interface("enp0s31f6".to_owned()));
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_refused_wherever_it_comes_from() {
+    let fits = format!("/{}", "x".repeat(106));
+    assert!(from_options(&["--socket", &fits]).is_ok());
+    let error = from_options(&["--socket", &format!("{fits}x")])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("--socket: socket: ") && error.contains("108 bytes"),
+        "{error}"
+    );
+
+    let error = from_options(&["--state-dir", &fits])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("--state-dir: state_dir: the socket "),
+        "{error}"
+    );
+    assert!(from_options(&["--state-dir", &fits, "--socket", "/run/s"]).is_ok());
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_known_one() {
+    for (text, expected) in [
+        (
+            "\ncapcity = 1",
+            "pcpmd.toml:2: capcity: unknown key, did you mean 'capacity'?",
+        ),
+        (
+            "state-dir = \"/x\"",
+            "pcpmd.toml:1: state-dir: unknown key, did you mean 'state_dir'?",
+        ),
+        (
+            "[nat]\nport = \"1\"",
+            "pcpmd.toml:2: nat.port: unknown key, did you mean 'nat.ports'?",
+        ),
+        (
+            "[refil]\nworkers = 1",
+            "pcpmd.toml:1: refil: unknown key, did you mean 'refill'?",
+        ),
+        ("colour = \"red\"", "pcpmd.toml:1: colour: unknown key"),
+        (
+            "[api]\n\ncapacity = 1",
+            "pcpmd.toml:3: api.capacity: unknown key",
+        ),
+    ] {
+        assert_eq!(refused(text), expected);
+    }
+}
+
+#[test]
+fn broken_files_are_refused_with_file_and_line() {
+    for (text, line) in [
+        ("capacity = 1\nready = = 2\n", 2),
+        ("a = 1\n\na = 2", 3),
+        ("[nat", 1),
+    ] {
+        let error = refused(text);
+        assert!(
+            error.starts_with(&format!("pcpmd.toml:{line}: ")),
+            "{error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn check_and_print_config_exclude_each_other_and_json_needs_check() {
+    assert!(Args::try_parse_from(["pcpmd", "--check", "--print-config"]).is_err());
+    assert!(Args::try_parse_from(["pcpmd", "--json"]).is_err());
+    assert!(Args::try_parse_from(["pcpmd", "--check", "--json"]).is_ok());
+}
+
+#[test]
+fn the_log_level_comes_from_the_option_or_the_environment() {
+    let quiet = Args::parse_from(["pcpmd", "--log-level", "warn"]);
+    let unset = Args::parse_from(["pcpmd"]);
+    assert_eq!(quiet.log_filter(Some("trace".to_owned())), "warn");
+    assert_eq!(
+        unset.log_filter(Some("pcpmd=trace".to_owned())),
+        "pcpmd=trace"
+    );
+    assert_eq!(unset.log_filter(Some(String::new())), "info");
+    assert_eq!(unset.log_filter(None), "info");
+}
+
+prop_compose! {
+    fn any_pool()(address in 0x0a00_0000_u32..0x0b00_0000, prefix in 8_u8..=30) -> Ipv4Net {
+        Ipv4Net::new(address.into(), prefix).unwrap().trunc()
+    }
+}
+
+fn any_path() -> impl Strategy<Value = PathBuf> {
+    "/[a-zA-Z0-9 .\"'\\\\#=äß_-]{1,40}x".prop_map(PathBuf::from)
+}
+
+fn any_uplink() -> impl Strategy<Value = Uplink> {
+    prop_oneof![
+        Just(Uplink::Auto),
+        "[a-z\"'\\\\][a-z0-9.@-]{0,14}".prop_map(|name| match name.as_str() {
+            "auto" => Uplink::Auto,
+            _ => Uplink::Interface(name),
+        }),
+    ]
+}
+
+prop_compose! {
+    fn any_config()(
+        (state_dir, socket, bpffs) in (any_path(), proptest::option::of(any_path()), any_path()),
+        (pool_cidr, slots, warm) in (any_pool(), any::<u32>(), any::<u32>()),
+        uplink in any_uplink(),
+        ports in (1024_u16.., 1024_u16..),
+        (workers, flows) in (1_u32..=16, 1024_u32..=16_777_216),
+        (max_clients, max_calls_in_flight) in (1_u32..=65_536, 1_u32..=1024),
+    ) -> Config {
+        let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
+        Config {
+            socket: socket.unwrap_or_else(|| state_dir.join("pcpm.sock")),
+            state_dir,
+            bpffs,
+            capacity,
+            ready: warm % (capacity + 1),
+            pool_cidr,
+            uplink,
+            refill: Refill { workers },
+            nat: Nat {
+                ports: PortRange { first: ports.0.min(ports.1), last: ports.0.max(ports.1) },
+                flows,
+            },
+            api: Api { max_clients, max_calls_in_flight },
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn printed_settings_read_back_as_the_same(config in any_config()) {
+        prop_assert_eq!(parse(&config.to_toml()).unwrap(), config);
+    }
+
+    #[test]
+    fn no_file_makes_the_parser_panic(text in "([a-z_]{0,9}[ =\\[\\]\"0-9\n.-]{0,6}){0,12}") {
+        let _ = parse(&text);
+    }
+}
