@@ -5,6 +5,8 @@
 mod calls;
 mod client;
 mod hangup;
+#[cfg(test)]
+mod interface_tests;
 mod service;
 mod socket;
 

@@ -1,0 +1,102 @@
+//! The Rust types of the interface say what the committed definition says.
+
+use pcpm_api::{INTERFACE, types};
+use zlink::{
+    idl::{CustomType, Interface, Type},
+    introspect::{CustomType as _, Type as _},
+};
+
+fn interface() -> Interface<'static> {
+    INTERFACE.try_into().unwrap()
+}
+
+/// Name and type of fields, which is what travels; comments do not.
+fn shape<'a>(fields: impl Iterator<Item = &'a zlink::idl::Field<'a>>) -> Vec<(String, String)> {
+    fields.map(|field| (field.name().to_string(), field.ty().to_string())).collect()
+}
+
+fn shape_of(ty: &Type<'_>) -> Vec<(String, String)> {
+    match ty {
+        Type::Object(fields) => shape(fields.iter()),
+        other => panic!("{other} is no object"),
+    }
+}
+
+#[test]
+fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
+    let rust = [
+        types::OnEmpty::CUSTOM_TYPE,
+        types::Lease::CUSTOM_TYPE,
+        types::Source::CUSTOM_TYPE,
+        types::SlotState::CUSTOM_TYPE,
+        types::PublishedPort::CUSTOM_TYPE,
+        types::Traffic::CUSTOM_TYPE,
+        types::Attachment::CUSTOM_TYPE,
+        types::Slot::CUSTOM_TYPE,
+        types::SlotCounts::CUSTOM_TYPE,
+        types::Latency::CUSTOM_TYPE,
+        types::AttachTotals::CUSTOM_TYPE,
+        types::RefillTotals::CUSTOM_TYPE,
+        types::Memory::CUSTOM_TYPE,
+        types::Uplink::CUSTOM_TYPE,
+        types::DropCount::CUSTOM_TYPE,
+        types::Failure::CUSTOM_TYPE,
+        types::Event::CUSTOM_TYPE,
+        types::CheckStatus::CUSTOM_TYPE,
+        types::Check::CUSTOM_TYPE,
+    ];
+    let definition = interface();
+    let described: Vec<_> = definition.custom_types().collect();
+    assert_eq!(described.len(), rust.len());
+    for (described, rust) in described.into_iter().zip(rust) {
+        assert_eq!(described.name(), rust.name());
+        match (described, rust) {
+            (CustomType::Object(described), CustomType::Object(rust)) => {
+                assert_eq!(shape(described.fields()), shape(rust.fields()), "{}", rust.name());
+            }
+            (CustomType::Enum(described), CustomType::Enum(rust)) => {
+                let words = |e: &zlink::idl::CustomEnum<'_>| -> Vec<String> {
+                    e.variants().map(|variant| variant.name().to_string()).collect()
+                };
+                assert_eq!(words(described), words(rust), "{}", rust.name());
+            }
+            _ => panic!("{} is of another kind", rust.name()),
+        }
+    }
+}
+
+#[test]
+fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
+    let flat = |ty: &[(&str, &str)]| -> Vec<(String, String)> {
+        let attachment = match types::Attachment::CUSTOM_TYPE {
+            CustomType::Object(object) => shape(object.fields()),
+            CustomType::Enum(_) => unreachable!("an attachment is an object"),
+        };
+        let more = ty.iter().map(|&(name, ty)| (name.to_owned(), ty.to_owned()));
+        attachment.into_iter().chain(more).collect()
+    };
+    let fd = ("netns_fd", "?int");
+    let expected = [
+        ("Attach", shape_of(types::AttachRequest::TYPE), flat(&[fd])),
+        ("Detach", shape_of(types::DetachRequest::TYPE), vec![]),
+        ("Get", shape_of(types::GetRequest::TYPE), flat(&[("traffic", "Traffic"), fd])),
+        ("List", vec![], shape_of(types::ListReply::TYPE)),
+        ("Status", vec![], shape_of(types::Status::TYPE)),
+        ("Watch", shape_of(types::WatchRequest::TYPE), shape_of(types::WatchFrame::TYPE)),
+        ("Doctor", vec![], shape_of(types::DoctorReply::TYPE)),
+    ];
+    let definition = interface();
+    let methods: Vec<_> = definition.methods().collect();
+    assert_eq!(methods.len(), expected.len());
+    for (method, (name, inputs, outputs)) in methods.into_iter().zip(expected) {
+        assert_eq!(method.name().to_string(), name);
+        assert_eq!(shape(method.inputs()), inputs, "parameters of {name}");
+        assert_eq!(shape(method.outputs()), outputs, "reply of {name}");
+    }
+}
+
+#[test]
+fn the_definition_of_the_service_interface_is_valid() {
+    let text = include_str!("org.varlink.service.varlink");
+    assert_eq!(Interface::try_from(text).unwrap().methods().count(), 2);
+}
