@@ -1,0 +1,177 @@
+//! `run` and `exec` with commands, signals and deaths. They join a network namespace (this
+//! process's own, so nothing changes), which takes root.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::fake::{Answer, Daemon, Outcome, Seen, attachment};
+
+fn daemon() -> Daemon {
+    Daemon::start(|method, parameters| {
+        let owner = parameters["owner"].as_str().unwrap();
+        match method {
+            "Attach" => Answer::WithNetns(attachment(owner)),
+            "Get" => {
+                let mut reply = attachment(owner);
+                reply["traffic"] = json!({"sent_packets": 0, "sent_bytes": 0,
+                    "received_packets": 0, "received_bytes": 0, "dropped_packets": 0});
+                Answer::WithNetns(reply)
+            }
+            _ => Answer::Result(json!({})),
+        }
+    })
+}
+
+fn shell(daemon: &Daemon, verb: &[&str], script: &str) -> Command {
+    let mut command = daemon.pcpm(verb.iter().copied().chain(["--", "sh", "-c", script]));
+    command.stdout(Stdio::piped());
+    command
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+}
+
+/// Reads lines until `line` comes.
+fn await_line(output: &mut impl BufRead, line: &str) {
+    let mut lines = output.lines();
+    assert!(lines.any(|l| l.unwrap() == line), "no line '{line}'");
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn both_exit_with_the_status_of_the_command() {
+    let daemon = daemon();
+    for verb in [&["run"][..], &["exec", "web-1"]] {
+        for (script, code) in [("exit 0", 0), ("exit 3", 3), ("exit 255", 255)] {
+            let outcome = Outcome::of(shell(&daemon, verb, script));
+            assert_eq!(
+                (outcome.code, outcome.stderr.as_str()),
+                (code, ""),
+                "{verb:?} {script}"
+            );
+        }
+        let missing = daemon.run(&format!("{} -- /no/such/command", verb.join(" ")));
+        assert_eq!(missing.code, 127, "{missing:?}");
+        assert!(
+            missing
+                .stderr
+                .starts_with("pcpm: cannot execute /no/such/command\npcpm: No such")
+        );
+        assert_eq!(
+            daemon
+                .run(&format!("{} -- /etc/passwd", verb.join(" ")))
+                .code,
+            126
+        );
+    }
+    let killed = Outcome::of(shell(&daemon, &["run"], "kill -9 $$"));
+    assert_eq!(killed.code, 128 + 9);
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn both_tell_the_command_where_it_runs() {
+    let daemon = daemon();
+    let script = "echo $PCPM_OWNER $PCPM_SLOT $PCPM_ADDRESS $PCPM_NETNS";
+    for verb in [&["run", "--name", "web-1"][..], &["exec", "web-1"]] {
+        let outcome = Outcome::of(shell(&daemon, verb, script));
+        assert_eq!(
+            outcome.stdout,
+            "web-1 s0007 10.213.0.7 /run/pcpm/netns/s0007\n"
+        );
+    }
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn run_holds_the_slot_by_its_connection_and_detaches_at_the_end() {
+    let daemon = daemon();
+    let words = "run --name web-1 --tenant t --label a=b --on-empty wait --timeout 1s -- true";
+    assert_eq!(daemon.run(words).code, 0);
+    let asked = json!({"owner": "web-1", "tenant": "t", "labels": {"a": "b"}, "on_empty": "wait",
+                       "timeout_ms": 1000, "lease": "connection", "pass_fd": true});
+    assert_eq!(daemon.next(), Seen::Call("Attach".into(), asked));
+    assert_eq!(
+        daemon.next(),
+        Seen::Call("Detach".into(), json!({"owner": "web-1"}))
+    );
+    assert_eq!(daemon.next(), Seen::Closed);
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn run_detaches_when_the_command_cannot_be_executed() {
+    let daemon = daemon();
+    assert_eq!(daemon.run("run -- /no/such/command").code, 127);
+    assert!(matches!(daemon.next(), Seen::Call(method, _) if method == "Attach"));
+    assert!(matches!(daemon.next(), Seen::Call(method, _) if method == "Detach"));
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn every_run_has_an_owner_of_its_own() {
+    let daemon = daemon();
+    let owner = || Outcome::of(shell(&daemon, &["run"], "echo $PCPM_OWNER")).stdout;
+    let (first, second) = (owner(), owner());
+    assert!(
+        first.starts_with("run-") && first != second,
+        "{first} {second}"
+    );
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn run_hands_signals_on() {
+    let daemon = daemon();
+    for sent in ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2"] {
+        let script =
+            format!("trap 'echo got; exit 9' {sent}; echo up; while :; do sleep 0.1; done");
+        let mut child = shell(&daemon, &["run"], &script).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        await_line(&mut output, "up");
+        signal(&child, format!("SIG{sent}").parse().unwrap());
+        await_line(&mut output, "got");
+        assert_eq!(child.wait().unwrap().code(), Some(9), "{sent}");
+    }
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn a_command_dies_with_a_killed_run() {
+    let daemon = daemon();
+    let mut child = shell(&daemon, &["run"], "echo up; exec sleep 1000")
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    await_line(&mut output, "up");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The command holds the other end of this pipe: it ends when the command does.
+    output.read_to_end(&mut Vec::new()).unwrap();
+    assert!(matches!(daemon.next(), Seen::Call(method, _) if method == "Attach"));
+    assert_eq!(daemon.next(), Seen::Closed);
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn a_namespace_that_cannot_be_joined_is_told() {
+    let daemon = daemon();
+    for verb in ["run", "exec web-1"] {
+        let words: Vec<_> = verb.split(' ').collect();
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-sys_admin", env!("CARGO_BIN_EXE_pcpm")]);
+        command
+            .args(words)
+            .args(["--", "true"])
+            .env("PCPM_SOCKET", daemon.socket());
+        let outcome = Outcome::of(command);
+        assert_eq!(outcome.code, 1, "{outcome:?}");
+        assert!(outcome.stderr.contains("network namespace"), "{outcome:?}");
+        assert!(outcome.stderr.contains("CAP_SYS_ADMIN"), "{outcome:?}");
+    }
+}
