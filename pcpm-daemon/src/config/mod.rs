@@ -104,22 +104,9 @@ impl Config {
         Self::from_layer(file.overridden_by(args.layer()))
     }
 
-    /// The settings in the text of a configuration file; `path` is what errors call it.
-    ///
-    /// # Errors
-    /// As for [`Config::load`].
-    pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        Self::from_layer(Layer::parse(text, path)?)
-    }
-
     /// The settings as a commented configuration file. Reading it back gives the same settings.
     pub(crate) fn to_toml(&self) -> String {
         print::to_toml(self)
-    }
-
-    /// The address of slot `index`.
-    pub(crate) fn slot_address(&self, index: u32) -> std::net::Ipv4Addr {
-        (u32::from(self.pool_cidr.network()) + index).into()
     }
 
     fn from_layer(layer: Layer) -> Result<Self, ConfigError> {

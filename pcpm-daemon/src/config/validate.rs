@@ -50,7 +50,7 @@ impl Default for Config {
                 flows: 262_144,
             },
             api: Api {
-                max_clients: 2_048,
+                max_clients: 1_024,
                 max_calls_in_flight: 64,
             },
         }

@@ -21,6 +21,8 @@ const TCX_KERNEL: (u32, u32) = (6, 6);
 /// Bits of the capabilities that cannot be done without (`linux/capability.h`).
 const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 
+/// File descriptors of a client: its socket, and handles that tell a waiting client's hang-up.
+const OPEN_FILES_PER_CLIENT: u64 = 3;
 /// File descriptors that are neither a slot's nor a client's: hubs, maps, programs, netlink, logs.
 const OTHER_OPEN_FILES: u64 = 256;
 /// Network namespaces beside the slots': hubs, and what a retired slot's users still hold open.
@@ -182,7 +184,7 @@ fn bpffs(config: &Config, host: &dyn HostFacts) -> Check {
 fn open_files(config: &Config, host: &dyn HostFacts) -> Check {
     let name = "open-files";
     let (slots, clients) = (config.capacity, config.api.max_clients);
-    let needed = u64::from(slots) + u64::from(clients) + OTHER_OPEN_FILES;
+    let needed = u64::from(slots) + OPEN_FILES_PER_CLIENT * u64::from(clients) + OTHER_OPEN_FILES;
     match host.open_files() {
         Err(e) => unknown(name, e),
         Ok(limit) if limit.hard >= needed => ok(
@@ -192,7 +194,7 @@ fn open_files(config: &Config, host: &dyn HostFacts) -> Check {
         Ok(limit) => failed(
             name,
             format!(
-                "{needed} needed ({slots} slots, {clients} clients, {OTHER_OPEN_FILES} others), up to {} allowed",
+                "{needed} needed ({slots} slots, {clients} clients with {OPEN_FILES_PER_CLIENT} each, {OTHER_OPEN_FILES} others), up to {} allowed",
                 limit.hard
             ),
             format!(

@@ -280,7 +280,7 @@ fn a_limit_of_open_files_below_the_need_fails_with_the_numbers() {
     let enough = FakeHost {
         open_files: Limit {
             soft: 10,
-            hard: 1_756,
+            hard: 2_756,
         },
         ..good()
     };
@@ -288,16 +288,16 @@ fn a_limit_of_open_files_below_the_need_fails_with_the_numbers() {
     let host = FakeHost {
         open_files: Limit {
             soft: 10,
-            hard: 1_755,
+            hard: 2_755,
         },
         ..good()
     };
     let words = [
-        "1756 needed",
+        "2756 needed",
         "1000 slots",
         "500 clients",
-        "up to 1755",
-        "LimitNOFILE=1756",
+        "up to 2755",
+        "LimitNOFILE=2756",
     ];
     assert_complaint_with(&config, &host, CheckStatus::Failed, "open-files", &words);
 }
