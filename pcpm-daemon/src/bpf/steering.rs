@@ -58,7 +58,8 @@ impl Steering {
             .map_max_entries(names::FLOWS, sizes.flows)
             .load(STEER_OBJECT)
             .map_err(|e| BpfError::new("load the steering object", &e))?;
-        for (name, map) in ebpf.maps() {
+        // bpffs takes no name with a dot: the compiler's own maps (`.rodata`) live with the programs.
+        for (name, map) in ebpf.maps().filter(|(name, _)| !name.starts_with('.')) {
             pin(map, pins, name)?;
         }
         load_programs(&mut ebpf)?;
