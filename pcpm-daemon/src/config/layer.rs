@@ -25,7 +25,6 @@ pub(super) struct Layer {
     pub(super) nat_ports: Option<Given<String>>,
     pub(super) nat_flows: Option<Given<i64>>,
     pub(super) api_max_clients: Option<Given<i64>>,
-    pub(super) api_max_calls_in_flight: Option<Given<i64>>,
 }
 
 /// A value and where it stands.
@@ -74,7 +73,6 @@ impl Layer {
             nat_ports: nat.text("ports")?,
             nat_flows: nat.integer("flows")?,
             api_max_clients: api.integer("max_clients")?,
-            api_max_calls_in_flight: api.integer("max_calls_in_flight")?,
         };
         [root, refill, nat, api]
             .iter()
@@ -96,9 +94,6 @@ impl Layer {
             nat_ports: over.nat_ports.or(self.nat_ports),
             nat_flows: over.nat_flows.or(self.nat_flows),
             api_max_clients: over.api_max_clients.or(self.api_max_clients),
-            api_max_calls_in_flight: over
-                .api_max_calls_in_flight
-                .or(self.api_max_calls_in_flight),
         }
     }
 }

@@ -78,8 +78,6 @@ pub(crate) struct Nat {
 pub(crate) struct Api {
     /// Connections at once.
     pub(crate) max_clients: u32,
-    /// Calls of one client that wait for an answer.
-    pub(crate) max_calls_in_flight: u32,
 }
 
 /// A range of ports, both ends included.

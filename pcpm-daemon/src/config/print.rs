@@ -70,8 +70,6 @@ fn tables(file: &mut Printer, config: &Config) {
     file.table("api");
     file.about(&["Clients connected at once, 1 to 65536. Each takes up to 3 file descriptors."]);
     file.set("max_clients", &config.api.max_clients);
-    file.about(&["Calls of one client that may wait for an answer, 1 to 1024."]);
-    file.set("max_calls_in_flight", &config.api.max_calls_in_flight);
 }
 
 struct Printer(String);

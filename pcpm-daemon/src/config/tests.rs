@@ -349,7 +349,7 @@ prop_compose! {
         uplink in any_uplink(),
         ports in (1024_u16.., 1024_u16..),
         (workers, flows) in (1_u32..=16, 1024_u32..=16_777_216),
-        (max_clients, max_calls_in_flight) in (1_u32..=65_536, 1_u32..=1024),
+        max_clients in 1_u32..=65_536,
     ) -> Config {
         let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
         Config {
@@ -365,7 +365,7 @@ prop_compose! {
                 ports: PortRange { first: ports.0.min(ports.1), last: ports.0.max(ports.1) },
                 flows,
             },
-            api: Api { max_clients, max_calls_in_flight },
+            api: Api { max_clients },
         }
     }
 }

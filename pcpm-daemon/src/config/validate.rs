@@ -49,10 +49,7 @@ impl Default for Config {
                 },
                 flows: 262_144,
             },
-            api: Api {
-                max_clients: 1_024,
-                max_calls_in_flight: 64,
-            },
+            api: Api { max_clients: 1_024 },
         }
     }
 }
@@ -101,12 +98,6 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
                 layer.api_max_clients,
                 default.api.max_clients,
                 number(1..=65_536),
-            )?,
-            max_calls_in_flight: set(
-                "api.max_calls_in_flight",
-                layer.api_max_calls_in_flight,
-                default.api.max_calls_in_flight,
-                number(1..=1_024),
             )?,
         },
     })

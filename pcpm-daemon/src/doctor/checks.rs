@@ -12,11 +12,9 @@ use pcpm_api::types::{Check, CheckStatus};
 use super::{Feature, HostFacts, LockState, Probe, SocketUse};
 use crate::config::{Config, PortRange, Uplink};
 
-/// `bpf_fib_lookup` takes `BPF_FIB_LOOKUP_SKIP_NEIGH` since then; everything else is older
-/// (`bpf_redirect_peer` 5.10, mmapable arrays 5.5).
-const OLDEST_KERNEL: (u32, u32) = (6, 3);
-/// tcx, which leaves the uplink's other programs alone.
-const TCX_KERNEL: (u32, u32) = (6, 6);
+/// tcx, by which the uplink keeps other people's programs, is there since then. Everything else is
+/// older: `BPF_FIB_LOOKUP_SKIP_NEIGH` 6.3, `bpf_redirect_peer` 5.10, mmapable arrays 5.5.
+const OLDEST_KERNEL: (u32, u32) = (6, 6);
 
 /// Bits of the capabilities that cannot be done without (`linux/capability.h`).
 const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
@@ -87,10 +85,6 @@ fn kernel_version(host: &dyn HostFacts) -> Check {
         Some(version) if version < OLDEST_KERNEL => {
             let (major, minor) = OLDEST_KERNEL;
             failed(name, detail, format!("use Linux {major}.{minor} or later"))
-        }
-        Some(version) if version < TCX_KERNEL => {
-            let advice = "from Linux 6.6 on, other programs on the uplink cannot be in the way";
-            warning(name, format!("{detail} has no tcx"), advice)
         }
         Some(_) => ok(name, detail),
     }
