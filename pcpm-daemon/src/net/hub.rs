@@ -13,8 +13,9 @@ use super::error::NetError;
 use super::host::Home;
 use super::link::{self, End};
 use super::netlink::{Batch, Netlink};
+use super::sysctl::Sysctls;
 use super::tc::{self, Hook};
-use super::{Hub, HubSpec, Programs, namespace, routes, sysctl};
+use super::{Hub, HubSpec, Programs, namespace, routes};
 
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -41,7 +42,7 @@ fn build(
     programs: &Programs,
 ) -> Result<Hub, NetError> {
     namespace::enter_new()?;
-    sysctl::disable_ipv6()?;
+    Sysctls::open()?.disable_ipv6()?;
     let netns = namespace::current()?;
     let path = home.hub(spec.number);
     namespace::mount_current(&path)?;
@@ -81,9 +82,10 @@ fn furnish(
     let host_ifindex = peer_of_uplink(hub)?;
     namespace::enter(&home.netns)?;
     let name = link_name(spec.number);
-    sysctl::disable_ipv6_on(&name)?;
+    let sysctls = Sysctls::open()?;
+    sysctls.disable_ipv6_on(&name)?;
     // bpf_fib_lookup refuses to look for packets from an interface that does not forward.
-    sysctl::set(&format!("ipv4/conf/{name}/forwarding"), "1")?;
+    sysctls.set(&format!("ipv4/conf/{name}/forwarding"), "1")?;
     host.run(host_side(spec, host_ifindex, &home.mark(), programs))?;
     Ok(host_ifindex)
 }

@@ -16,9 +16,10 @@ use super::host::Home;
 use super::link::{self, End};
 use super::namespace::{self, Away};
 use super::netlink::{Batch, Netlink, Refused};
+use super::sysctl::Sysctls;
 use super::{
     CreateTimings, Hub, NewSlot, RetiredSlot, SlotKernel, SlotSpec, hub_of, routes, slot_name,
-    slot_path, sysctl, tc,
+    slot_path, tc,
 };
 
 /// How many links one request deletes. The kernel holds `rtnl_mutex` all that time.
@@ -36,6 +37,8 @@ pub(super) struct SlotWorker {
     doomed_group: u32,
     /// By hub number. Opening one is a visit to the hub.
     sockets: HashMap<u32, Netlink>,
+    /// Opened by the worker's thread with its first slot.
+    sysctls: Option<Sysctls>,
 }
 
 impl SlotKernel for SlotWorker {
@@ -45,7 +48,9 @@ impl SlotKernel for SlotWorker {
         let home = Arc::clone(&self.home);
         let mut watch = Stopwatch::start();
         let _away = Away::from(&home.netns);
-        let netns = enter_slot_namespace(spec.index)?;
+        let netns = self
+            .enter_new_namespace()
+            .map_err(|error| error.of(&slot_name(spec.index)))?;
         timings.namespace = watch.lap();
         let path = slot_path(&home.state_dir, spec.index);
         namespace::mount_current(&path)?;
@@ -82,6 +87,7 @@ impl SlotWorker {
             hubs,
             doomed_group: link::doomed_group(number),
             sockets: HashMap::new(),
+            sysctls: None,
         }
     }
 
@@ -105,6 +111,19 @@ impl SlotWorker {
         let _away = Away::from(&self.home.netns);
         namespace::enter(&hub.netns)?;
         Netlink::open()
+    }
+
+    /// Moves the thread into a new namespace with the sysctls of a slot.
+    fn enter_new_namespace(&mut self) -> Result<OwnedFd, NetError> {
+        let sysctls = match &mut self.sysctls {
+            Some(sysctls) => sysctls,
+            none => none.insert(Sysctls::open()?),
+        };
+        sysctls.begin_namespace()?;
+        namespace::enter_new()?;
+        sysctls.disable_ipv6()?;
+        sysctls.open_to_users()?;
+        namespace::current()
     }
 
     /// Connects and configures the slot whose namespace the thread is in.
@@ -162,15 +181,6 @@ impl SlotWorker {
         })
         .collect()
     }
-}
-
-/// Moves the thread into a new namespace with the sysctls of a slot.
-fn enter_slot_namespace(index: u32) -> Result<OwnedFd, NetError> {
-    namespace::enter_new()
-        .and_then(|()| sysctl::disable_ipv6())
-        .and_then(|()| sysctl::open_to_users())
-        .and_then(|()| namespace::current())
-        .map_err(|error| error.of(&slot_name(index)))
 }
 
 /// The requests in the hub, the first of which makes the link.
