@@ -184,7 +184,11 @@ impl Daemon {
     ///
     /// # Errors
     /// When it does not within [`PATIENCE`].
-    pub fn watch<T>(&self, what: &str, seen: impl Fn(&WatchFrame) -> Option<T>) -> Result<T> {
+    pub fn watch<T>(
+        &self,
+        what: &str,
+        mut seen: impl FnMut(&WatchFrame) -> Option<T>,
+    ) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         let mut wire = self.connect()?;
         wire.stream("Watch", &json!({"interval_ms": 20}))?;

@@ -1,2 +1,73 @@
-//! Placeholder until the first module lands.
-fn main() {}
+//! Developer verbs, run as `cargo xtask VERB`. Nothing that ships may depend on this crate.
+
+mod bench;
+mod ci;
+mod demo;
+mod ebpf;
+mod inside;
+mod packages;
+mod plain;
+mod progress;
+mod release;
+mod report;
+mod steps;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Developer verbs of this repository.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start 100 web servers at once, in pooled networks and in networks made on demand.
+    Demo(demo::DemoArguments),
+    /// Run all tests; the privileged ones need root or sudo.
+    Test(test::TestArguments),
+    /// Run everything that a change must pass.
+    Ci,
+    /// Build the kernel programs, or check that the committed ones are what the source says.
+    Ebpf {
+        #[command(subcommand)]
+        verb: ebpf::EbpfVerb,
+    },
+    /// Measure the product beside a floor, in the same run.
+    Bench {
+        #[command(subcommand)]
+        part: bench::BenchPart,
+    },
+    #[command(hide = true)]
+    Inside {
+        #[command(subcommand)]
+        verb: inside::InsideVerb,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
+        Verb::Ci => ci::run(),
+        Verb::Ebpf { verb } => ebpf::run(verb),
+        Verb::Bench { part } => bench::run(part),
+        Verb::Inside { verb } => inside::run(verb),
+    }
+}

@@ -1,0 +1,136 @@
+//! `cargo xtask ci`: everything that a change must pass, each step reported, none left out.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pcpm_tests::Process;
+
+use crate::ebpf::{self, EbpfVerb};
+use crate::report::table;
+use crate::steps;
+use crate::test::{self, TestArguments};
+
+/// Where tools are installed: kept between runs, gone with the build directory.
+const TOOLS: &str = "tools";
+/// Installing a tool compiles it.
+const INSTALL: Duration = Duration::from_mins(12);
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("format", || {
+        steps::run(&mut steps::cargo("fmt --all --check"))
+    }),
+    ("clippy", || {
+        steps::run(&mut steps::cargo(
+            "clippy --workspace --all-targets -- -D warnings",
+        ))
+    }),
+    ("docs", || {
+        let mut doc = steps::cargo("doc --workspace --no-deps --document-private-items");
+        steps::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
+    }),
+    ("typos", || run_tool("typos-cli", "typos", &[])),
+    ("dependencies", || {
+        run_tool(
+            "cargo-deny",
+            "cargo-deny",
+            &["check", "bans", "licenses", "sources"],
+        )
+    }),
+    ("kernel programs", || {
+        ebpf::run(EbpfVerb::Setup)?;
+        ebpf::run(EbpfVerb::Check)
+    }),
+    ("tests", || test::run(&TestArguments::all())),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let outcomes: Vec<_> = STEPS.iter().map(attempt).collect();
+    println!("\n");
+    let rows = outcomes.iter().map(Outcome::row);
+    table(&rows.collect::<Vec<_>>());
+    let failed = outcomes
+        .iter()
+        .filter(|outcome| outcome.error.is_some())
+        .count();
+    if failed > 0 {
+        bail!("{failed} of {} steps failed", STEPS.len());
+    }
+    Ok(())
+}
+
+struct Outcome {
+    name: &'static str,
+    took: Duration,
+    error: Option<anyhow::Error>,
+}
+
+fn attempt((name, step): &Step) -> Outcome {
+    println!("\n=== {name}");
+    let start = Instant::now();
+    let error = step().err();
+    if let Some(error) = &error {
+        println!("{name} failed: {error:#}");
+    }
+    Outcome {
+        name,
+        took: start.elapsed(),
+        error,
+    }
+}
+
+impl Outcome {
+    fn row(&self) -> Vec<String> {
+        let verdict = self
+            .error
+            .as_ref()
+            .map_or("ok".to_owned(), |error| format!("FAILED: {error:#}"));
+        vec![
+            self.name.to_owned(),
+            format!("{:.0} s", self.took.as_secs_f64()),
+            verdict,
+        ]
+    }
+}
+
+/// Runs `program` of the crate `package`, installing it if it is not there.
+fn run_tool(package: &str, program: &str, arguments: &[&str]) -> Result<()> {
+    let path = tool(package, program)?;
+    steps::run(
+        Command::new(path)
+            .args(arguments)
+            .current_dir(steps::workspace()),
+    )
+}
+
+fn tool(package: &str, program: &str) -> Result<PathBuf> {
+    if steps::exists(program) {
+        return Ok(program.into());
+    }
+    let own = std::env::current_exe()?;
+    let root = own
+        .ancestors()
+        .nth(2)
+        .context("no target directory")?
+        .join(TOOLS);
+    let path = root.join("bin").join(program);
+    if !path.exists() {
+        install(package, &root)?;
+    }
+    Ok(path)
+}
+
+fn install(package: &str, root: &Path) -> Result<()> {
+    let mut install = steps::cargo("install --locked --quiet --root");
+    install.arg(root).arg(package);
+    println!("installing {package}");
+    let mut installing = Process::new(package, install.spawn()?)?;
+    let status = installing.wait(INSTALL)?;
+    if !status.success() {
+        bail!("cargo could not install {package}");
+    }
+    Ok(())
+}

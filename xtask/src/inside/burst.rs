@@ -1,0 +1,212 @@
+//! Starts many web servers at once, each a process in a network of its own, and fetches a page from
+//! each: from the host, from a neighbour, and by each from the internet.
+
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use clap::ValueEnum;
+use pcpm_api::types::AttachReply;
+use pcpm_tests::{INTERNET_ADDRESS, Wire};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{on_demand, page};
+use crate::plain::{Netns, OnDemand};
+
+/// Where networks come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Out of the daemon's pool.
+    Pooled,
+    /// Made by plain netlink when asked for.
+    OnDemand,
+}
+
+/// What happened, times in microseconds from the moment a server's start was asked for.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct BurstResult {
+    /// Until its network was there.
+    pub(crate) network_us: Vec<u64>,
+    /// Until the first byte of its page was there.
+    pub(crate) first_byte_us: Vec<u64>,
+    /// Servers whose page a neighbour fetched.
+    pub(crate) from_neighbour: u32,
+    /// Servers' networks from which a page of the internet was fetched.
+    pub(crate) from_internet: u32,
+    /// What went wrong, one line each.
+    pub(crate) errors: Vec<String>,
+}
+
+/// A running server. Dropping it kills it.
+struct Server {
+    process: Child,
+    netns: PathBuf,
+    address: Ipv4Addr,
+    network_us: u64,
+    first_byte_us: u64,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Network {
+    netns: PathBuf,
+    address: Ipv4Addr,
+}
+
+pub(super) fn run(mode: Mode, count: u32) -> Result<BurstResult> {
+    if mode == Mode::OnDemand {
+        on_demand::prepare()?;
+    }
+    let host = Netns::current()?;
+    let together = Barrier::new(count as usize);
+    let started = in_threads(0..count, |index| start_one(mode, &host, index, &together));
+    let mut result = BurstResult::default();
+    let mut servers = Vec::new();
+    for server in started {
+        match server {
+            Ok(server) => servers.push(server),
+            Err(error) => result.errors.push(format!("{error:#}")),
+        }
+    }
+    result.network_us = servers.iter().map(|server| server.network_us).collect();
+    result.first_byte_us = servers.iter().map(|server| server.first_byte_us).collect();
+    if mode == Mode::Pooled {
+        visit_each_other(&servers, &mut result);
+        visit_the_internet(&servers, &mut result);
+    }
+    Ok(result)
+}
+
+fn start_one(mode: Mode, host: &Netns, index: u32, together: &Barrier) -> Result<Server> {
+    // A connection that an engine would have open long before.
+    let mut wire = match mode {
+        Mode::Pooled => Some(Wire::connect(Path::new(pcpm_api::DEFAULT_SOCKET))?),
+        Mode::OnDemand => None,
+    };
+    together.wait();
+    let asked = Instant::now();
+    let network = match wire.as_mut() {
+        Some(wire) => attach(wire, index)?,
+        None => make(host, index)?,
+    };
+    let network_us = micros(asked, Instant::now());
+    let process = start_server(&network.netns)?;
+    host.enter()?;
+    let first_byte = page::fetch(network.address)?;
+    Ok(Server {
+        process,
+        netns: network.netns,
+        address: network.address,
+        network_us,
+        first_byte_us: micros(asked, first_byte),
+    })
+}
+
+fn attach(wire: &mut Wire, index: u32) -> Result<Network> {
+    let request = json!({"owner": format!("server-{index}"), "tenant": "demo"});
+    let reply: AttachReply = wire.call("Attach", &request)?;
+    let attachment = reply.attachment;
+    let address = attachment
+        .addresses
+        .first()
+        .context("an attachment without an address")?;
+    Ok(Network {
+        address: address.parse()?,
+        netns: attachment.netns.into(),
+    })
+}
+
+fn make(host: &Netns, index: u32) -> Result<Network> {
+    let made = OnDemand::create(host, index, Path::new(on_demand::DIRECTORY))?;
+    Ok(Network {
+        netns: made.netns,
+        address: made.address,
+    })
+}
+
+/// Starts the server in `netns` and waits until it listens.
+fn start_server(netns: &Path) -> Result<Child> {
+    enter(netns)?;
+    let mut process = Command::new(std::env::current_exe()?)
+        .args(["inside", "serve"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start a web server")?;
+    let output = process.stdout.take().context("a server without output")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?;
+    if line.is_empty() {
+        let status = process.wait()?;
+        return Err(anyhow!("a web server ended with {status}"));
+    }
+    Ok(process)
+}
+
+/// Each server's page is fetched from the network of the next one.
+fn visit_each_other(servers: &[Server], result: &mut BurstResult) {
+    let neighbours = servers.iter().cycle().skip(1);
+    let pairs = servers.iter().zip(neighbours);
+    let visits = in_threads(pairs, |(server, neighbour)| {
+        enter(&neighbour.netns)?;
+        page::fetch(server.address)
+    });
+    result.from_neighbour = count(visits, &mut result.errors);
+}
+
+/// Each server's network fetches a page from the internet.
+fn visit_the_internet(servers: &[Server], result: &mut BurstResult) {
+    let visits = in_threads(servers, |server| {
+        enter(&server.netns)?;
+        page::fetch(INTERNET_ADDRESS.parse()?)
+    });
+    result.from_internet = count(visits, &mut result.errors);
+}
+
+fn enter(netns: &Path) -> Result<()> {
+    Netns::open(netns)?.enter()
+}
+
+fn count<T>(visits: Vec<Result<T>>, errors: &mut Vec<String>) -> u32 {
+    let mut good = 0;
+    for visit in visits {
+        match visit {
+            Ok(_) => good += 1,
+            Err(error) => errors.push(format!("{error:#}")),
+        }
+    }
+    good
+}
+
+/// Calls `work` with every one of `items` at the same time; results in order.
+fn in_threads<I: Send, T: Send>(
+    items: impl IntoIterator<Item = I>,
+    work: impl Fn(I) -> Result<T> + Sync,
+) -> Vec<Result<T>> {
+    thread::scope(|scope| {
+        let work = &work;
+        let threads = items
+            .into_iter()
+            .map(|item| scope.spawn(move || work(item)));
+        let threads: Vec<_> = threads.collect();
+        let results = threads.into_iter();
+        results
+            .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+            .collect()
+    })
+}
+
+fn micros(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.duration_since(from).as_micros()).unwrap_or(u64::MAX)
+}
