@@ -12,6 +12,9 @@ use pcpm_api::types::{AttachRequest, Lease, OnEmpty};
 
 use crate::parse;
 
+/// Where the help puts what every verb takes.
+const EVERYWHERE: &str = "Everywhere";
+
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
@@ -45,8 +48,8 @@ Examples:
 
 The slot is given back when the command ends, also when pcpm itself is killed. The command gets the
 variables PCPM_OWNER, PCPM_SLOT, PCPM_ADDRESS and PCPM_NETNS, and the signals sent to pcpm. Only its
-network is another one: it sees the files of the host, and /sys still shows the host's devices. Joining
-a network namespace takes root (CAP_SYS_ADMIN).";
+network is another one: it sees the files of the host, and /sys still shows the host's devices.
+Joining a network namespace takes root (CAP_SYS_ADMIN).";
 
 const EXEC_HELP: &str = "\
 Examples:
@@ -62,8 +65,8 @@ Prints one line per event: time (UTC), kind, slot, owner, tenant, message. With 
 line, the first with every slot, the others with those that changed. Exits 3 when pcpmd goes away.";
 
 const DOCTOR_HELP: &str = "\
-Exits 1 when a check failed. When pcpmd cannot be reached, 'pcpmd --check' is run instead, found beside
-pcpm or in PATH, and the exit code is that of its checks.";
+Exits 1 when a check failed. When pcpmd cannot be reached, 'pcpmd --check' is run
+instead, found beside pcpm or in PATH, and the exit code is that of its checks.";
 
 /// Hand out, watch and use the network slots that pcpmd keeps ready.
 ///
@@ -75,15 +78,16 @@ pcpm or in PATH, and the exit code is that of its checks.";
 pub(crate) struct Cli {
     /// Where pcpmd listens.
     #[arg(long, global = true, value_name = "PATH", env = "PCPM_SOCKET")]
-    #[arg(default_value = DEFAULT_SOCKET)]
+    #[arg(help_heading = EVERYWHERE, default_value = DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,
 
     /// Print JSON, for programs.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
 
     /// When to use colours; the variable `NO_COLOR` turns 'auto' off.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(help_heading = EVERYWHERE)]
     pub(crate) color: ColorWhen,
 
     /// What to do.

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid, pipe2, write};
 use pcpm_api::types::Attachment;
 
@@ -51,13 +51,15 @@ pub(crate) fn become_inside(mut command: Command, netns: OwnedFd) -> anyhow::Err
     cannot_execute(command.get_program().to_owned(), error)
 }
 
-/// Starts `command` inside `netns`. It dies with this process, however this one dies.
-pub(crate) fn spawn_inside(mut command: Command, netns: OwnedFd) -> Result<Child> {
+/// Starts `command` inside `netns` with the signals of `blocked` blocked. It dies with this process,
+/// however this one dies.
+pub(crate) fn spawn_inside(mut command: Command, netns: OwnedFd, blocked: SigSet) -> Result<Child> {
     // The child says on this pipe that it has joined: its errors carry a number only.
     let (joined, tell) = pipe2(OFlag::O_CLOEXEC).context("make a pipe")?;
     let parent = getpid();
     let enter = move || {
         die_with(parent)?;
+        blocked.thread_set_mask()?;
         setns(&netns, CloneFlags::CLONE_NEWNET)?;
         write(tell.as_fd(), b"j")?;
         Ok(())

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Result};
 use nix::libc::SI_KERNEL;
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// A signal that arrived.
@@ -14,19 +14,25 @@ pub(crate) struct Arrived {
     pub(crate) by_terminal: bool,
 }
 
-/// Signals that no longer interrupt this program and are read here instead. Programs it starts are
-/// not affected.
+/// Signals that no longer interrupt this program and are read here instead.
 pub(crate) struct Signals {
     fd: SignalFd,
+    before: SigSet,
 }
 
 impl Signals {
     /// Starts catching `signals`. To be called while the program has one thread.
     pub(crate) fn catch(signals: &[Signal]) -> Result<Self> {
         let mask: SigSet = signals.iter().copied().collect();
-        mask.thread_block().context("block signals")?;
+        let before = mask.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+        let before = before.context("block signals")?;
         let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).context("make a signalfd")?;
-        Ok(Self { fd })
+        Ok(Self { fd, before })
+    }
+
+    /// The signals that were blocked before, which is what programs started from here should find.
+    pub(crate) fn before(&self) -> SigSet {
+        self.before
     }
 
     /// Waits for the next one.

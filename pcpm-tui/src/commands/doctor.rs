@@ -1,8 +1,9 @@
 //! `doctor`: the daemon's checks, made by the daemon, or by `pcpmd --check` where none runs.
 
-use std::io::{self, ErrorKind};
+use std::env;
+use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use pcpm_api::client::ClientError;
@@ -40,23 +41,30 @@ fn nobody_listens(error: &ClientError) -> bool {
 }
 
 fn check_without_daemon(session: &Session, unreachable: ClientError) -> Result<ExitCode> {
-    let pcpmd = beside_me().unwrap_or_else(|| "pcpmd".into());
-    failure::complain(&format!("{unreachable}; {} --check says:", pcpmd.display()));
-    match run_check(session, &pcpmd) {
-        Ok(status) if status.success() => Ok(ExitCode::SUCCESS),
-        Ok(_) => Ok(FAILED.into()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(anyhow::Error::new(unreachable)
-            .context("pcpmd is neither beside pcpm nor in PATH: the host was not checked")),
-        Err(error) => Err(error).context(format!("run {} --check", pcpmd.display())),
-    }
-}
-
-fn run_check(session: &Session, pcpmd: &PathBuf) -> io::Result<ExitStatus> {
+    let Some(pcpmd) = find_pcpmd() else {
+        return Err(anyhow::Error::new(unreachable)
+            .context("pcpmd is neither beside pcpm nor in PATH: the host was not checked"));
+    };
+    let check = format!("{} --check", pcpmd.display());
+    failure::complain(&format!("{unreachable}; {check} says:"));
     let json = session.json.then_some("--json");
-    Command::new(pcpmd).arg("--check").args(json).status()
+    let mut command = Command::new(&pcpmd);
+    let status = command.arg("--check").args(json).status();
+    let passed = status.with_context(|| format!("run {check}"))?.success();
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        FAILED.into()
+    })
 }
 
-fn beside_me() -> Option<PathBuf> {
-    let candidate = std::env::current_exe().ok()?.with_file_name("pcpmd");
-    candidate.is_file().then_some(candidate)
+/// The daemon that belongs to this program, or else the first one in `PATH`.
+fn find_pcpmd() -> Option<PathBuf> {
+    let beside_me = env::current_exe().ok().map(|me| me.with_file_name("pcpmd"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    let in_path = env::split_paths(&path).map(|directory| directory.join("pcpmd"));
+    beside_me
+        .into_iter()
+        .chain(in_path)
+        .find(|candidate| candidate.is_file())
 }

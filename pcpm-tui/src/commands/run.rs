@@ -41,7 +41,8 @@ pub(super) fn run(session: &Session, args: &RunArgs) -> Result<ExitCode> {
     // Not before: a wait for a slot can be interrupted.
     let signals = catch_signals()?;
     let command = namespace::command(&args.command, &attachment);
-    let ended = namespace::spawn_inside(command, netns).and_then(|child| follow(child, &signals));
+    let child = namespace::spawn_inside(command, netns, signals.before());
+    let ended = child.and_then(|child| follow(child, &signals));
     give_back(&mut client, &owner);
     Ok(code_of(ended?).into())
 }

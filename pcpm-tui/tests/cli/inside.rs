@@ -142,6 +142,18 @@ fn run_hands_signals_on() {
 
 #[test]
 #[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn a_command_killed_by_a_signal_that_was_handed_on_is_128_and_the_signal() {
+    let daemon = daemon();
+    // Not a shell: those unblock signals that they find blocked.
+    let script = "echo up; exec sleep 1000";
+    let mut child = shell(&daemon, &["run"], script).spawn().unwrap();
+    await_line(&mut BufReader::new(child.stdout.take().unwrap()), "up");
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
 fn a_command_dies_with_a_killed_run() {
     let daemon = daemon();
     let mut child = shell(&daemon, &["run"], "echo up; exec sleep 1000")
