@@ -273,8 +273,8 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
             "pcpmd.toml:2: nat.port: unknown key, did you mean 'nat.ports'?",
         ),
         (
-            "[refil]\nworkers = 1",
-            "pcpmd.toml:1: refil: unknown key, did you mean 'refill'?",
+            "[refills]\nworkers = 1",
+            "pcpmd.toml:1: refills: unknown key, did you mean 'refill'?",
         ),
         ("colour = \"red\"", "pcpmd.toml:1: colour: unknown key"),
         (
