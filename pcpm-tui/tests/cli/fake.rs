@@ -28,8 +28,8 @@ pub(crate) enum Answer {
     Frames(Vec<Value>),
     /// Replies with several frames, then closes the connection.
     FramesThenHangUp(Vec<Value>),
-    /// Replies with these parameters and the caller's own network namespace as descriptor 0.
-    WithNetns(Value),
+    /// Replies with these parameters and this network namespace as descriptor 0.
+    WithNetns(Value, PathBuf),
     /// Replies with this error.
     Error(&'static str, Value),
     /// Closes the connection.
@@ -204,8 +204,8 @@ fn reply(stream: &UnixStream, answer: Answer) -> bool {
             reply(stream, Answer::Frames(frames));
             false
         }
-        Answer::WithNetns(mut parameters) => {
-            let netns = File::open("/proc/self/ns/net").unwrap();
+        Answer::WithNetns(mut parameters, netns) => {
+            let netns = File::open(netns).unwrap();
             parameters["netns_fd"] = 0.into();
             send(
                 stream,

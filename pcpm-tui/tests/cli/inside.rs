@@ -1,7 +1,8 @@
-//! `run` and `exec` with commands, signals and deaths. They join a network namespace (this
-//! process's own, so nothing changes), which takes root.
+//! `run` and `exec` with commands, signals and deaths. They join a network namespace, which takes
+//! root: mostly the tests' own one, where nothing changes by it.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -11,15 +12,19 @@ use serde_json::json;
 use crate::fake::{Answer, Daemon, Outcome, Seen, attachment};
 
 fn daemon() -> Daemon {
-    Daemon::start(|method, parameters| {
+    daemon_with("/proc/self/ns/net".into())
+}
+
+fn daemon_with(netns: PathBuf) -> Daemon {
+    Daemon::start(move |method, parameters| {
         let owner = parameters["owner"].as_str().unwrap();
         match method {
-            "Attach" => Answer::WithNetns(attachment(owner)),
+            "Attach" => Answer::WithNetns(attachment(owner), netns.clone()),
             "Get" => {
                 let mut reply = attachment(owner);
                 reply["traffic"] = json!({"sent_packets": 0, "sent_bytes": 0,
                     "received_packets": 0, "received_bytes": 0, "dropped_packets": 0});
-                Answer::WithNetns(reply)
+                Answer::WithNetns(reply, netns.clone())
             }
             _ => Answer::Result(json!({})),
         }
@@ -85,6 +90,29 @@ fn both_tell_the_command_where_it_runs() {
             "web-1 s0007 10.213.0.7 /run/pcpm/netns/s0007\n"
         );
     }
+}
+
+#[test]
+#[ignore = "joins a network namespace: run as root with --include-ignored"]
+fn both_run_the_command_in_the_namespace_of_the_descriptor() {
+    let mut other = Command::new("unshare");
+    other.args(["--net", "sh", "-c", "readlink /proc/self/ns/net; exec cat"]);
+    let mut other = other
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut expected = String::new();
+    BufReader::new(other.stdout.take().unwrap())
+        .read_line(&mut expected)
+        .unwrap();
+    let daemon = daemon_with(format!("/proc/{}/ns/net", other.id()).into());
+    for verb in [&["run"][..], &["exec", "web-1"]] {
+        let outcome = Outcome::of(shell(&daemon, verb, "readlink /proc/self/ns/net"));
+        assert_eq!(outcome.stdout, expected, "{verb:?}");
+    }
+    drop(other.stdin.take());
+    other.wait().unwrap();
 }
 
 #[test]
