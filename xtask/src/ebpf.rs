@@ -1,0 +1,97 @@
+//! `cargo xtask ebpf`: the toolchain for the kernel programs, their build, and the check that the
+//! committed object is what the sources say, byte for byte.
+
+mod manifest;
+mod setup;
+mod toolchain;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+
+use crate::steps;
+use manifest::Manifest;
+use toolchain::Toolchain;
+
+/// The object, beside its manifest.
+const OBJECT: &str = "pcpm-ebpf/prebuilt/steer.o";
+/// Apart from the directory of the stable toolchain, which it would not share anything with.
+const TARGET_DIRECTORY: &str = "target/bpf";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EbpfVerb {
+    /// Install what is missing to build the kernel programs.
+    Setup,
+    /// Build the kernel programs into pcpm-ebpf/prebuilt.
+    Build,
+    /// Rebuild the kernel programs aside and compare them with the committed ones.
+    Check,
+}
+
+pub(crate) fn run(verb: EbpfVerb) -> Result<()> {
+    match verb {
+        EbpfVerb::Setup => setup::run(),
+        EbpfVerb::Build => build(),
+        EbpfVerb::Check => check(),
+    }
+}
+
+fn build() -> Result<()> {
+    let root = steps::workspace();
+    let toolchain = Toolchain::find(Manifest::read(&root).ok().as_ref())?;
+    let object = toolchain.build(&root, &root.join(TARGET_DIRECTORY))?;
+    let manifest = toolchain.manifest(manifest::source_hash(&root)?, &object);
+    write(&root.join(OBJECT), &object)?;
+    write(&root.join(manifest::PATH), manifest.to_string().as_bytes())?;
+    println!("{OBJECT}: {} bytes, {}", object.len(), manifest.object);
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+}
+
+fn check() -> Result<()> {
+    let root = steps::workspace();
+    let committed = Manifest::read(&root)?;
+    let object = fs::read(root.join(OBJECT)).with_context(|| format!("read {OBJECT}"))?;
+    committed.check(&manifest::source_hash(&root)?, &object)?;
+    let toolchain = Toolchain::find(Some(&committed))?;
+    same_toolchain(&committed, &toolchain)?;
+    let aside = tempfile::tempdir().context("make a directory for the build")?;
+    let rebuilt = toolchain.build(&root, aside.path())?;
+    same_bytes(&object, &rebuilt)?;
+    println!("{OBJECT} is what its sources say, byte for byte");
+    Ok(())
+}
+
+/// Another compiler builds another object: that says nothing about the committed one.
+fn same_toolchain(committed: &Manifest, toolchain: &Toolchain) -> Result<()> {
+    let built_with = committed.toolchain();
+    if toolchain.versions() == built_with {
+        return Ok(());
+    }
+    bail!(
+        "{OBJECT} was built with {}, this machine has {}: run `cargo xtask ebpf setup`, or, to \
+         move to the toolchain of this machine, `cargo xtask ebpf build`, and commit",
+        built_with.join(", "),
+        toolchain.versions().join(", ")
+    )
+}
+
+fn same_bytes(committed: &[u8], rebuilt: &[u8]) -> Result<()> {
+    if committed == rebuilt {
+        return Ok(());
+    }
+    let differs = |(a, b): (&u8, &u8)| a != b;
+    let offset = committed.iter().zip(rebuilt).position(|pair| differs(pair));
+    let offset = offset.unwrap_or_else(|| committed.len().min(rebuilt.len()));
+    bail!(
+        "{OBJECT} differs from what its sources build, from byte {offset} on ({} bytes committed, \
+         {} rebuilt), with the same toolchain and sources",
+        committed.len(),
+        rebuilt.len()
+    )
+}

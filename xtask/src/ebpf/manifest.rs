@@ -1,0 +1,158 @@
+//! The manifest beside the compiled object: what it was built from, and with what.
+//!
+//! Also included by the test of `pcpm-ebpf` that fails when the sources have moved on.
+
+use std::fmt::{self, Display, Formatter};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+/// The manifest, in the repository.
+pub(crate) const PATH: &str = "pcpm-ebpf/prebuilt/MANIFEST.toml";
+
+/// Flags for the compiler that change the object.
+pub(crate) const FLAGS: &[&str] = &[
+    // The programs read nothing of the machine's registers: one object serves all architectures.
+    "--cfg=bpf_target_arch=\"x86_64\"",
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+];
+
+/// What [`PATH`] says. Hashes are SHA-256, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    /// Hash of all that the object is made from.
+    pub(crate) sources: String,
+    /// Hash of the object.
+    pub(crate) object: String,
+    /// `rustc --version`.
+    pub(crate) rustc: String,
+    /// The LLVM inside that rustc.
+    pub(crate) llvm: String,
+    /// `bpf-linker --version`.
+    pub(crate) bpf_linker: String,
+}
+
+impl Manifest {
+    /// Reads the manifest of the repository at `root`.
+    pub(crate) fn read(root: &Path) -> Result<Self> {
+        let text = fs::read_to_string(root.join(PATH)).with_context(|| format!("read {PATH}"))?;
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| value(line, name));
+            value.with_context(|| format!("{PATH} has no `{name}`"))
+        };
+        Ok(Self {
+            sources: field("sources")?,
+            object: field("object")?,
+            rustc: field("rustc")?,
+            llvm: field("llvm")?,
+            bpf_linker: field("bpf-linker")?,
+        })
+    }
+
+    /// rustc, its LLVM and the linker.
+    pub(crate) fn toolchain(&self) -> [&str; 3] {
+        [&self.rustc, &self.llvm, &self.bpf_linker]
+    }
+
+    /// Fails when the manifest speaks of other sources or of another object.
+    pub(crate) fn check(&self, sources: &str, object: &[u8]) -> Result<()> {
+        if self.sources != sources {
+            bail!(
+                "the sources of the kernel programs changed since they were compiled: run \
+                 `cargo xtask ebpf build` and commit pcpm-ebpf/prebuilt"
+            );
+        }
+        if self.object != hash(object) {
+            bail!("{PATH} belongs to another object: run `cargo xtask ebpf build`");
+        }
+        Ok(())
+    }
+}
+
+/// The value in `NAME = "VALUE"`.
+fn value(line: &str, name: &str) -> Option<String> {
+    let quoted = line.strip_prefix(name)?.strip_prefix(" = \"")?;
+    quoted.strip_suffix('"').map(str::to_owned)
+}
+
+impl Display for Manifest {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# What steer.o is made from, and with what.")?;
+        writeln!(f, "# Written by `cargo xtask ebpf build`.")?;
+        writeln!(f, "sources = \"{}\"", self.sources)?;
+        writeln!(f, "object = \"{}\"", self.object)?;
+        writeln!(f, "rustc = \"{}\"", self.rustc)?;
+        writeln!(f, "llvm = \"{}\"", self.llvm)?;
+        writeln!(f, "bpf-linker = \"{}\"", self.bpf_linker)
+    }
+}
+
+/// The hash of all that goes into the object: the sources of the crate, the versions of what they
+/// use, the profile and the flags.
+pub(crate) fn source_hash(root: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for path in source_files(root)? {
+        let name = path.strip_prefix(root).unwrap_or(&path);
+        add(&mut hasher, &name.to_string_lossy(), &read(&path)?);
+    }
+    let lock = read(&root.join("Cargo.lock"))?;
+    add(
+        &mut hasher,
+        "dependencies",
+        &sections(&lock, "name = \"aya-ebpf"),
+    );
+    let workspace = read(&root.join("Cargo.toml"))?;
+    add(&mut hasher, "profiles", &sections(&workspace, "[profile."));
+    add(&mut hasher, "flags", &FLAGS.join(" "));
+    Ok(hexadecimal(&hasher.finalize()))
+}
+
+fn source_files(root: &Path) -> Result<Vec<PathBuf>> {
+    let package = root.join("pcpm-ebpf");
+    let mut files = vec![package.join("Cargo.toml")];
+    let mut directories = vec![package.join("src")];
+    while let Some(directory) = directories.pop() {
+        let listed = || format!("list {}", directory.display());
+        for entry in fs::read_dir(&directory).with_context(listed)? {
+            let path = entry.with_context(listed)?.path();
+            let list = if path.is_dir() {
+                &mut directories
+            } else {
+                &mut files
+            };
+            list.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+}
+
+/// The paragraphs of a TOML file that contain `mark`.
+fn sections(toml: &str, mark: &str) -> String {
+    let chosen = toml.split("\n\n").filter(|text| text.contains(mark));
+    chosen.collect::<Vec<_>>().join("\n\n")
+}
+
+/// Lengths keep `ab` + `c` apart from `a` + `bc`.
+fn add(hasher: &mut Sha256, name: &str, content: &str) {
+    for text in [name, content] {
+        hasher.update(u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
+        hasher.update(text);
+    }
+}
+
+/// The hash of `bytes`.
+pub(crate) fn hash(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
