@@ -142,12 +142,8 @@ impl Engine {
         if counts.waiting > 0 {
             warnings.push(format!("{} requests wait for a slot", counts.waiting));
         }
-        let coming = counts.ready + counts.creating + counts.vacant + counts.retiring;
-        if coming < counts.target {
-            warnings.push(format!(
-                "at most {coming} slots can be ready, fewer than the target of {}: raise capacity",
-                counts.target
-            ));
+        if counts.ready == 0 && counts.attached == counts.capacity {
+            warnings.push("every slot is attached: raise capacity".to_owned());
         }
         warnings
     }
