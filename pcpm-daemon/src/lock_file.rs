@@ -125,7 +125,7 @@ impl LockFile {
 /// When the file is there and cannot be read.
 pub(crate) fn holder(state_dir: &Path) -> Result<Option<Holder>, LockError> {
     let path = state_dir.join(NAME);
-    let file = match OpenOptions::new().read(true).write(true).open(&path) {
+    let file = match File::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed("open", &path, e)),
