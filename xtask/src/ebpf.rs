@@ -20,7 +20,7 @@ const OBJECT: &str = "pcpm-ebpf/prebuilt/steer.o";
 /// Apart from the directory of the stable toolchain, which it would not share anything with.
 const TARGET_DIRECTORY: &str = "target/bpf";
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum EbpfVerb {
     /// Install what is missing to build the kernel programs.
     Setup,
@@ -85,8 +85,7 @@ fn same_bytes(committed: &[u8], rebuilt: &[u8]) -> Result<()> {
     if committed == rebuilt {
         return Ok(());
     }
-    let differs = |(a, b): (&u8, &u8)| a != b;
-    let offset = committed.iter().zip(rebuilt).position(|pair| differs(pair));
+    let offset = committed.iter().zip(rebuilt).position(|(a, b)| a != b);
     let offset = offset.unwrap_or_else(|| committed.len().min(rebuilt.len()));
     bail!(
         "{OBJECT} differs from what its sources build, from byte {offset} on ({} bytes committed, \

@@ -1,0 +1,7 @@
+//! Tests of the packet logic on the host: the same functions that run in the kernel.
+
+mod decision;
+mod drop_reasons;
+mod frames;
+mod nat;
+mod packet;
