@@ -157,6 +157,10 @@ pub struct RefillTotals {
     pub retired: u64,
     pub failed: u64,
     pub create: Latency,
+    pub namespace: Latency,
+    pub mount: Latency,
+    pub link: Latency,
+    pub configure: Latency,
 }
 
 #[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -142,7 +142,9 @@ fn programs_config(config: &Config, uplink: Option<&Uplink>) -> abi::Config {
 
 /// The hub's part of the pool CIDR: all of it if one hub is enough for it.
 fn share_of(pool: Ipv4Net, hub: u32) -> Ipv4Net {
-    const SHARE_PREFIX: u8 = 32 - SLOTS_PER_HUB.ilog2() as u8;
+    /// A hub's slots take this many bits of an address.
+    const SHARE_PREFIX: u8 = 23;
+    const { assert!(1 << (32 - SHARE_PREFIX) == SLOTS_PER_HUB) };
     let prefix = pool.prefix_len().max(SHARE_PREFIX);
     let base = u32::from(pool.network()) + hub * SLOTS_PER_HUB;
     Ipv4Net::new_assert(base.into(), prefix)

@@ -1,4 +1,4 @@
-//! The limit on open files: a slot holds one, a client two.
+//! The limit on open files: a slot holds one, a client up to three.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

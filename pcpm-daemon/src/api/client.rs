@@ -137,7 +137,7 @@ impl Client {
     async fn attach(&mut self, request: AttachRequest, mode: Mode) -> Step {
         let answer = self.service.engine.borrow_mut().attach(request, self.id);
         let attached = match answer {
-            Answer::Now(attached) => attached,
+            Answer::Now(attached) => *attached,
             Answer::Later(id, receiver) => {
                 tokio::select! {
                     biased;

@@ -2,11 +2,13 @@
 //! mounted if it is missing and unmounted again by whoever mounted it.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
 use nix::{
+    fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount, umount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
@@ -18,14 +20,16 @@ use super::BpfError;
 pub(crate) struct PinDir {
     path: PathBuf,
     mounted: Option<PathBuf>,
+    lock: Flock<File>,
 }
 
 impl PinDir {
-    /// Makes `path` an empty directory of pins; what an earlier daemon pinned there is removed.
+    /// Makes `path` an empty directory of pins; what a killed daemon pinned there is removed. Those of
+    /// a living one, which may have another state directory, are protected by a lock.
     pub(crate) fn create(path: &Path) -> Result<Self, BpfError> {
         let mounted = mount_if_missing(path)?;
-        let dir = Self { path: path.to_owned(), mounted };
         fs::create_dir_all(path).map_err(|e| failed("create", path, &e))?;
+        let dir = Self { path: path.to_owned(), mounted, lock: lock(path)? };
         dir.remove_pins()?;
         Ok(dir)
     }
@@ -38,6 +42,8 @@ impl PinDir {
     /// Removes the pins, the directory and the file system if [`create`](Self::create) mounted it.
     pub(crate) fn remove(self) -> Vec<BpfError> {
         let pins = self.remove_pins();
+        // An open file would keep the file system busy.
+        drop(self.lock);
         let dir = match &self.mounted {
             Some(mounted) if *mounted == self.path => Ok(()),
             _ => fs::remove_dir(&self.path).map_err(|e| failed("remove", &self.path, &e)),
@@ -55,6 +61,17 @@ impl PinDir {
         }
         Ok(())
     }
+}
+
+fn lock(path: &Path) -> Result<Flock<File>, BpfError> {
+    let dir = File::open(path).map_err(|e| failed("open", path, &e))?;
+    Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => BpfError {
+            what: format!("use {} for pins", path.display()),
+            cause: "another daemon does; give each its own --bpffs".into(),
+        },
+        other => failed("lock", path, &other.into()),
+    })
 }
 
 /// Mounts a bpf file system for `path` unless it lies on one; says where. `/sys` takes no new

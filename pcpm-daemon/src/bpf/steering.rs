@@ -190,12 +190,7 @@ fn missing(kind: &str, name: &str) -> BpfError {
     BpfError { what: format!("find {kind} {name}"), cause: "not in the steering object".into() }
 }
 
-fn counters([a, b, c, d, e]: CounterWords) -> SlotCounters {
-    SlotCounters {
-        sent_packets: a,
-        sent_bytes: b,
-        received_packets: c,
-        received_bytes: d,
-        dropped_packets: e,
-    }
+fn counters(words: CounterWords) -> SlotCounters {
+    let [sent_packets, sent_bytes, received_packets, received_bytes, dropped_packets] = words;
+    SlotCounters { sent_packets, sent_bytes, received_packets, received_bytes, dropped_packets }
 }

@@ -103,6 +103,6 @@ fn traffic_since(baseline: SlotCounters, now: SlotCounters) -> Traffic {
     }
 }
 
-fn mac_text([a, b, c, d, e, f]: [u8; 6]) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -51,7 +51,7 @@ pub(crate) use watch::Subscription;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The longest time a request may wait.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+const LONGEST_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// The engine as clients' tasks share it.
 pub(crate) type Shared = Rc<RefCell<Engine>>;
@@ -86,7 +86,7 @@ pub(crate) struct Attached {
 /// The answer to an attach, or where it will come.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Now(Result<Attached, PoolError>),
+    Now(Box<Result<Attached, PoolError>>),
     Later(RequestId, oneshot::Receiver<Result<Attached, PoolError>>),
 }
 
@@ -125,7 +125,7 @@ pub(crate) struct Engine {
     watchers: Watchers,
     totals: status::Totals,
     attach_latency: LatencyHistogram,
-    create_latency: LatencyHistogram,
+    create_latency: status::CreateLatency,
     memory: status::MemoryFigures,
     clients: u32,
     started: Instant,
@@ -159,7 +159,7 @@ impl Engine {
             watchers: Watchers::default(),
             totals: status::Totals::default(),
             attach_latency: LatencyHistogram::default(),
-            create_latency: LatencyHistogram::default(),
+            create_latency: status::CreateLatency::default(),
             memory: status::MemoryFigures::default(),
             clients: 0,
             started: Instant::now(),
@@ -189,20 +189,18 @@ impl Engine {
             Ok(request) => request,
             Err(error) => {
                 self.totals.refused += 1;
-                return Answer::Now(Err(error));
+                return Answer::Now(Box::new(Err(error)));
             }
         };
         self.pending.insert(id, Pending { client, asked_at, pass_fd, reply: None });
-        match self.feed(Event::Attach(request), Some(id)) {
-            Some(answer) => Answer::Now(answer),
-            None => {
-                let (reply, receiver) = oneshot::channel();
-                if let Some(pending) = self.pending.get_mut(&id) {
-                    pending.reply = Some(reply);
-                }
-                Answer::Later(id, receiver)
-            }
+        if let Some(answer) = self.feed(Event::Attach(request), Some(id)) {
+            return Answer::Now(Box::new(answer));
         }
+        let (reply, receiver) = oneshot::channel();
+        if let Some(pending) = self.pending.get_mut(&id) {
+            pending.reply = Some(reply);
+        }
+        Answer::Later(id, receiver)
     }
 
     /// Forgets a request that waits. One that was answered meanwhile keeps its attachment.
@@ -238,9 +236,9 @@ impl Engine {
     /// Takes what a worker did.
     pub(crate) fn report(&mut self, report: Report) {
         let event = match report {
-            Report::Created { slot, netns, took } => {
+            Report::Created { slot, netns, timings } => {
                 self.totals.created += 1;
-                self.create_latency.record(took);
+                self.create_latency.record(timings);
                 let baseline = self.datapath.slot_counters(slot).unwrap_or_default();
                 self.records[slot as usize] =
                     Record { netns: Some(netns), baseline, ..Record::default() };

@@ -5,10 +5,10 @@ use std::time::Duration;
 use pcpm_api::types::{AttachTotals, DropCount, Failure, Memory, RefillTotals, Source, Status};
 use pcpm_ebpf::drop_reason::DropReason;
 
-use super::Engine;
+use super::{Engine, latency::LatencyHistogram};
 use crate::{
     memory::{self, FillMeter, KernelMemory},
-    net::slot_name,
+    net::{CreateTimings, slot_name},
 };
 
 /// Failed slots that `Status` names; `slots.failed` counts all of them.
@@ -63,6 +63,27 @@ impl MemoryFigures {
     }
 }
 
+/// How long it takes to make a slot, all together and by step.
+#[derive(Debug, Default)]
+pub(super) struct CreateLatency {
+    whole: LatencyHistogram,
+    namespace: LatencyHistogram,
+    mount: LatencyHistogram,
+    link: LatencyHistogram,
+    configure: LatencyHistogram,
+}
+
+impl CreateLatency {
+    pub(super) fn record(&mut self, timings: CreateTimings) {
+        let CreateTimings { namespace, mount, link, configure } = timings;
+        self.whole.record(namespace + mount + link + configure);
+        self.namespace.record(namespace);
+        self.mount.record(mount);
+        self.link.record(link);
+        self.configure.record(configure);
+    }
+}
+
 impl Engine {
     /// Counts, totals and health.
     pub(crate) fn status(&self) -> Status {
@@ -74,12 +95,7 @@ impl Engine {
             slots: self.pool.counts(),
             attach: self.attach_totals(),
             attach_latency: self.attach_latency.summary(),
-            refill: RefillTotals {
-                created: self.totals.created,
-                retired: self.totals.retired,
-                failed: self.totals.failed,
-                create: self.create_latency.summary(),
-            },
+            refill: self.refill_totals(),
             uplink: self.world.uplink.clone(),
             clients: self.clients,
             memory: self.memory.figures(),
@@ -92,7 +108,7 @@ impl Engine {
     /// When a refused client may find a slot: those who wait get theirs first.
     pub(super) fn retry_after_ms(&self) -> u64 {
         const GUESS_US: u64 = 10_000;
-        let create_us = match self.create_latency.summary().p50_us {
+        let create_us = match self.create_latency.whole.summary().p50_us {
             0 => GUESS_US,
             measured => measured,
         };
@@ -103,6 +119,19 @@ impl Engine {
     fn attach_totals(&self) -> AttachTotals {
         let Totals { warm, cold, detached, exhausted, refused, .. } = self.totals;
         AttachTotals { warm, cold, detached, exhausted, refused }
+    }
+
+    fn refill_totals(&self) -> RefillTotals {
+        RefillTotals {
+            created: self.totals.created,
+            retired: self.totals.retired,
+            failed: self.totals.failed,
+            create: self.create_latency.whole.summary(),
+            namespace: self.create_latency.namespace.summary(),
+            mount: self.create_latency.mount.summary(),
+            link: self.create_latency.link.summary(),
+            configure: self.create_latency.configure.summary(),
+        }
     }
 
     fn drop_counts(&self) -> Vec<DropCount> {

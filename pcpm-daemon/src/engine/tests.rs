@@ -14,7 +14,7 @@ struct FakeWork {
     retire: Rc<RefCell<Vec<SlotIndex>>>,
 }
 
-impl workers::Work for FakeWork {
+impl Work for FakeWork {
     fn create(&mut self, spec: SlotSpec) {
         self.create.borrow_mut().push(spec);
     }
@@ -76,7 +76,7 @@ impl Bench {
 
     fn attach(&self, request: types::AttachRequest) -> Result<Attached, PoolError> {
         match self.engine.borrow_mut().attach(request, 1) {
-            Answer::Now(answer) => answer,
+            Answer::Now(answer) => *answer,
             Answer::Later(..) => panic!("the request waits"),
         }
     }
@@ -88,7 +88,7 @@ impl Bench {
 
 fn created(slot: u32) -> Report {
     let netns = File::open("/dev/null").unwrap().into();
-    Report::Created { slot, netns, took: Duration::from_millis(1) }
+    Report::Created { slot, netns, timings: net::CreateTimings::default() }
 }
 
 fn request(owner: &str) -> types::AttachRequest {

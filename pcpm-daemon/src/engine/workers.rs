@@ -6,12 +6,11 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::net::{RetiredSlot, SlotKernel, SlotSpec};
+use crate::net::{CreateTimings, RetiredSlot, SlotKernel, SlotSpec};
 
 /// Slots destroyed in one go: the kernel waits for its readers once for all of them, but holds
 /// `rtnl_mutex` meanwhile.
@@ -28,7 +27,7 @@ pub(crate) trait Work {
 /// What a worker did.
 #[derive(Debug)]
 pub(crate) enum Report {
-    Created { slot: u32, netns: OwnedFd, took: Duration },
+    Created { slot: u32, netns: OwnedFd, timings: CreateTimings },
     CreateFailed { slot: u32, reason: String },
     Retired { slot: u32 },
     RetireFailed { slot: u32, reason: String },
@@ -165,10 +164,9 @@ impl Worker {
     }
 
     fn create(&mut self, spec: &SlotSpec) {
-        let begun = Instant::now();
         let slot = spec.index;
         let report = match self.kernel.create_slot(spec) {
-            Ok(new) => Report::Created { slot, netns: new.netns, took: begun.elapsed() },
+            Ok(new) => Report::Created { slot, netns: new.netns, timings: new.timings },
             Err(error) => Report::CreateFailed { slot, reason: error.to_string() },
         };
         self.report(report);
@@ -186,5 +184,69 @@ impl Worker {
     fn report(&self, report: Report) {
         // Nobody listens any more when the daemon shuts down.
         let _unheard = self.reports.send(report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{self, UnboundedReceiver};
+
+    use super::*;
+    use crate::net::fake::{Call, FakeKernel};
+
+    fn workers(kernel: &FakeKernel) -> (Workers, WorkSender, UnboundedReceiver<Report>) {
+        let (reports, inbox) = mpsc::unbounded_channel();
+        let kernels: Vec<Box<dyn SlotKernel>> = vec![Box::new(kernel.clone())];
+        let (workers, work) = Workers::start(kernels, &reports).unwrap();
+        (workers, work, inbox)
+    }
+
+    fn spec(index: u32) -> SlotSpec {
+        SlotSpec { index, address: [10, 0, 0, 1].into(), mtu: 1500 }
+    }
+
+    #[test]
+    fn a_failed_creation_is_reported_with_its_reason() {
+        let kernel = FakeKernel::default();
+        kernel.fail_creations(3, 1);
+        let (workers, mut work, mut inbox) = workers(&kernel);
+        work.create(spec(3));
+        work.create(spec(3));
+        match inbox.blocking_recv() {
+            Some(Report::CreateFailed { slot: 3, reason }) => assert!(reason.contains("slot 3")),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(inbox.blocking_recv(), Some(Report::Created { slot: 3, .. })));
+        workers.stop();
+    }
+
+    #[test]
+    fn retired_slots_are_destroyed_many_at_a_time_between_slots_that_are_made() {
+        let queue = Queue::default();
+        queue.change(|jobs| {
+            jobs.create.extend([spec(1), spec(2)]);
+            let slots = 100..200;
+            jobs.retire.extend(slots.map(|index| RetiredSlot { index, netns: None }));
+        });
+        let mut order = Vec::new();
+        let mut retired_last = false;
+        for _ in 0..4 {
+            match queue.next(retired_last) {
+                Some(Job::Create(spec)) => order.push(format!("create {}", spec.index)),
+                Some(Job::Retire(slots)) => order.push(format!("retire {}", slots.len())),
+                None => unreachable!("the queue is open"),
+            }
+            retired_last = !retired_last;
+        }
+        assert_eq!(order, ["retire 64", "create 1", "retire 36", "create 2"]);
+    }
+
+    #[test]
+    fn stopping_forgets_what_was_not_begun() {
+        let kernel = FakeKernel::default();
+        let (workers, mut work, _inbox) = workers(&kernel);
+        workers.stop();
+        work.create(spec(1));
+        assert!(!kernel.calls().contains(&Call::CreateSlot(spec(1))));
     }
 }

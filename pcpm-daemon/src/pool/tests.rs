@@ -261,7 +261,7 @@ fn a_failure_holds_refill_back_with_growing_pauses() {
         }
         let resume = bench.pool.next_deadline().expect("a failed pool tries again");
         assert!(resume > bench.now, "a hot loop");
-        pauses.push(resume - bench.now);
+        pauses.push(resume.saturating_sub(bench.now));
         bench.now = resume;
         bench.event(Event::Tick);
     }
@@ -380,7 +380,7 @@ impl Bench {
             + counts.vacant;
         assert_eq!(all, counts.capacity, "every slot is in one state");
         assert_eq!(self.passing, pool.attached_slots().collect(), "traffic passes if attached");
-        assert_eq!(pool.owners.len() as u32, counts.attached);
+        assert_eq!(u32::try_from(pool.owners.len()), Ok(counts.attached));
         for (owner, &slot) in &pool.owners {
             assert_eq!(pool.holder(slot).map(|holder| &holder.owner), Some(owner));
         }

@@ -293,6 +293,7 @@ mod tests {
                 retired: 11_979,
                 failed: 4,
                 create: took,
+                ..RefillTotals::default()
             },
             uplink: None,
             clients: 1,

@@ -158,7 +158,8 @@ pub(crate) fn status() -> Value {
         "slots": counts(), "clients": 1, "drops": [], "failures": [], "warnings": [],
         "attach": {"warm": 1, "cold": 0, "detached": 0, "exhausted": 0, "refused": 0},
         "attach_latency": latency.clone(),
-        "refill": {"created": 8, "retired": 0, "failed": 0, "create": latency},
+        "refill": {"created": 8, "retired": 0, "failed": 0, "create": latency, "namespace": latency,
+                   "mount": latency, "link": latency, "configure": latency},
         "memory": {"daemon_rss_bytes": 4_000_000}
     })
 }
