@@ -1,12 +1,12 @@
 //! The one error of this module: what was done to what, and the kernel's reason.
 
-use std::io;
+use std::{fmt, io};
 
 use nix::errno::Errno;
 
 /// A failed operation, what was operated on and why: `create veth s0042 in hub 0: EEXIST: File exists`.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{what}: {cause}{}", list(also))]
+#[error("{what}: {cause}{}", Listed(also))]
 pub(crate) struct NetError {
     /// Operation and object.
     pub(crate) what: String,
@@ -17,15 +17,20 @@ pub(crate) struct NetError {
     pub(crate) also: Vec<NetError>,
 }
 
-fn list(also: &[NetError]) -> String {
-    also.iter().map(|error| format!("; {error}")).collect()
+/// What failed after the first error, one behind the other.
+struct Listed<'a>(&'a [NetError]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|error| write!(f, "; {error}"))
+    }
 }
 
 impl NetError {
-    pub(crate) fn new(what: impl Into<String>, cause: impl ToString) -> Self {
+    pub(crate) fn new(what: impl Into<String>, cause: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            cause: cause.to_string(),
+            cause: cause.into(),
             errno: None,
             also: Vec::new(),
         }
@@ -33,7 +38,7 @@ impl NetError {
 
     /// The kernel said `errno`, and perhaps why.
     pub(super) fn kernel(what: impl Into<String>, errno: Errno, words: Option<&str>) -> Self {
-        let mut error = Self::new(what, errno);
+        let mut error = Self::new(what, errno.to_string());
         error.errno = Some(errno);
         match words {
             Some(words) => error.hint(words),
@@ -84,7 +89,7 @@ impl<T> During<T> for io::Result<T> {
     fn during(self, what: impl FnOnce() -> String) -> Result<T, NetError> {
         self.map_err(|error| match error.raw_os_error() {
             Some(number) => NetError::kernel(what(), Errno::from_raw(number), None),
-            None => NetError::new(what(), error),
+            None => NetError::new(what(), error.to_string()),
         })
     }
 }
@@ -96,7 +101,8 @@ mod tests {
     #[test]
     fn names_operation_object_reason_and_what_could_not_be_undone() {
         let undo = Err::<(), _>(Errno::EBUSY).during(|| "unmount s0042".to_owned());
-        let error = NetError::new("create veth s0042 in hub 0", Errno::EEXIST).and(undo.err());
+        let error =
+            NetError::kernel("create veth s0042 in hub 0", Errno::EEXIST, None).and(undo.err());
         assert_eq!(
             error.to_string(),
             "create veth s0042 in hub 0: EEXIST: File exists; unmount s0042: EBUSY: Device or resource busy"

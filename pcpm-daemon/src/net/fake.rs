@@ -35,8 +35,6 @@ pub(crate) struct FakeKernel {
 #[derive(Default)]
 struct State {
     calls: Vec<Call>,
-    uplink: Option<Uplink>,
-    conflict: Option<Conflict>,
     /// How often the next creations and destructions of a slot fail.
     failing_creations: BTreeMap<u32, u32>,
     failing_destructions: BTreeMap<u32, u32>,
@@ -46,16 +44,6 @@ impl FakeKernel {
     /// Everything asked so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state().calls.clone()
-    }
-
-    /// Lets the host have a way out.
-    pub(crate) fn set_uplink(&self, uplink: Uplink) {
-        self.state().uplink = Some(uplink);
-    }
-
-    /// Lets something be in the pool's way.
-    pub(crate) fn set_conflict(&self, conflict: Conflict) {
-        self.state().conflict = Some(conflict);
     }
 
     /// Lets the next `times` creations of a slot fail.
@@ -145,11 +133,11 @@ impl HostKernel for FakeKernel {
     }
 
     fn find_uplink(&mut self, _: &UplinkChoice) -> Result<Option<Uplink>, NetError> {
-        Ok(self.state().uplink.clone())
+        Ok(None)
     }
 
     fn conflict(&mut self, _: Ipv4Net) -> Result<Option<Conflict>, NetError> {
-        Ok(self.state().conflict.clone())
+        Ok(None)
     }
 
     fn remove_everything(&mut self, _: Duration) -> Vec<NetError> {
@@ -161,12 +149,22 @@ impl HostKernel for FakeKernel {
 #[test]
 fn a_planned_failure_happens_as_often_as_planned() {
     let kernel = FakeKernel::default();
+    kernel.fail_creations(7, 1);
     kernel.fail_destructions(7, 1);
-    let mut worker: Box<dyn SlotKernel> = Box::new(kernel);
-    let slot = || RetiredSlot {
+    let mut worker = kernel.clone();
+    let spec = SlotSpec {
         index: 7,
-        netns: None,
+        address: [10, 213, 0, 7].into(),
+        mtu: 1500,
     };
-    assert!(worker.destroy_slots(vec![slot()])[0].1.is_err());
-    assert!(worker.destroy_slots(vec![slot()])[0].1.is_ok());
+    let created = [(); 2].map(|()| worker.create_slot(&spec).is_ok());
+    let destroyed = [(); 2].map(|()| {
+        let slot = RetiredSlot {
+            index: 7,
+            netns: None,
+        };
+        worker.destroy_slots(vec![slot])[0].1.is_ok()
+    });
+    assert_eq!((created, destroyed), ([false, true], [false, true]));
+    assert_eq!(kernel.calls().len(), 4);
 }

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// A sweep that takes longer waits for somebody else who holds `rtnl_mutex`.
-const SWEEP_WITHIN: Duration = Duration::from_secs(60);
+const SWEEP_WITHIN: Duration = Duration::from_mins(1);
 
 /// What every thread needs to find its way.
 pub(super) struct Home {

@@ -96,15 +96,6 @@ pub(super) fn delete(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(with_index(index))
 }
 
-/// Deletes a link by name.
-pub(super) fn delete_named(name: &str) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message
-        .attributes
-        .push(LinkAttribute::IfName(name.to_owned()));
-    RouteNetlinkMessage::DelLink(message)
-}
-
 /// Deletes all links of a group; the kernel waits for their last users once for all of them.
 pub(super) fn delete_group(group: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();

@@ -40,6 +40,8 @@ mod sweep;
 mod sysctl;
 mod tables;
 mod tc;
+#[cfg(test)]
+mod tests;
 mod uplink;
 
 use std::net::Ipv4Addr;

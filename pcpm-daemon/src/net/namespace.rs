@@ -93,7 +93,7 @@ pub(super) fn detach(path: &Path) -> Result<bool, NetError> {
         Ok(()) => Ok(true),
         // EINVAL: not a mount point.
         Err(Errno::EINVAL | Errno::ENOENT) => Ok(false),
-        Err(errno) => Err(NetError::new(format!("unmount {}", path.display()), errno)),
+        Err(errno) => Err(errno).during(|| format!("unmount {}", path.display())),
     }
 }
 

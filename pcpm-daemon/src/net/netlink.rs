@@ -20,7 +20,7 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 
 const HEADER_LEN: usize = 16;
 
-/// The kernel sends dumps in pieces of at most 32 KiB (`max_recvmsg_len`, net/netlink/af_netlink.c).
+/// The kernel sends dumps in pieces of at most 32 KiB (`max_recvmsg_len` in `af_netlink.c`).
 const RECEIVE_LEN: usize = 32 * 1024;
 
 /// How often a dump is repeated that changed while it was read.
@@ -67,10 +67,6 @@ impl Batch {
             what: what.into(),
             offset,
         });
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.requests.is_empty()
     }
 
     /// Numbers the requests and asks for an answer to the last one: the kernel answers in order, and

@@ -50,7 +50,7 @@ pub(super) struct Route {
 }
 
 /// A picture of the host.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tables {
     pub(super) links: Vec<Link>,
     /// In the kernel's order.

@@ -1,0 +1,304 @@
+//! The real thing, in a private network and mount namespace for each test. Needs root.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::programs::SchedClassifier;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use pcpm_ebpf::abi::{LINK_INDEX_BASE, names};
+
+use super::link::{self, End};
+use super::netlink::{Batch, Netlink};
+use super::tables::Tables;
+use super::*;
+
+const SOON: Duration = Duration::from_mins(1);
+
+/// Runs a test in a thread with namespaces of its own, which die with it.
+fn in_private_world(test: impl FnOnce(&Path) + Send) {
+    let state_dir = tempfile::tempdir().unwrap();
+    namespace::in_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root");
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(
+            none,
+            state_dir.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            none,
+        )
+        .unwrap();
+        test(state_dir.path());
+    });
+}
+
+/// The programs that the daemon ships.
+fn programs() -> Programs {
+    let object = aya::include_bytes_aligned!("../../../pcpm-ebpf/prebuilt/steer.o");
+    let mut object = aya::Ebpf::load(object).unwrap();
+    let mut load = |name: &str| -> OwnedFd {
+        let program = object.program_mut(name).unwrap();
+        let program: &mut SchedClassifier = program.try_into().unwrap();
+        program.load().unwrap();
+        let program = program.fd().unwrap();
+        program.as_fd().try_clone_to_owned().unwrap()
+    };
+    Programs {
+        from_slot: load(names::FROM_SLOT),
+        from_host: load(names::FROM_HOST),
+        from_hub: load(names::FROM_HUB),
+        to_hub: load(names::TO_HUB),
+    }
+}
+
+fn hub_spec(number: u32) -> HubSpec {
+    HubSpec {
+        number,
+        mtu: 1400,
+        share: format!("10.213.{}.0/23", 2 * number).parse().unwrap(),
+    }
+}
+
+fn slot_spec(index: u32) -> SlotSpec {
+    SlotSpec {
+        index,
+        address: Ipv4Addr::from_bits(0x0ad5_0000 + index),
+        mtu: 1400,
+    }
+}
+
+/// A host with `hubs` hubs.
+fn host_with(state_dir: &Path, hubs: u32) -> (Host, Arc<[Hub]>) {
+    let mut host = Host::open(state_dir).unwrap();
+    host.prepare().unwrap();
+    let programs = programs();
+    let hubs = (0..hubs).map(|number| host.create_hub(&hub_spec(number), &programs).unwrap());
+    let hubs = hubs.collect();
+    (host, hubs)
+}
+
+/// What a look around shows.
+fn look(state_dir: &Path) -> (Tables, String) {
+    let mut socket = Netlink::open().unwrap();
+    let tables = Tables::read(&mut socket, &mark(state_dir)).unwrap();
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    (tables, mounts)
+}
+
+fn look_into(netns: &OwnedFd, state_dir: &Path) -> Tables {
+    namespace::in_thread(|| {
+        namespace::enter(netns).unwrap();
+        look(state_dir).0
+    })
+}
+
+fn sysctl_in(netns: &OwnedFd, name: &str) -> String {
+    let value = namespace::in_thread(|| {
+        namespace::enter(netns).unwrap();
+        fs::read_to_string(Path::new("/proc/sys/net").join(name))
+    });
+    value.unwrap().trim().to_owned()
+}
+
+fn own_namespace() -> PathBuf {
+    fs::read_link("/proc/thread-self/ns/net").unwrap()
+}
+
+fn retired(index: u32, netns: OwnedFd) -> RetiredSlot {
+    RetiredSlot {
+        index,
+        netns: Some(netns),
+    }
+}
+
+/// Makes a link pair that is not ours in the caller's namespace.
+fn make_foreign_pair(name: &str, index: u32) {
+    let near = End {
+        name,
+        index,
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        ..End::default()
+    };
+    let far = End {
+        name: "foreign",
+        mac: [2, 0, 0, 0, 0, 2],
+        mtu: 1500,
+        ..End::default()
+    };
+    let here = namespace::current().unwrap();
+    let mut batch = Batch::default();
+    let pair = link::create_pair(&near, &far, here.as_fd());
+    batch.add("make a foreign link", link::CREATE, pair);
+    Netlink::open().unwrap().run(batch).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_slot_is_configured_as_ordered() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 1);
+        let slot = host.worker(hubs).create_slot(&slot_spec(7)).unwrap();
+        let inside = look_into(&slot.netns, state_dir);
+        let links: Vec<_> = inside
+            .links
+            .iter()
+            .map(|l| (l.name.as_str(), l.mtu))
+            .collect();
+        assert_eq!(links[1..], [("eth0", 1400)]);
+        let eth0 = inside.addresses.iter().find(|address| address.is_primary);
+        assert_eq!(eth0.unwrap().network.to_string(), "10.213.0.7/32");
+        assert!(inside.routes[0].is_default_way());
+        let low_ports = sysctl_in(&slot.netns, "ipv4/ip_unprivileged_port_start");
+        assert_eq!(low_ports, "0");
+        let pingers = sysctl_in(&slot.netns, "ipv4/ping_group_range");
+        assert_eq!(pingers, "0\t2147483647");
+        assert_eq!(sysctl_in(&slot.netns, "ipv6/conf/eth0/disable_ipv6"), "1");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_worker_comes_home_from_every_slot() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 1);
+        let home = own_namespace();
+        let mut worker = host.worker(hubs);
+        worker.create_slot(&slot_spec(0)).unwrap();
+        assert_eq!(own_namespace(), home);
+        worker.create_slot(&slot_spec(0)).unwrap_err();
+        assert_eq!(own_namespace(), home);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_destroyed_slots_index_is_free_while_its_namespace_is_held() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 2);
+        let mut worker = host.worker(hubs);
+        let indexes = [3, 4, 600];
+        let mut create = |index| worker.create_slot(&slot_spec(index)).unwrap().netns;
+        let slots: Vec<_> = indexes.map(|index| (index, create(index))).into();
+        let held: Vec<_> = slots
+            .iter()
+            .map(|(_, fd)| fd.try_clone().unwrap())
+            .collect();
+        let slots = slots.into_iter().map(|(index, fd)| retired(index, fd));
+        for (index, outcome) in worker.destroy_slots(slots.collect()) {
+            outcome.unwrap();
+            worker.create_slot(&slot_spec(index)).unwrap();
+        }
+        for netns in held {
+            let left = look_into(&netns, state_dir);
+            assert_eq!(left.link_named("eth0"), None);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn destroying_what_is_gone_already_succeeds() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 1);
+        let gone = RetiredSlot {
+            index: 9,
+            netns: None,
+        };
+        let outcomes = host.worker(hubs).destroy_slots(vec![gone]);
+        assert!(matches!(outcomes[..], [(9, Ok(()))]), "{outcomes:?}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_failed_creation_names_its_step_and_leaves_nothing() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 1);
+        namespace::in_thread(|| {
+            namespace::enter(&hubs[0].netns).unwrap();
+            make_foreign_pair("s0005", LINK_INDEX_BASE + 5);
+        });
+        let before = look(state_dir);
+        let hub_before = look_into(&hubs[0].netns, state_dir);
+        let mut worker = host.worker(Arc::clone(&hubs));
+        let error = worker.create_slot(&slot_spec(5)).unwrap_err();
+        let told = error.to_string();
+        assert!(
+            told.starts_with("create veth s0005 in hub 0: EEXIST"),
+            "{told}"
+        );
+        assert!(error.also.is_empty(), "{told}");
+        assert!(!slot_path(state_dir, 5).exists());
+        assert_eq!(look(state_dir), before);
+        assert_eq!(look_into(&hubs[0].netns, state_dir), hub_before);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_hub_whose_name_is_taken_is_refused_and_the_other_link_stays() {
+    in_private_world(|state_dir| {
+        make_foreign_pair("pcpm0", 0);
+        let mut host = Host::open(state_dir).unwrap();
+        host.prepare().unwrap();
+        let before = look(state_dir);
+        let refused = host.create_hub(&hub_spec(0), &programs());
+        let told = refused.unwrap_err().to_string();
+        assert!(told.contains("pcpm0"), "{told}");
+        assert!(told.contains("not ours"), "{told}");
+        assert_eq!(look(state_dir), before);
+        assert!(host.remove_everything(SOON).is_empty());
+        assert_eq!(look(state_dir).0, before.0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn removing_everything_leaves_the_host_as_it_was() {
+    in_private_world(|state_dir| {
+        let before = look(state_dir);
+        let (mut host, hubs) = host_with(state_dir, 2);
+        let mut worker = host.worker(hubs);
+        let slots = [0, 1, 512].map(|index| worker.create_slot(&slot_spec(index)).unwrap());
+        assert_ne!(look(state_dir), before);
+        assert!(host.remove_everything(SOON).is_empty());
+        assert_eq!(look(state_dir), before);
+        assert_eq!(fs::read_dir(state_dir).unwrap().count(), 0);
+        drop(slots);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_sweep_removes_what_a_killed_daemon_left_and_only_that() {
+    in_private_world(|state_dir| {
+        make_foreign_pair("pcpm9", 0);
+        let before = look(state_dir);
+        let (mut host, hubs) = host_with(state_dir, 2);
+        host.worker(hubs).create_slot(&slot_spec(513)).unwrap();
+        drop(host);
+        let swept = Host::open(state_dir).unwrap().sweep();
+        assert!(swept.errors.is_empty(), "{swept:?}");
+        assert_eq!((swept.links, swept.mounts), (2, 3));
+        assert_eq!(look(state_dir), before);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn our_own_routes_are_not_in_the_way_of_the_pool() {
+    in_private_world(|state_dir| {
+        let (mut host, _hubs) = host_with(state_dir, 1);
+        let pool = "10.213.0.0/16".parse().unwrap();
+        assert_eq!(host.conflict(pool).unwrap(), None);
+        let mut other = Host::open(Path::new("/elsewhere")).unwrap();
+        let conflict = other.conflict(pool).unwrap().unwrap();
+        assert_eq!(conflict.0, "address 169.254.1.1/32 on pcpm0");
+    });
+}
