@@ -5,19 +5,29 @@ use pcpm_api::types::{Check, CheckStatus};
 use super::table::{Cell, render};
 use super::{Hue, Look};
 
-/// One line per check: its status, its name, what was found and what to do about it.
+/// Each check's status, its name and what was found; what to do about it stands below for people, in
+/// a column of its own for programs.
 pub(crate) fn lines(checks: &[Check], look: Look) -> String {
-    let rows: Vec<_> = checks.iter().map(row).collect();
+    let rows: Vec<_> = checks.iter().flat_map(|check| rows(check, look)).collect();
     render(&[], &rows, look)
 }
 
-fn row(check: &Check) -> Vec<Cell> {
+fn rows(check: &Check, look: Look) -> Vec<Vec<Cell>> {
     let status = Cell::painted(hue(check.status), check.status.as_str());
-    let found = match &check.advice {
-        Some(advice) => format!("{} -> {advice}", check.detail),
-        None => check.detail.clone(),
-    };
-    vec![status, Cell::new(&check.name), Cell::new(found)]
+    let mut found = vec![status, Cell::new(&check.name), Cell::new(&check.detail)];
+    let advice = check.advice.as_deref();
+    if !look.aligned {
+        found.extend(advice.map(Cell::new));
+        return vec![found];
+    }
+    let below = advice.map(|advice| {
+        vec![
+            Cell::new(""),
+            Cell::new(""),
+            Cell::new(format!("-> {advice}")),
+        ]
+    });
+    std::iter::once(found).chain(below).collect()
 }
 
 const fn hue(status: CheckStatus) -> Hue {
@@ -30,11 +40,11 @@ const fn hue(status: CheckStatus) -> Hue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::PLAIN;
+    use super::super::tests::{PIPE, PLAIN};
     use super::*;
 
     #[test]
-    fn advice_stands_beside_what_was_found() {
+    fn advice_stands_below_what_was_found_or_in_a_column_of_its_own() {
         let check = |status, detail: &str, advice: Option<&str>| Check {
             name: "limits".into(),
             status,
@@ -47,8 +57,11 @@ mod tests {
         ];
         let expected = "\
 ok      limits  20000 files
-failed  limits  64 files -> raise LimitNOFILE
+failed  limits  64 files
+                -> raise LimitNOFILE
 ";
         assert_eq!(lines(&checks, PLAIN), expected);
+        let expected = "ok\tlimits\t20000 files\nfailed\tlimits\t64 files\traise LimitNOFILE\n";
+        assert_eq!(lines(&checks, PIPE), expected);
     }
 }

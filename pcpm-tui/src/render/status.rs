@@ -51,6 +51,7 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
         field("attach time", latency(&status.attach_latency)),
         field("refill", Cell::new(refill(&status.refill))),
         field("refill time", latency(&status.refill.create)),
+        field("refill steps", steps(&status.refill)),
         field("memory", Cell::new(memory(&status.memory))),
     ]);
     rows
@@ -160,6 +161,21 @@ fn refill(totals: &RefillTotals) -> String {
         humanise::count(totals.retired),
         humanise::count(totals.failed),
     )
+}
+
+/// Where the time of making a slot goes.
+fn steps(totals: &RefillTotals) -> Cell {
+    let steps = [
+        ("namespace", totals.namespace),
+        ("mount", totals.mount),
+        ("link", totals.link),
+        ("configure", totals.configure),
+    ];
+    if steps.iter().all(|(_, latency)| latency.count == 0) {
+        return Cell::painted(Hue::Faint, "nothing measured yet");
+    }
+    let medians = steps.map(|(name, step)| format!("{name} {}", humanise::micros(step.p50_us)));
+    Cell::new(format!("p50 of {}", medians.join(", ")))
 }
 
 fn latency(latency: &Latency) -> Cell {
@@ -293,6 +309,7 @@ mod tests {
                 retired: 11_979,
                 failed: 4,
                 create: took,
+                link: took,
                 ..RefillTotals::default()
             },
             uplink: None,
@@ -318,15 +335,16 @@ mod tests {
         let expected = format!(
             "\
 pcpmd 0.1.0, up 3d4h, 1 client
-pool         10.213.0.0/16
-uplink       no uplink: slots reach each other and the host only
-slots        24 attached, 30 ready (target 40), 3 creating, 1 retiring, 1 failed, 5 vacant of 64; 2 waiting for a slot
-             [{bar}]
-attach       12.0k warm, 3 cold, 12.0k detached, 2 exhausted, 0 refused
-attach time  p50 14µs, p90 20µs, p99 88µs, max 1.3ms
-refill       12.1k created, 12.0k retired, 4 failed
-refill time  p50 14µs, p90 20µs, p99 88µs, max 1.3ms
-memory       daemon 12.0MiB; kernel per slot: slab 85.0KiB
+pool          10.213.0.0/16
+uplink        no uplink: slots reach each other and the host only
+slots         24 attached, 30 ready (target 40), 3 creating, 1 retiring, 1 failed, 5 vacant of 64; 2 waiting for a slot
+              [{bar}]
+attach        12.0k warm, 3 cold, 12.0k detached, 2 exhausted, 0 refused
+attach time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
+refill        12.1k created, 12.0k retired, 4 failed
+refill time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
+refill steps  p50 of namespace 0µs, mount 0µs, link 14µs, configure 0µs
+memory        daemon 12.0MiB; kernel per slot: slab 85.0KiB
 drops
   120  spoofed_source  about spoofed_source
 failed slots

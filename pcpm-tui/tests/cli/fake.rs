@@ -152,14 +152,14 @@ pub(crate) fn attachment(owner: &str) -> Value {
 
 /// The parameters of a `Status` reply of a pool with 8 slots.
 pub(crate) fn status() -> Value {
-    let latency = json!({"count": 1, "p50_us": 14, "p90_us": 14, "p99_us": 14, "max_us": 14});
+    let took = json!({"count": 1, "p50_us": 14, "p90_us": 14, "p99_us": 14, "max_us": 14});
     json!({
         "version": "0.1.0", "uptime_s": 61, "draining": false, "pool_cidr": "10.213.0.0/16",
         "slots": counts(), "clients": 1, "drops": [], "failures": [], "warnings": [],
         "attach": {"warm": 1, "cold": 0, "detached": 0, "exhausted": 0, "refused": 0},
-        "attach_latency": latency.clone(),
-        "refill": {"created": 8, "retired": 0, "failed": 0, "create": latency, "namespace": latency,
-                   "mount": latency, "link": latency, "configure": latency},
+        "attach_latency": took,
+        "refill": {"created": 8, "retired": 0, "failed": 0, "create": took, "namespace": took,
+                   "mount": took, "link": took, "configure": took},
         "memory": {"daemon_rss_bytes": 4_000_000}
     })
 }
