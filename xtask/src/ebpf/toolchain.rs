@@ -82,7 +82,12 @@ impl Toolchain {
     /// Compiles the kernel programs of the repository at `root`, without debug sections other than
     /// BTF.
     pub(super) fn build(&self, root: &Path, target_directory: &Path) -> Result<Vec<u8>> {
-        steps::run(&mut self.cargo(root, target_directory)?)?;
+        // Only now the directory is there whose name must not show in the object.
+        steps::run(
+            self.cargo(root)?
+                .args(["fetch", "--locked", "--quiet", "--target", TARGET]),
+        )?;
+        steps::run(&mut self.compilation(root, target_directory)?)?;
         let linked = target_directory.join(TARGET).join(PROFILE).join(PROGRAM);
         let stripped = linked.with_extension("o");
         let mut strip = Command::new(&self.strip);
@@ -90,9 +95,8 @@ impl Toolchain {
         fs::read(&stripped).with_context(|| format!("read {}", stripped.display()))
     }
 
-    fn cargo(&self, root: &Path, target_directory: &Path) -> Result<Command> {
-        let mut cargo = Command::new(&self.compiler.cargo);
-        without_settings(&mut cargo);
+    fn compilation(&self, root: &Path, target_directory: &Path) -> Result<Command> {
+        let mut cargo = self.cargo(root)?;
         cargo
             .args([
                 "build",
@@ -103,12 +107,20 @@ impl Toolchain {
             .args(["--package", "pcpm-ebpf", "--bin", PROGRAM])
             .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
             .arg(target_directory)
+            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(root)?.join("\x1f"));
+        Ok(cargo)
+    }
+
+    /// This toolchain's cargo, unmoved by the user's settings.
+    fn cargo(&self, root: &Path) -> Result<Command> {
+        let mut cargo = Command::new(&self.compiler.cargo);
+        without_settings(&mut cargo);
+        cargo
             .current_dir(root)
             .env("RUSTC", &self.compiler.rustc)
             // Lets a stable compiler build the core library, which is unstable to do.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTC_WRAPPER", "")
-            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(root)?.join("\x1f"))
             .env("PATH", self.path()?);
         Ok(cargo)
     }
