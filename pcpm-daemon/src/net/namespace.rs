@@ -4,7 +4,8 @@
 //! and enter network namespaces without the others noticing.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -99,19 +100,46 @@ pub(super) fn detach(path: &Path) -> Result<bool, NetError> {
 
 fn unlink(path: &Path) -> Result<(), NetError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.during(|| format!("remove {}", path.display())),
     }
 }
 
-/// Makes `path` a directory whose mounts are seen by other mount namespaces too, as iproute2 does
-/// with `/run/netns`: a container engine that lives in one can then use the slots.
+/// Makes `path` a directory whose mounts are seen by other mount namespaces too: a container engine
+/// that lives in one can then use the slots.
 pub(super) fn share_directory(path: &Path) -> Result<(), NetError> {
     let what = || format!("share mounts below {}", path.display());
     fs::create_dir_all(path).during(|| format!("create {}", path.display()))?;
+    // A bind of a shared directory on itself would show every mount below it twice.
+    if is_shared(path).during(what)? {
+        return Ok(());
+    }
     let none = None::<&str>;
     mount(Some(path), path, none, MsFlags::MS_BIND, none).during(what)?;
     mount(none, path, none, MsFlags::MS_SHARED, none).during(what)
+}
+
+/// Whether mounts made in a directory spread to other mount namespaces.
+fn is_shared(directory: &Path) -> io::Result<bool> {
+    let opened = File::open(directory)?;
+    let fdinfo = format!("/proc/thread-self/fdinfo/{}", opened.as_raw_fd());
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
+    Ok(mount_is_shared(&fs::read_to_string(fdinfo)?, &mounts))
+}
+
+fn mount_is_shared(fdinfo: &str, mountinfo: &str) -> bool {
+    let id = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    let id = id.map(str::trim);
+    mountinfo
+        .lines()
+        .map(|line| line.split(' '))
+        .filter_map(|mut fields| (fields.next() == id).then_some(fields))
+        // The optional fields end with a dash; what stands behind it is the file system's.
+        .any(|fields| {
+            fields
+                .take_while(|f| *f != "-")
+                .any(|f| f.starts_with("shared:"))
+        })
 }
 
 /// Undoes [`share_directory`]: takes all mounts off the directory and removes it. A directory that
@@ -135,4 +163,24 @@ pub(super) fn files_below(directory: &Path) -> Vec<PathBuf> {
         .flatten()
         .map(|entry| entry.path())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+        21 1 0:20 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+        87 21 0:45 / /run rw,relatime - tmpfs shared:odd rw\n\
+        88 87 0:46 / /run/slave rw,relatime master:4 - tmpfs t rw\n\
+        89 87 0:47 / /run/both rw,relatime shared:5 master:4 - tmpfs t rw\n";
+
+    #[test]
+    fn knows_a_shared_mount_by_its_number() {
+        let cases = [(21, true), (87, false), (88, false), (89, true), (2, false)];
+        for (id, shared) in cases {
+            let fdinfo = format!("pos:\t0\nflags:\t0100000\nmnt_id:\t{id}\nino:\t7\n");
+            assert_eq!(mount_is_shared(&fdinfo, MOUNTINFO), shared, "mount {id}");
+        }
+    }
 }

@@ -276,6 +276,24 @@ fn removing_everything_leaves_the_host_as_it_was() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
+fn a_slot_is_mounted_once_and_shared_wherever_the_state_directory_is() {
+    for sharing in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+        in_private_world(|state_dir| {
+            let none = None::<&str>;
+            mount(none, state_dir, none, sharing, none).unwrap();
+            let (mut host, hubs) = host_with(state_dir, 1);
+            host.worker(hubs).create_slot(&slot_spec(1)).unwrap();
+            let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            let path = format!(" {} ", slot_path(state_dir, 1).display());
+            let here: Vec<_> = mounts.lines().filter(|line| line.contains(&path)).collect();
+            assert_eq!(here.len(), 1, "{sharing:?}: {here:?}");
+            assert!(here[0].contains(" shared:"), "{sharing:?}: {here:?}");
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
 fn a_sweep_removes_what_a_killed_daemon_left_and_only_that() {
     in_private_world(|state_dir| {
         make_foreign_pair("pcpm9", 0);
