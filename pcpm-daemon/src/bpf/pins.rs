@@ -13,7 +13,21 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
+use pcpm_ebpf::abi::names;
+
 use super::BpfError;
+
+/// What is pinned: all maps that are declared (the compiler's own live with the programs), and the
+/// link that holds the uplink's program.
+pub(super) const PINNED: [&str; 7] = [
+    names::ATTACHMENTS,
+    names::HUBS,
+    names::FLOWS,
+    names::SLOT_COUNTERS,
+    names::DROPS,
+    names::CONFIG,
+    names::FROM_UPLINK,
+];
 
 /// A directory of pins. Dropping it keeps them: they survive the daemon on purpose.
 #[derive(Debug)]
@@ -54,10 +68,16 @@ impl PinDir {
         [pins, dir, mount].into_iter().filter_map(Result::err).collect()
     }
 
+    /// Removes what we pin, by name: the root of a bpf file system has files of the kernel's own.
     fn remove_pins(&self) -> Result<(), BpfError> {
-        let entries = fs::read_dir(&self.path).map_err(|e| failed("read", &self.path, &e))?;
-        for entry in entries.filter_map(Result::ok) {
-            fs::remove_file(entry.path()).map_err(|e| failed("unpin", &entry.path(), &e))?;
+        for name in PINNED {
+            let path = self.path(name);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("unpin", &path, &e));
+                }
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use pcpm_ebpf::{
     abi::{AttachmentWord, Config, SlotCounters, names},
 };
 
-use super::{BpfError, Datapath, DatapathSetup, PinDir, words::AttachmentWords};
+use super::{BpfError, Datapath, DatapathSetup, PinDir, pins::PINNED, words::AttachmentWords};
 use crate::net::Programs;
 
 /// How many of what the maps hold.
@@ -58,8 +58,7 @@ impl Steering {
             .map_max_entries(names::FLOWS, sizes.flows)
             .load(STEER_OBJECT)
             .map_err(|e| BpfError::new("load the steering object", &e))?;
-        // bpffs takes no name with a dot: the compiler's own maps (`.rodata`) live with the programs.
-        for (name, map) in ebpf.maps().filter(|(name, _)| !name.starts_with('.')) {
+        for (name, map) in ebpf.maps().filter(|(name, _)| PINNED.contains(name)) {
             pin(map, pins, name)?;
         }
         load_programs(&mut ebpf)?;

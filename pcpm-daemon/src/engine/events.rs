@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use pcpm_api::types;
+use pcpm_api::types::{self, Source};
 
 use super::unix_time_ms;
 use crate::{net::slot_name, pool::Holder, pool::SlotIndex};
@@ -10,26 +10,35 @@ use crate::{net::slot_name, pool::Holder, pool::SlotIndex};
 /// Events remembered. A watcher that falls behind by more is told how many it lost.
 const REMEMBERED: usize = 4096;
 
-/// What can happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What can happen, with what is said about it.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Happening {
     Ready,
-    Attached,
+    Attached { source: Source, took_us: u64 },
     Detached,
     Retired,
-    Failed,
-    Exhausted,
+    Failed { reason: String },
+    Exhausted { waiting: u32 },
 }
 
 impl Happening {
-    fn as_str(self) -> &'static str {
+    fn kind(&self) -> &'static str {
         match self {
             Self::Ready => "ready",
-            Self::Attached => "attached",
+            Self::Attached { .. } => "attached",
             Self::Detached => "detached",
             Self::Retired => "retired",
-            Self::Failed => "failed",
-            Self::Exhausted => "exhausted",
+            Self::Failed { .. } => "failed",
+            Self::Exhausted { .. } => "exhausted",
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::Attached { source, took_us } => format!("{source}, {took_us} µs"),
+            Self::Failed { reason } => reason.clone(),
+            Self::Exhausted { waiting } => format!("{waiting} requests wait"),
+            Self::Ready | Self::Detached | Self::Retired => String::new(),
         }
     }
 }
@@ -41,7 +50,6 @@ struct Entry {
     slot: Option<SlotIndex>,
     /// Owner and tenant.
     holder: Option<(String, String)>,
-    message: String,
 }
 
 /// The log. Sequence numbers start at 0 and have no gaps.
@@ -57,7 +65,6 @@ impl EventLog {
         happening: Happening,
         slot: Option<SlotIndex>,
         holder: Option<&Holder>,
-        message: String,
     ) {
         if self.entries.len() == REMEMBERED {
             self.entries.pop_front();
@@ -68,7 +75,6 @@ impl EventLog {
             happening,
             slot,
             holder: holder.map(|holder| (holder.owner.clone(), holder.tenant.clone())),
-            message,
         });
     }
 
@@ -92,11 +98,11 @@ impl Entry {
         types::Event {
             sequence,
             time_ms: self.time_ms,
-            kind: self.happening.as_str().to_owned(),
+            kind: self.happening.kind().to_owned(),
             slot: self.slot.map(slot_name),
             owner,
             tenant,
-            message: self.message.clone(),
+            message: self.happening.message(),
         }
     }
 }
@@ -108,7 +114,7 @@ mod tests {
     fn log(events: usize) -> EventLog {
         let mut log = EventLog::default();
         for _ in 0..events {
-            log.push(Happening::Ready, Some(1), None, String::new());
+            log.push(Happening::Ready, Some(1), None);
         }
         log
     }

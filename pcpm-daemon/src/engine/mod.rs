@@ -242,7 +242,7 @@ impl Engine {
                 let baseline = self.datapath.slot_counters(slot).unwrap_or_default();
                 self.records[slot as usize] =
                     Record { netns: Some(netns), baseline, ..Record::default() };
-                self.events.push(Happening::Ready, Some(slot), None, String::new());
+                self.events.push(Happening::Ready, Some(slot), None);
                 Event::Created(slot)
             }
             Report::CreateFailed { slot, reason } => {
@@ -251,7 +251,7 @@ impl Engine {
             }
             Report::Retired { slot } => {
                 self.totals.retired += 1;
-                self.events.push(Happening::Retired, Some(slot), None, String::new());
+                self.events.push(Happening::Retired, Some(slot), None);
                 Event::Retired(slot)
             }
             Report::RetireFailed { slot, reason } => {
@@ -403,16 +403,18 @@ impl Engine {
         let epoch = self.pool.epoch(slot);
         let holder = self.pool.holder(slot).expect("the pool grants attached slots");
         let tenant = self.tenants.acquire(&holder.tenant);
-        self.events.push(Happening::Attached, Some(slot), Some(holder), String::new());
         self.datapath.publish(slot, AttachmentWord::attached(epoch, tenant));
         let pending = &self.pending[&request];
         let pass_fd = pending.pass_fd;
         let took = pending.asked_at.elapsed();
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let attached = Happening::Attached { source, took_us };
+        self.events.push(attached, Some(slot), Some(holder));
         if holder.lease == Lease::Connection {
             self.leases.grant(slot, pending.client);
         }
         let record = &mut self.records[slot as usize];
-        record.took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        record.took_us = took_us;
         record.attached_at_ms = unix_time_ms();
         record.cold = source == Source::Cold;
         self.totals.count_attach(source);
@@ -434,8 +436,8 @@ impl Engine {
             Refusal::Exhausted => {
                 self.totals.exhausted += 1;
                 let counts = self.pool.counts();
-                let message = format!("{} waiting", counts.waiting);
-                self.events.push(Happening::Exhausted, None, None, message);
+                let exhausted = Happening::Exhausted { waiting: counts.waiting };
+                self.events.push(exhausted, None, None);
                 PoolError::PoolExhausted {
                     depth: counts.ready,
                     capacity: counts.capacity,
@@ -463,7 +465,7 @@ impl Engine {
         self.leases.end(slot);
         self.tenants.release(&holder.tenant);
         self.totals.detached += 1;
-        self.events.push(Happening::Detached, Some(slot), Some(holder), String::new());
+        self.events.push(Happening::Detached, Some(slot), Some(holder));
     }
 
     /// What has to follow every change of the pool: watchers, the timer, the first fill's end.
@@ -491,7 +493,8 @@ impl Engine {
     fn note_failure(&mut self, slot: SlotIndex, reason: &str) {
         self.totals.failed += 1;
         tracing::warn!(slot = net::slot_name(slot), "{reason}");
-        self.events.push(Happening::Failed, Some(slot), None, reason.to_owned());
+        let failed = Happening::Failed { reason: reason.to_owned() };
+        self.events.push(failed, Some(slot), None);
     }
 }
 

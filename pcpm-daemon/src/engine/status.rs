@@ -162,9 +162,6 @@ impl Engine {
     fn warnings(&self) -> Vec<String> {
         let counts = self.pool.counts();
         let mut warnings = Vec::new();
-        if self.world.uplink.is_none() {
-            warnings.push("no uplink: slots reach each other and the host only".to_owned());
-        }
         if counts.failed > 0 {
             warnings.push(format!("{} slots could not be made or destroyed", counts.failed));
         }
