@@ -11,7 +11,7 @@ use pcpm_api::types::{AttachReply, GetReply, SlotCounts, Status, WatchFrame};
 use serde_json::{Value, json};
 
 use crate::event::wait_for_path;
-use crate::place::Place;
+use crate::place::{Place, Tool};
 use crate::process::Process;
 use crate::wire::Wire;
 use crate::world::World;
@@ -29,12 +29,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn spawn(world: &World, args: &[&str]) -> Result<Self> {
+    pub(crate) fn spawn(
+        world: &World,
+        args: &[&str],
+        change: impl FnOnce(Tool) -> Tool,
+    ) -> Result<Self> {
         let (log, file) = world.log_file("pcpmd")?;
         let socket = world.path(STATE_DIRECTORY).join("pcpm.sock");
-        let process = world
-            .host()
-            .command(binary("pcpmd")?, args)
+        let process = change(world.host().command(binary("pcpmd")?, args))
             .with(|command| {
                 command.stdout(std::process::Stdio::null()).stderr(file);
             })

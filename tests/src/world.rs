@@ -137,7 +137,19 @@ impl World {
     /// # Errors
     /// When it ends before, with what it wrote.
     pub fn spawn_daemon(&self, args: &[&str]) -> Result<Daemon> {
-        Daemon::spawn(self, args)
+        Daemon::spawn(self, args, |tool| tool)
+    }
+
+    /// Like [`Self::spawn_daemon`], with the command changed before it starts.
+    ///
+    /// # Errors
+    /// When it ends before, with what it wrote.
+    pub fn spawn_daemon_with(
+        &self,
+        args: &[&str],
+        change: impl FnOnce(Tool) -> Tool,
+    ) -> Result<Daemon> {
+        Daemon::spawn(self, args, change)
     }
 
     /// Starts `pcpmd` on the host and waits until all of `slots` slots are ready.

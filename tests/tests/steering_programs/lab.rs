@@ -1,0 +1,444 @@
+//! The steering programs on single packets: a lab without traffic, where `BPF_PROG_TEST_RUN` hands
+//! a program one packet and shows what became of it.
+#![expect(
+    unsafe_code,
+    reason = "says which ABI types are plain memory, for aya's maps"
+)]
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
+use pcpm_ebpf::STEER_OBJECT;
+use pcpm_ebpf::abi::{
+    AttachmentWord, Config, Flow, FlowKey, GATEWAY_MAC, HUB_UPLINK_INDEX, LINK_INDEX_BASE,
+    SLOTS_PER_HUB, SlotCounters, names,
+};
+use pcpm_ebpf::drop_reason::DropReason;
+
+use crate::packet::Packet;
+
+/// Slots that the lab's maps have room for: two hubs.
+pub(crate) const LAB_CAPACITY: u32 = SLOTS_PER_HUB + 100;
+/// The lab's address on its uplink.
+pub(crate) const LAB_UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Ports that stand for those of slots.
+pub(crate) const LAB_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+
+const POOL: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 0);
+const FLOWS: u32 = 1024;
+const HUB_LINK: u32 = 50;
+const UPLINK: u32 = 60;
+
+/// The lab's links, in one namespace: a program only asks for the index. Slots 0 to 4 have theirs.
+const LINKS: &str = "\
+link add up0 index 2 address 02:50:43:ff:ff:ff type bridge
+link add pcpm0 index 50 address 02:50:43:ff:ff:ff type bridge
+link add other index 70 type veth peer name other-end
+link add wan0 index 60 address 02:00:00:00:00:60 type veth peer name wan-end
+link add s0000 index 1000 address 02:50:43:ff:ff:ff type bridge
+link add s0001 index 1001 address 02:50:43:ff:ff:ff type bridge
+link add s0002 index 1002 address 02:50:43:ff:ff:ff type bridge
+link add s0003 index 1003 address 02:50:43:ff:ff:ff type bridge
+link add s0004 index 1004 address 02:50:43:ff:ff:ff type bridge
+addr add 169.254.1.1/32 dev pcpm0
+addr add 192.0.2.1/24 dev wan0
+addr add 203.0.113.1/24 dev other
+link set lo up
+link set pcpm0 up
+link set wan-end up
+link set wan0 up
+link set other-end up
+link set other up
+route add default via 192.0.2.254 dev wan0
+route add blackhole 198.18.0.0/15
+";
+
+/// Which program a packet meets, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    /// The link of this slot in its hub.
+    FromSlot(u32),
+    /// `up0`, with the mark that the packet carries.
+    FromHost {
+        /// 0 for a packet of the host's own stack.
+        mark: u32,
+    },
+    /// The hub's link in the host, with the mark that the packet carries.
+    FromHub {
+        /// The epoch it was authorised for.
+        mark: u32,
+    },
+    /// On its way out of the host to a hub; the link it came from, 0 for the host's own.
+    ToHub {
+        /// 0 for a packet of the host's own stack.
+        ingress: u32,
+    },
+    /// The uplink.
+    FromUplink,
+}
+
+impl Hook {
+    fn program(self) -> &'static str {
+        match self {
+            Self::FromSlot(_) => names::FROM_SLOT,
+            Self::FromHost { .. } => names::FROM_HOST,
+            Self::FromHub { .. } => names::FROM_HUB,
+            Self::ToHub { .. } => names::TO_HUB,
+            Self::FromUplink => names::FROM_UPLINK,
+        }
+    }
+
+    fn context(self) -> SkbContext {
+        let (ifindex, mark, ingress_ifindex) = match self {
+            Self::FromSlot(slot) => (LINK_INDEX_BASE + slot, 0, 0),
+            Self::FromHost { mark } => (HUB_UPLINK_INDEX, mark, 0),
+            Self::FromHub { mark } => (HUB_LINK, mark, 0),
+            Self::ToHub { ingress } => (HUB_LINK, 0, ingress),
+            Self::FromUplink => (UPLINK, 0, 0),
+        };
+        SkbContext {
+            ifindex,
+            mark,
+            ingress_ifindex,
+            segments: 0,
+        }
+    }
+}
+
+/// What a program may be told of a packet beside its bytes.
+#[derive(Clone, Copy, Debug)]
+struct SkbContext {
+    ifindex: u32,
+    mark: u32,
+    ingress_ifindex: u32,
+    segments: u32,
+}
+
+impl SkbContext {
+    /// Size of `struct __sk_buff`, and where its fields are (include/uapi/linux/bpf.h).
+    const SIZE: usize = 192;
+    const MARK: usize = 8;
+    const INGRESS_IFINDEX: usize = 36;
+    const IFINDEX: usize = 40;
+    const GSO_SEGS: usize = 164;
+
+    fn bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        for (offset, value) in [
+            (Self::MARK, self.mark),
+            (Self::INGRESS_IFINDEX, self.ingress_ifindex),
+            (Self::IFINDEX, self.ifindex),
+            (Self::GSO_SEGS, self.segments),
+        ] {
+            bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Dropped, with the reason that was counted.
+    Dropped(DropReason),
+    /// Into the stack of this namespace.
+    Passed,
+    /// Left to whatever else is on the link.
+    Left,
+    /// Redirected, with these bytes and this mark.
+    Redirected {
+        /// The frame as it goes on.
+        bytes: Vec<u8>,
+        /// The mark it carries.
+        mark: u32,
+    },
+}
+
+/// The programs, loaded, with maps that nobody else has, and the links they ask for.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    ebpf: Ebpf,
+    /// As the programs have it now.
+    pub(crate) config: Config,
+}
+
+impl Lab {
+    /// A lab in a new network namespace, which the calling thread is moved to: it ends with the
+    /// thread, as tests do.
+    ///
+    /// # Errors
+    /// Without root, or when the kernel refuses the programs.
+    pub(crate) fn new() -> Result<Self> {
+        if !geteuid().is_root() {
+            bail!("this needs root to load kernel programs: run `sudo -E cargo xtask test`");
+        }
+        unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+        ip(LINKS)?;
+        std::fs::write("/proc/sys/net/ipv4/conf/pcpm0/forwarding", "1")
+            .context("let pcpm0 forward")?;
+        let config = Config {
+            pool_base: POOL.to_bits(),
+            pool_mask: 0xffff_0000,
+            capacity: LAB_CAPACITY,
+            uplink_ifindex: UPLINK,
+            uplink_address: LAB_UPLINK.to_bits(),
+            nat_port_first: *LAB_PORTS.start(),
+            nat_port_last: *LAB_PORTS.end(),
+        };
+        let mut lab = Self {
+            ebpf: load()?,
+            config,
+        };
+        lab.configure(|_| ())?;
+        for hub in 0..=1 {
+            let mut hubs: Array<_, u32> = Array::try_from(lab.map_mut(names::HUBS)?)?;
+            hubs.set(hub, HUB_LINK, 0)?;
+        }
+        Ok(lab)
+    }
+
+    /// Changes the configuration.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
+        change(&mut self.config);
+        let value = Plain(self.config);
+        let mut map: Array<_, Plain<Config>> = Array::try_from(self.map_mut(names::CONFIG)?)?;
+        Ok(map.set(0, value, 0)?)
+    }
+
+    /// Says who holds `slot`.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn publish(&mut self, slot: u32, word: AttachmentWord) -> Result<()> {
+        let mut words: Array<_, u64> = Array::try_from(self.map_mut(names::ATTACHMENTS)?)?;
+        Ok(words.set(slot, word.0, 0)?)
+    }
+
+    /// Hands `packet` to the program at `hook`.
+    ///
+    /// # Errors
+    /// When the program cannot be run, or does what no caller expects.
+    pub(crate) fn send(&mut self, hook: Hook, packet: &Packet) -> Result<Fate> {
+        self.send_bytes(hook, &packet.bytes())
+    }
+
+    /// Hands a frame to the program at `hook`.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn send_bytes(&mut self, hook: Hook, frame: &[u8]) -> Result<Fate> {
+        self.run(hook.program(), hook.context(), frame)
+    }
+
+    /// Hands `packet` to the program at `hook` as one of `segments` packets in one.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn send_segments(&mut self, hook: Hook, packet: &Packet, segments: u32) -> Result<Fate> {
+        let context = SkbContext {
+            segments,
+            ..hook.context()
+        };
+        self.run(hook.program(), context, &packet.bytes())
+    }
+
+    fn run(&mut self, program: &str, context: SkbContext, frame: &[u8]) -> Result<Fate> {
+        let before = self.drops()?;
+        let (action, bytes, mark) = self.test_run(program, context, frame)?;
+        let dropped = difference(&before, &self.drops()?);
+        let fate = match (action, dropped.as_slice()) {
+            (TC_ACT_SHOT, [reason]) => Fate::Dropped(*reason),
+            (TC_ACT_OK, []) => Fate::Passed,
+            (TC_ACT_UNSPEC, []) => Fate::Left,
+            (TC_ACT_REDIRECT, []) => Fate::Redirected { bytes, mark },
+            other => bail!("{program} returned and counted {other:?}"),
+        };
+        Ok(fate)
+    }
+
+    fn test_run(
+        &mut self,
+        program: &str,
+        context: SkbContext,
+        frame: &[u8],
+    ) -> Result<(i32, Vec<u8>, u32)> {
+        let mut bytes = vec![0; frame.len() + 64];
+        let mut after = [0; SkbContext::SIZE];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut bytes),
+            ctx_in: Some(&context.bytes()),
+            ctx_out: Some(&mut after),
+            ..TestRunOptions::new()
+        };
+        let classifier = classifier(&mut self.ebpf, program)?;
+        let result = classifier
+            .test_run(options)
+            .with_context(|| format!("hand a packet to {program}"))?;
+        bytes.truncate(usize::try_from(result.data_size_out)?);
+        let mark = after[SkbContext::MARK..].first_chunk().copied();
+        let mark = u32::from_ne_bytes(mark.context("the context has a mark")?);
+        Ok((result.return_value.cast_signed(), bytes, mark))
+    }
+
+    /// Packets dropped so far, by reason.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn drops(&self) -> Result<Vec<u64>> {
+        let drops: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map(names::DROPS)?)?;
+        let sum = |index| Ok(drops.get(&index, 0)?.iter().sum());
+        (0..DropReason::COUNT).map(sum).collect()
+    }
+
+    /// The traffic of `slot` so far.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn counters(&self, slot: u32) -> Result<SlotCounters> {
+        let map = self.map(names::SLOT_COUNTERS)?;
+        let counters: PerCpuArray<_, [u64; 5]> = PerCpuArray::try_from(map)?;
+        let per_cpu = counters.get(&slot, 0)?;
+        let sum = |field: usize| per_cpu.iter().map(|cpu| cpu[field]).sum();
+        Ok(SlotCounters {
+            sent_packets: sum(0),
+            sent_bytes: sum(1),
+            received_packets: sum(2),
+            received_bytes: sum(3),
+            dropped_packets: sum(4),
+        })
+    }
+
+    /// All flows of `kind`.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn flows(&self, kind: u8) -> Result<BTreeMap<[u32; 4], (FlowKey, Flow)>> {
+        let map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
+            HashMap::try_from(self.map(names::FLOWS)?)?;
+        let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
+        let chosen = entries.into_iter().filter(|(key, _)| key.0.kind == kind);
+        Ok(chosen
+            .map(|(Plain(key), Plain(flow))| (order(&key), (key, flow)))
+            .collect())
+    }
+
+    /// Changes all flows, as time or the table's limits would.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn change_flows(&mut self, change: impl Fn(&FlowKey, Flow) -> Option<Flow>) -> Result<()> {
+        let mut map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
+            HashMap::try_from(self.map_mut(names::FLOWS)?)?;
+        let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
+        for (key, Plain(flow)) in entries {
+            match change(&key.0, flow) {
+                Some(changed) => map.insert(key, Plain(changed), 0)?,
+                None => map.remove(&key)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn map(&self, name: &str) -> Result<&Map> {
+        self.ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
+    }
+
+    fn map_mut(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf
+            .map_mut(name)
+            .ok_or_else(|| anyhow!("no map {name}"))
+    }
+}
+
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_OK: i32 = 0;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
+
+/// ABI types as aya's maps want them.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+// SAFETY: `repr(C)`, `Copy`, no padding, every bit pattern is valid.
+unsafe impl Pod for Plain<Config> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<FlowKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Flow> {}
+
+/// Loads the committed object as the daemon does, without pins.
+fn load() -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries(names::ATTACHMENTS, LAB_CAPACITY)
+        .map_max_entries(names::SLOT_COUNTERS, LAB_CAPACITY)
+        .map_max_entries(names::HUBS, 2)
+        .map_max_entries(names::FLOWS, FLOWS)
+        .load(STEER_OBJECT)
+        .context("create the maps of the steering programs")?;
+    for program in [
+        names::FROM_SLOT,
+        names::FROM_HOST,
+        names::FROM_HUB,
+        names::TO_HUB,
+        names::FROM_UPLINK,
+    ] {
+        classifier(&mut ebpf, program)?
+            .load()
+            .with_context(|| format!("load {program}"))?;
+    }
+    Ok(ebpf)
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?;
+    program
+        .try_into()
+        .with_context(|| format!("{name} is no tc program"))
+}
+
+fn difference(before: &[u64], after: &[u64]) -> Vec<DropReason> {
+    let grown = DropReason::ALL.iter().zip(before.iter().zip(after));
+    grown
+        .filter(|(_, (before, after))| before != after)
+        .map(|(reason, _)| *reason)
+        .collect()
+}
+
+fn order(key: &FlowKey) -> [u32; 4] {
+    [
+        key.local_address,
+        key.local_port.into(),
+        key.remote_address,
+        key.remote_port.into(),
+    ]
+}
+
+fn ip(batch: &str) -> Result<()> {
+    use std::io::Write as _;
+    let mut ip = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .context("start ip")?;
+    let mut input = ip.stdin.take().context("ip has no input")?;
+    input.write_all(batch.as_bytes()).context("write to ip")?;
+    drop(input);
+    let status = ip.wait().context("wait for ip")?;
+    ensure!(status.success(), "ip made not all links: {status}");
+    Ok(())
+}

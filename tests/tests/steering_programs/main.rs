@@ -1,0 +1,9 @@
+//! The steering programs in the kernel: single packets through each program, then real traffic
+//! between slots, host and internet. The daemon has no part in this.
+
+mod from_host;
+mod from_slot;
+mod host;
+mod lab;
+mod packet;
+mod to_world;
