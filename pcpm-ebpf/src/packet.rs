@@ -1,6 +1,6 @@
 //! Reading a frame's headers: Ethernet, IPv4, and what identifies a connection above.
 //!
-//! Reads through [`PacketBytes`], so the kernel's packet buffers and a test's byte strings take the
+//! Reads through [`PacketFields`], so the kernel's packet buffers and a test's byte strings take the
 //! same path. Nothing here decides what may pass.
 
 use crate::drop_reason::DropReason;
@@ -49,16 +49,22 @@ const ICMP_ECHO_REQUEST: u8 = 8;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 
-/// Where the bytes of a frame come from.
-pub trait PacketBytes {
-    /// `N` bytes from `offset` on, or `None` when the frame ends before.
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+/// Where the bytes of a frame come from. They are read as what the headers consist of: 16-bit fields,
+/// which the BPF target, unable to load across alignment, handles better than bytes.
+pub trait PacketFields {
+    /// `N` fields from `offset` on, or `None` when the frame ends before.
+    fn fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]>;
 }
 
-impl PacketBytes for [u8] {
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let start = usize::try_from(offset).ok()?;
-        self.get(start..)?.first_chunk().copied()
+impl PacketFields for [u8] {
+    fn fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+        let bytes = self.get(usize::try_from(offset).ok()?..)?;
+        let mut pairs = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+        let mut fields = [0; N];
+        for field in &mut fields {
+            *field = u16::from_be_bytes(pairs.next()?);
+        }
+        Some(fields)
     }
 }
 
@@ -73,6 +79,11 @@ impl Mac {
         Self(u64::from_be_bytes([
             0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5],
         ]))
+    }
+
+    #[inline(always)]
+    const fn of_fields(high: u16, middle: u16, low: u16) -> Self {
+        Self((high as u64) << 32 | (middle as u64) << 16 | low as u64)
     }
 }
 
@@ -115,22 +126,37 @@ impl Frame {
     /// [`DropReason::Arp`], [`DropReason::Ipv6`], [`DropReason::NotIp`] by ethertype;
     /// [`DropReason::Malformed`] for a frame that is too short or no valid IPv4.
     #[inline(always)]
-    pub fn parse(bytes: &(impl PacketBytes + ?Sized)) -> Result<Self, DropReason> {
-        let ethernet: [u8; 14] = bytes.read(0).ok_or(DropReason::Malformed)?;
-        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = ethernet;
-        expect_ipv4(u16::from_be_bytes([t0, t1]))?;
-        let ip: [u8; 20] = bytes.read(ETHERNET_LENGTH).ok_or(DropReason::Malformed)?;
+    pub fn parse(packet: &(impl PacketFields + ?Sized)) -> Result<Self, DropReason> {
+        let [d0, d1, d2, s0, s1, s2, ethertype, ip @ ..] =
+            packet.fields::<17>(0).ok_or(DropReason::Malformed)?;
+        expect_ipv4(ethertype)?;
+        let [
+            lengths,
+            _,
+            _,
+            fragments,
+            ttl_and_protocol,
+            _,
+            addresses @ ..,
+        ] = ip;
+        let [version_and_length, _] = lengths.to_be_bytes();
+        let [ttl, protocol] = ttl_and_protocol.to_be_bytes();
         Ok(Self {
-            destination_mac: Mac::new([d0, d1, d2, d3, d4, d5]),
-            source_mac: Mac::new([s0, s1, s2, s3, s4, s5]),
-            source: u32::from_be_bytes([ip[12], ip[13], ip[14], ip[15]]),
-            destination: u32::from_be_bytes([ip[16], ip[17], ip[18], ip[19]]),
-            transport_offset: ETHERNET_LENGTH + ipv4_header_length(ip[0])?,
-            protocol: ip[9],
-            ttl: ip[8],
-            fragment: fragment(u16::from_be_bytes([ip[6], ip[7]])),
+            destination_mac: Mac::of_fields(d0, d1, d2),
+            source_mac: Mac::of_fields(s0, s1, s2),
+            source: address(addresses[0], addresses[1]),
+            destination: address(addresses[2], addresses[3]),
+            transport_offset: ETHERNET_LENGTH + ipv4_header_length(version_and_length)?,
+            protocol,
+            ttl,
+            fragment: fragment(fragments),
         })
     }
+}
+
+#[inline(always)]
+const fn address(high: u16, low: u16) -> u32 {
+    (high as u32) << 16 | low as u32
 }
 
 #[inline(always)]
@@ -203,46 +229,49 @@ impl Transport {
     /// [`DropReason::UnsupportedProtocol`] for other protocols, [`DropReason::NotReply`] for other
     /// ICMP messages, [`DropReason::Malformed`] for a short frame.
     #[inline(always)]
-    pub fn parse(bytes: &(impl PacketBytes + ?Sized), frame: &Frame) -> Result<Self, DropReason> {
+    pub fn parse(packet: &(impl PacketFields + ?Sized), frame: &Frame) -> Result<Self, DropReason> {
         if frame.fragment == Fragment::Later {
             return Err(DropReason::Fragment);
         }
         match frame.protocol {
-            protocol::TCP => parse_tcp(bytes, frame.transport_offset),
-            protocol::UDP => parse_udp(bytes, frame.transport_offset),
-            protocol::ICMP => parse_icmp(bytes, frame.transport_offset),
+            protocol::TCP => parse_tcp(packet, frame.transport_offset),
+            protocol::UDP => parse_udp(packet, frame.transport_offset),
+            protocol::ICMP => parse_icmp(packet, frame.transport_offset),
             _ => Err(DropReason::UnsupportedProtocol),
         }
     }
 }
 
 #[inline(always)]
-fn parse_tcp(bytes: &(impl PacketBytes + ?Sized), offset: u32) -> Result<Transport, DropReason> {
-    let tcp: [u8; 20] = bytes.read(offset).ok_or(DropReason::Malformed)?;
+fn parse_tcp(packet: &(impl PacketFields + ?Sized), offset: u32) -> Result<Transport, DropReason> {
+    let [source_port, destination_port, _, _, _, _, flags, _, _, _] =
+        packet.fields(offset).ok_or(DropReason::Malformed)?;
+    let [_, tcp_flags] = flags.to_be_bytes();
     Ok(Transport {
         kind: TransportKind::Tcp,
-        source_port: u16::from_be_bytes([tcp[0], tcp[1]]),
-        destination_port: u16::from_be_bytes([tcp[2], tcp[3]]),
-        tcp_flags: tcp[13],
+        source_port,
+        destination_port,
+        tcp_flags,
     })
 }
 
 #[inline(always)]
-fn parse_udp(bytes: &(impl PacketBytes + ?Sized), offset: u32) -> Result<Transport, DropReason> {
-    let udp: [u8; 8] = bytes.read(offset).ok_or(DropReason::Malformed)?;
+fn parse_udp(packet: &(impl PacketFields + ?Sized), offset: u32) -> Result<Transport, DropReason> {
+    let [source_port, destination_port, _, _] =
+        packet.fields(offset).ok_or(DropReason::Malformed)?;
     Ok(Transport {
         kind: TransportKind::Udp,
-        source_port: u16::from_be_bytes([udp[0], udp[1]]),
-        destination_port: u16::from_be_bytes([udp[2], udp[3]]),
+        source_port,
+        destination_port,
         tcp_flags: 0,
     })
 }
 
 #[inline(always)]
-fn parse_icmp(bytes: &(impl PacketBytes + ?Sized), offset: u32) -> Result<Transport, DropReason> {
-    let icmp: [u8; 8] = bytes.read(offset).ok_or(DropReason::Malformed)?;
-    let identifier = u16::from_be_bytes([icmp[4], icmp[5]]);
-    let (kind, source_port, destination_port) = match icmp[0] {
+fn parse_icmp(packet: &(impl PacketFields + ?Sized), offset: u32) -> Result<Transport, DropReason> {
+    let [type_and_code, _, identifier, _] = packet.fields(offset).ok_or(DropReason::Malformed)?;
+    let [icmp_type, _] = type_and_code.to_be_bytes();
+    let (kind, source_port, destination_port) = match icmp_type {
         ICMP_ECHO_REQUEST => (TransportKind::EchoRequest, identifier, 0),
         ICMP_ECHO_REPLY => (TransportKind::EchoReply, 0, identifier),
         _ => return Err(DropReason::NotReply),

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use crate::frames::{Ipv4, icmp, ports};
 use pcpm_ebpf::abi::{AttachmentWord, Config, GATEWAY_MAC, slot_mac};
 use pcpm_ebpf::decision::{
-    Destination, check_mark, check_sender, check_tenants, destination, is_gateway_ping,
+    Destination, check_mark, check_sender, check_tenants, check_whole, destination,
+    is_gateway_ping, next_ttl,
 };
 use pcpm_ebpf::drop_reason::DropReason;
 use pcpm_ebpf::packet::protocol;
@@ -151,6 +152,28 @@ fn a_packet_passes_only_for_the_attachment_it_was_authorised_for() {
     ];
     for (mark, word, verdict) in cases {
         assert_eq!(check_mark(mark, word), verdict, "mark {mark} for {word:?}");
+    }
+}
+
+#[test]
+fn a_forwarded_packet_lives_a_hop_less() {
+    assert_eq!(next_ttl(64), Ok(63));
+    assert_eq!(next_ttl(2), Ok(1));
+    for spent in [0, 1] {
+        assert_eq!(next_ttl(spent), Err(DropReason::TtlExpired));
+    }
+}
+
+#[test]
+fn only_whole_datagrams_have_connections() {
+    let fragment = |flags_and_offset| Ipv4 {
+        flags_and_offset,
+        ..Ipv4::default()
+    };
+    assert_eq!(check_whole(&fragment(0x4000).frame()), Ok(()));
+    for flags_and_offset in [0x2000, 0x2010, 0x0010] {
+        let refused = check_whole(&fragment(flags_and_offset).frame());
+        assert_eq!(refused, Err(DropReason::Fragment), "{flags_and_offset:x}");
     }
 }
 

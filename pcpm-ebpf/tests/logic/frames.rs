@@ -1,6 +1,6 @@
 //! Frames for the tests of the packet logic. Checksums are left 0: the logic reads none.
 
-use pcpm_ebpf::packet::{Frame, PacketBytes, Transport, protocol};
+use pcpm_ebpf::packet::{Frame, PacketFields, Transport, protocol};
 
 /// An IPv4 frame with `options` bytes of IP options and `payload` behind them.
 #[derive(Clone, Debug)]
@@ -79,6 +79,6 @@ pub(crate) fn icmp(kind: u8, identifier: u16) -> [u8; 8] {
 pub(crate) fn parse(bytes: &[u8]) -> Option<(Frame, Transport)> {
     let frame = Frame::parse(bytes).ok()?;
     let transport = Transport::parse(bytes, &frame).ok()?;
-    assert!(bytes.read::<8>(frame.transport_offset).is_some());
+    assert!(bytes.fields::<4>(frame.transport_offset).is_some());
     Some((frame, transport))
 }

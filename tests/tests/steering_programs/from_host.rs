@@ -31,7 +31,10 @@ fn delivered(packet: &Packet, slot: u32) -> Fate {
         destination_mac: slot_mac(slot),
         ..packet.clone()
     };
-    Fate::Redirected { bytes: arrived.bytes(), mark: 0 }
+    Fate::Redirected {
+        bytes: arrived.bytes(),
+        mark: 0,
+    }
 }
 
 #[test]
@@ -64,11 +67,36 @@ fn an_authorised_packet_is_delivered_to_the_holder_it_was_meant_for() -> Result<
 fn only_what_opens_a_connection_is_remembered() -> Result<()> {
     let mut lab = lab()?;
     for (content, remembered) in [
-        (Content::Tcp { from: 40_000, to: 80, flags: 2 }, true),
+        (
+            Content::Tcp {
+                from: 40_000,
+                to: 80,
+                flags: 2,
+            },
+            true,
+        ),
         (UDP, true),
-        (Content::Icmp { kind: 8, identifier: 1 }, true),
-        (Content::Icmp { kind: 0, identifier: 2 }, false),
-        (Content::Icmp { kind: 3, identifier: 0 }, false),
+        (
+            Content::Icmp {
+                kind: 8,
+                identifier: 1,
+            },
+            true,
+        ),
+        (
+            Content::Icmp {
+                kind: 0,
+                identifier: 2,
+            },
+            false,
+        ),
+        (
+            Content::Icmp {
+                kind: 3,
+                identifier: 0,
+            },
+            false,
+        ),
         (Content::Other { protocol: 132 }, false),
     ] {
         let before = lab.flows(flow_kind::HOST)?.len();

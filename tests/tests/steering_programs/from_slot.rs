@@ -36,7 +36,13 @@ fn a_slot_reaches_slots_of_its_tenant() -> Result<()> {
         ..packet.clone()
     };
     let fate = lab.send(Hook::FromSlot(0), &packet)?;
-    assert_eq!(fate, Fate::Redirected { bytes: delivered.bytes(), mark: 0 });
+    assert_eq!(
+        fate,
+        Fate::Redirected {
+            bytes: delivered.bytes(),
+            mark: 0
+        }
+    );
     Ok(())
 }
 
@@ -45,7 +51,13 @@ fn a_packet_for_another_hub_carries_the_epoch_of_its_receiver() -> Result<()> {
     let mut lab = lab()?;
     let packet = to_slot(OTHER_HUB);
     let fate = lab.send(Hook::FromSlot(0), &packet)?;
-    assert_eq!(fate, Fate::Redirected { bytes: packet.bytes(), mark: 9 });
+    assert_eq!(
+        fate,
+        Fate::Redirected {
+            bytes: packet.bytes(),
+            mark: 9
+        }
+    );
     Ok(())
 }
 
@@ -55,7 +67,13 @@ fn a_packet_for_host_or_world_carries_the_epoch_of_its_sender() -> Result<()> {
     for destination in [[169, 254, 1, 1], [192, 0, 2, 1], [198, 51, 100, 1]] {
         let packet = Packet::of_slot(0, destination, UDP);
         let fate = lab.send(Hook::FromSlot(0), &packet)?;
-        assert_eq!(fate, Fate::Redirected { bytes: packet.bytes(), mark: 5 });
+        assert_eq!(
+            fate,
+            Fate::Redirected {
+                bytes: packet.bytes(),
+                mark: 5
+            }
+        );
     }
     Ok(())
 }
@@ -68,10 +86,19 @@ fn a_slot_reaches_nobody_else() -> Result<()> {
         (to_slot(3), DropReason::DestinationDetached),
         (to_slot(600), DropReason::DestinationDetached),
         (to_slot(700), DropReason::NoSuchSlot),
-        (Packet::of_slot(0, [169, 254, 169, 254], UDP), DropReason::Metadata),
-        (Packet::of_slot(0, [224, 0, 0, 251], UDP), DropReason::Multicast),
+        (
+            Packet::of_slot(0, [169, 254, 169, 254], UDP),
+            DropReason::Metadata,
+        ),
+        (
+            Packet::of_slot(0, [224, 0, 0, 251], UDP),
+            DropReason::Multicast,
+        ),
         (Packet::of_slot(0, [255; 4], UDP), DropReason::Broadcast),
-        (Packet::of_slot(0, [127, 0, 0, 1], UDP), DropReason::Reserved),
+        (
+            Packet::of_slot(0, [127, 0, 0, 1], UDP),
+            DropReason::Reserved,
+        ),
     ] {
         let fate = lab.send(Hook::FromSlot(0), &packet)?;
         assert_eq!(fate, Fate::Dropped(reason), "{packet:?}");
@@ -84,22 +111,48 @@ fn a_slot_cannot_pretend_to_be_another() -> Result<()> {
     let mut lab = lab()?;
     let packet = to_slot(1);
     for (packet, reason) in [
-        (Packet { source_mac: slot_mac(1), ..packet.clone() }, DropReason::SpoofedMac),
-        (Packet { source: Packet::address_of(1), ..packet.clone() }, DropReason::SpoofedAddress),
-        (Packet { destination_mac: slot_mac(1), ..packet.clone() }, DropReason::WrongNextHop),
+        (
+            Packet {
+                source_mac: slot_mac(1),
+                ..packet.clone()
+            },
+            DropReason::SpoofedMac,
+        ),
+        (
+            Packet {
+                source: Packet::address_of(1),
+                ..packet.clone()
+            },
+            DropReason::SpoofedAddress,
+        ),
+        (
+            Packet {
+                destination_mac: slot_mac(1),
+                ..packet.clone()
+            },
+            DropReason::WrongNextHop,
+        ),
     ] {
         let fate = lab.send(Hook::FromSlot(0), &packet)?;
         assert_eq!(fate, Fate::Dropped(reason), "{packet:?}");
     }
     let fate = lab.send(Hook::FromSlot(1), &packet)?;
-    assert_eq!(fate, Fate::Dropped(DropReason::SpoofedMac), "seen on another link");
+    assert_eq!(
+        fate,
+        Fate::Dropped(DropReason::SpoofedMac),
+        "seen on another link"
+    );
     Ok(())
 }
 
 #[test]
 fn a_slot_that_nobody_holds_passes_nothing() -> Result<()> {
     let mut lab = lab()?;
-    for destination in [Packet::address_of(1).octets(), [169, 254, 1, 1], [198, 51, 100, 1]] {
+    for destination in [
+        Packet::address_of(1).octets(),
+        [169, 254, 1, 1],
+        [198, 51, 100, 1],
+    ] {
         let packet = Packet::of_slot(3, destination, UDP);
         let fate = lab.send(Hook::FromSlot(3), &packet)?;
         assert_eq!(fate, Fate::Dropped(DropReason::Detached));
@@ -111,18 +164,30 @@ fn a_slot_that_nobody_holds_passes_nothing() -> Result<()> {
 fn an_attach_and_a_detach_count_at_once() -> Result<()> {
     let mut lab = lab()?;
     let packet = to_slot(3);
-    assert!(matches!(lab.send(Hook::FromSlot(0), &packet)?, Fate::Dropped(_)));
+    assert!(matches!(
+        lab.send(Hook::FromSlot(0), &packet)?,
+        Fate::Dropped(_)
+    ));
     lab.publish(3, AttachmentWord::attached(5, TENANT))?;
-    assert!(matches!(lab.send(Hook::FromSlot(0), &packet)?, Fate::Redirected { .. }));
+    assert!(matches!(
+        lab.send(Hook::FromSlot(0), &packet)?,
+        Fate::Redirected { .. }
+    ));
     lab.publish(3, AttachmentWord::detached(5))?;
-    assert!(matches!(lab.send(Hook::FromSlot(0), &packet)?, Fate::Dropped(_)));
+    assert!(matches!(
+        lab.send(Hook::FromSlot(0), &packet)?,
+        Fate::Dropped(_)
+    ));
     Ok(())
 }
 
 #[test]
 fn fragments_pass_between_slots() -> Result<()> {
     let mut lab = lab()?;
-    let packet = Packet { fragment: 0x2010, ..to_slot(1) };
+    let packet = Packet {
+        fragment: 0x2010,
+        ..to_slot(1)
+    };
     let fate = lab.send(Hook::FromSlot(0), &packet)?;
     assert!(matches!(fate, Fate::Redirected { .. }), "{fate:?}");
     Ok(())
@@ -169,7 +234,10 @@ fn traffic_is_counted_at_both_slots() -> Result<()> {
     assert_eq!((sender.sent_packets, sender.sent_bytes), (11, 2 * length));
     assert_eq!((sender.received_packets, sender.dropped_packets), (0, 1));
     let receiver = lab.counters(1)?;
-    assert_eq!((receiver.received_packets, receiver.received_bytes), (11, 2 * length));
+    assert_eq!(
+        (receiver.received_packets, receiver.received_bytes),
+        (11, 2 * length)
+    );
     assert_eq!((receiver.sent_packets, receiver.dropped_packets), (0, 0));
     Ok(())
 }

@@ -8,8 +8,14 @@ use crate::lab::{Fate, Hook, LAB_UPLINK, Lab};
 use crate::packet::{Content, Packet};
 
 const GATEWAY: [u8; 4] = [169, 254, 1, 1];
-const PING: Content = Content::Icmp { kind: 8, identifier: 77 };
-const PONG: Content = Content::Icmp { kind: 0, identifier: 77 };
+const PING: Content = Content::Icmp {
+    kind: 8,
+    identifier: 77,
+};
+const PONG: Content = Content::Icmp {
+    kind: 0,
+    identifier: 77,
+};
 const EPOCH: u32 = 6;
 const MARKED: Hook = Hook::FromHub { mark: EPOCH };
 
@@ -38,15 +44,32 @@ fn a_slot_reaches_nothing_else_on_the_host() -> Result<()> {
     let mut lab = lab()?;
     for (address, content) in [
         (GATEWAY, PONG),
-        (GATEWAY, Content::Tcp { from: 1000, to: 22, flags: 2 }),
+        (
+            GATEWAY,
+            Content::Tcp {
+                from: 1000,
+                to: 22,
+                flags: 2,
+            },
+        ),
         (GATEWAY, Content::Udp { from: 1000, to: 53 }),
         (LAB_UPLINK.octets(), PING),
-        (LAB_UPLINK.octets(), Content::Tcp { from: 1000, to: 22, flags: 2 }),
+        (
+            LAB_UPLINK.octets(),
+            Content::Tcp {
+                from: 1000,
+                to: 22,
+                flags: 2,
+            },
+        ),
         ([203, 0, 113, 1], Content::Udp { from: 1000, to: 53 }),
         ([127, 0, 0, 1], PING),
     ] {
         let fate = lab.send(MARKED, &Packet::of_slot(1, address, content))?;
-        assert!(matches!(fate, Fate::Dropped(_)), "{address:?} {content:?}: {fate:?}");
+        assert!(
+            matches!(fate, Fate::Dropped(_)),
+            "{address:?} {content:?}: {fate:?}"
+        );
     }
     Ok(())
 }
@@ -56,10 +79,21 @@ fn a_slot_answers_the_host() -> Result<()> {
     let mut lab = lab()?;
     for (question, reply) in [
         (
-            Content::Tcp { from: 40_000, to: 80, flags: 2 },
-            Content::Tcp { from: 80, to: 40_000, flags: 0x12 },
+            Content::Tcp {
+                from: 40_000,
+                to: 80,
+                flags: 2,
+            },
+            Content::Tcp {
+                from: 80,
+                to: 40_000,
+                flags: 0x12,
+            },
         ),
-        (Content::Udp { from: 53, to: 1000 }, Content::Udp { from: 1000, to: 53 }),
+        (
+            Content::Udp { from: 53, to: 1000 },
+            Content::Udp { from: 1000, to: 53 },
+        ),
         (PING, PONG),
     ] {
         for host in [GATEWAY, LAB_UPLINK.octets()] {
@@ -134,7 +168,13 @@ fn a_packet_between_hubs_keeps_its_mark() -> Result<()> {
     let udp = Content::Udp { from: 1, to: 2 };
     let packet = Packet::of_slot(1, Packet::address_of(600).octets(), udp);
     let fate = lab.send(Hook::FromHub { mark: 44 }, &packet)?;
-    assert_eq!(fate, Fate::Redirected { bytes: packet.bytes(), mark: 44 });
+    assert_eq!(
+        fate,
+        Fate::Redirected {
+            bytes: packet.bytes(),
+            mark: 44
+        }
+    );
     Ok(())
 }
 
@@ -144,9 +184,16 @@ fn what_no_program_authorised_goes_nowhere() -> Result<()> {
     let udp = Content::Udp { from: 1, to: 2 };
     for address in [Packet::address_of(600).octets(), GATEWAY, [198, 51, 100, 1]] {
         let fate = lab.send(Hook::FromHub { mark: 0 }, &Packet::of_slot(1, address, udp))?;
-        assert_eq!(fate, Fate::Dropped(DropReason::NotAuthorised), "{address:?}");
+        assert_eq!(
+            fate,
+            Fate::Dropped(DropReason::NotAuthorised),
+            "{address:?}"
+        );
     }
-    let fate = lab.send(Hook::FromHub { mark: EPOCH - 1 }, &Packet::of_slot(1, GATEWAY, PING))?;
+    let fate = lab.send(
+        Hook::FromHub { mark: EPOCH - 1 },
+        &Packet::of_slot(1, GATEWAY, PING),
+    )?;
     assert_eq!(fate, Fate::Dropped(DropReason::Stale));
     Ok(())
 }

@@ -245,7 +245,12 @@ impl Lab {
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub(crate) fn send_segments(&mut self, hook: Hook, packet: &Packet, segments: u32) -> Result<Fate> {
+    pub(crate) fn send_segments(
+        &mut self,
+        hook: Hook,
+        packet: &Packet,
+        segments: u32,
+    ) -> Result<Fate> {
         let context = SkbContext {
             segments,
             ..hook.context()
@@ -338,7 +343,10 @@ impl Lab {
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub(crate) fn change_flows(&mut self, change: impl Fn(&FlowKey, Flow) -> Option<Flow>) -> Result<()> {
+    pub(crate) fn change_flows(
+        &mut self,
+        change: impl Fn(&FlowKey, Flow) -> Option<Flow>,
+    ) -> Result<()> {
         let mut map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
             HashMap::try_from(self.map_mut(names::FLOWS)?)?;
         let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;

@@ -41,19 +41,34 @@ fn lab_with_ports(first: u16, last: u16) -> Result<Lab> {
 fn seen_by_world(content: Content, port: u16) -> (Content, Content) {
     match content {
         Content::Tcp { to, flags, .. } => (
-            Content::Tcp { from: port, to, flags },
-            Content::Tcp { from: to, to: port, flags: SYN | ACK },
+            Content::Tcp {
+                from: port,
+                to,
+                flags,
+            },
+            Content::Tcp {
+                from: to,
+                to: port,
+                flags: SYN | ACK,
+            },
         ),
-        Content::Udp { to, .. } => {
-            (Content::Udp { from: port, to }, Content::Udp { from: to, to: port })
-        }
+        Content::Udp { to, .. } => (
+            Content::Udp { from: port, to },
+            Content::Udp { from: to, to: port },
+        ),
         Content::UdpUnchecked { to, .. } => (
             Content::UdpUnchecked { from: port, to },
             Content::UdpUnchecked { from: to, to: port },
         ),
         Content::Icmp { kind, .. } => (
-            Content::Icmp { kind, identifier: port },
-            Content::Icmp { kind: 0, identifier: port },
+            Content::Icmp {
+                kind,
+                identifier: port,
+            },
+            Content::Icmp {
+                kind: 0,
+                identifier: port,
+            },
         ),
         Content::Other { .. } => (content, content),
     }
@@ -71,9 +86,9 @@ fn own_port(content: Content) -> u16 {
 /// The port that stands for the only connection of slot `slot` with this port.
 fn translated_port(lab: &Lab, slot: u32, content: Content) -> Result<u16> {
     let owners = lab.flows(flow_kind::INGRESS)?;
-    let mut ports = owners.values().filter(|(_, flow)| {
-        (flow.slot, flow.translated_port) == (slot, own_port(content))
-    });
+    let mut ports = owners
+        .values()
+        .filter(|(_, flow)| (flow.slot, flow.translated_port) == (slot, own_port(content)));
     let (key, _) = ports.next().context("the connection has no port")?;
     if ports.next().is_some() {
         bail!("the connection has several ports");
@@ -116,16 +131,29 @@ fn restored(answer: &Packet, slot: u32, content: Content) -> Packet {
 fn connections_are_translated_and_answers_find_back() -> Result<()> {
     let mut lab = lab()?;
     for content in [
-        Content::Tcp { from: 40_000, to: 443, flags: SYN },
+        Content::Tcp {
+            from: 40_000,
+            to: 443,
+            flags: SYN,
+        },
         UDP,
         Content::UdpUnchecked { from: 1001, to: 53 },
-        Content::Icmp { kind: 8, identifier: 77 },
+        Content::Icmp {
+            kind: 8,
+            identifier: 77,
+        },
     ] {
         for options in [0, 8] {
-            let packet = Packet { options, ..Packet::of_slot(1, PEER, content) };
+            let packet = Packet {
+                options,
+                ..Packet::of_slot(1, PEER, content)
+            };
             let port = translate(&mut lab, 1, &packet)?;
             assert!(LAB_PORTS.contains(&port));
-            let answer = Packet { options, ..answer_to(content, port) };
+            let answer = Packet {
+                options,
+                ..answer_to(content, port)
+            };
             let fate = lab.send(Hook::FromUplink, &answer)?;
             let bytes = restored(&answer, 1, content).bytes();
             assert_eq!(fate, Fate::Redirected { bytes, mark: EPOCH }, "{content:?}");
@@ -157,8 +185,24 @@ fn udp_checksums_that_come_out_as_zero_are_sent_as_ones() -> Result<()> {
 #[test]
 fn a_connection_keeps_its_port() -> Result<()> {
     let mut lab = lab()?;
-    let syn = Packet::of_slot(1, PEER, Content::Tcp { from: 40_000, to: 443, flags: SYN });
-    let ack = Packet::of_slot(1, PEER, Content::Tcp { from: 40_000, to: 443, flags: ACK });
+    let syn = Packet::of_slot(
+        1,
+        PEER,
+        Content::Tcp {
+            from: 40_000,
+            to: 443,
+            flags: SYN,
+        },
+    );
+    let ack = Packet::of_slot(
+        1,
+        PEER,
+        Content::Tcp {
+            from: 40_000,
+            to: 443,
+            flags: ACK,
+        },
+    );
     let port = translate(&mut lab, 1, &syn)?;
     for _ in 0..10 {
         assert_eq!(translate(&mut lab, 1, &ack)?, port);
@@ -201,7 +245,14 @@ fn ports_of_the_hosts_own_sockets_are_left_alone() -> Result<()> {
     let _tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 20_001))?;
     for (content, free) in [
         (UDP, 20_001),
-        (Content::Tcp { from: 40_000, to: 443, flags: SYN }, 20_000),
+        (
+            Content::Tcp {
+                from: 40_000,
+                to: 443,
+                flags: SYN,
+            },
+            20_000,
+        ),
     ] {
         let packet = Packet::of_slot(1, PEER, content);
         assert_eq!(translate(&mut lab, 1, &packet)?, free, "{content:?}");
@@ -213,7 +264,10 @@ fn ports_of_the_hosts_own_sockets_are_left_alone() -> Result<()> {
 fn an_answer_for_the_last_holder_does_not_reach_the_next() -> Result<()> {
     let mut lab = lab()?;
     let port = translate(&mut lab, 1, &Packet::of_slot(1, PEER, UDP))?;
-    for word in [AttachmentWord::detached(EPOCH), AttachmentWord::attached(EPOCH + 1, 1)] {
+    for word in [
+        AttachmentWord::detached(EPOCH),
+        AttachmentWord::attached(EPOCH + 1, 1),
+    ] {
         lab.publish(1, word)?;
         let fate = lab.send(Hook::FromUplink, &answer_to(UDP, port))?;
         assert_eq!(fate, Fate::Left, "{word:?}");
@@ -239,7 +293,12 @@ fn the_port_of_a_dead_connection_is_taken_over() -> Result<()> {
 fn an_idle_connection_loses_its_port() -> Result<()> {
     let mut lab = lab_with_ports(20_000, 20_000)?;
     translate(&mut lab, 1, &Packet::of_slot(1, PEER, UDP))?;
-    lab.change_flows(|_, flow| Some(Flow { last_seen_ns: 0, ..flow }))?;
+    lab.change_flows(|_, flow| {
+        Some(Flow {
+            last_seen_ns: 0,
+            ..flow
+        })
+    })?;
     let late = lab.send(Hook::FromUplink, &answer_to(UDP, 20_000))?;
     assert_eq!(late, Fate::Left);
     let content = Content::Udp { from: 2000, to: 53 };
@@ -258,7 +317,10 @@ fn a_connection_whose_port_was_evicted_does_not_send_from_it() -> Result<()> {
     // Evicted, and taken by a connection of slot 2.
     lab.change_flows(|key, flow| (key.kind != flow_kind::INGRESS).then_some(flow))?;
     let content = Content::Udp { from: 2000, to: 53 };
-    assert_eq!(translate(&mut lab, 2, &Packet::of_slot(2, PEER, content))?, port);
+    assert_eq!(
+        translate(&mut lab, 2, &Packet::of_slot(2, PEER, content))?,
+        port
+    );
     let fate = lab.send(MARKED, &packet)?;
     assert_eq!(fate, Fate::Dropped(DropReason::NoFreePort));
     lab.configure(|config| config.nat_port_last = port + 1)?;
@@ -272,7 +334,10 @@ fn an_evicted_memory_of_a_port_costs_a_new_port_and_nothing_else() -> Result<()>
     let packet = Packet::of_slot(1, PEER, UDP);
     let port = translate(&mut lab, 1, &packet)?;
     lab.change_flows(|key, flow| (key.kind != flow_kind::EGRESS).then_some(flow))?;
-    assert!(matches!(lab.send(MARKED, &packet)?, Fate::Redirected { .. }));
+    assert!(matches!(
+        lab.send(MARKED, &packet)?,
+        Fate::Redirected { .. }
+    ));
     let answer = answer_to(UDP, port);
     let bytes = restored(&answer, 1, UDP).bytes();
     let fate = lab.send(Hook::FromUplink, &answer)?;
@@ -283,13 +348,25 @@ fn an_evicted_memory_of_a_port_costs_a_new_port_and_nothing_else() -> Result<()>
 #[test]
 fn a_tcp_connection_that_both_sides_confirmed_outlives_silence() -> Result<()> {
     let mut lab = lab()?;
-    let tcp = |flags| Content::Tcp { from: 40_000, to: 443, flags };
+    let tcp = |flags| Content::Tcp {
+        from: 40_000,
+        to: 443,
+        flags,
+    };
     let port = translate(&mut lab, 1, &Packet::of_slot(1, PEER, tcp(SYN)))?;
     lab.send(Hook::FromUplink, &answer_to(tcp(SYN), port))?;
     translate(&mut lab, 1, &Packet::of_slot(1, PEER, tcp(ACK)))?;
-    let (_, confirmed) = lab.flows(flow_kind::INGRESS)?.into_values().next().context("a flow")?;
+    let (_, confirmed) = lab
+        .flows(flow_kind::INGRESS)?
+        .into_values()
+        .next()
+        .context("a flow")?;
     translate(&mut lab, 1, &Packet::of_slot(1, PEER, tcp(ACK | RST)))?;
-    let (_, reset) = lab.flows(flow_kind::INGRESS)?.into_values().next().context("a flow")?;
+    let (_, reset) = lab
+        .flows(flow_kind::INGRESS)?
+        .into_values()
+        .next()
+        .context("a flow")?;
     let lives = |flow: &Flow| pcpm_ebpf::nat::idle_timeout_ns(6, flow.state);
     assert!(lives(&confirmed) > 10 * lives(&reset));
     Ok(())
@@ -299,21 +376,73 @@ fn a_tcp_connection_that_both_sides_confirmed_outlives_silence() -> Result<()> {
 fn what_cannot_be_translated_is_dropped() -> Result<()> {
     let mut lab = lab()?;
     let packet = Packet::of_slot(1, PEER, UDP);
-    let carrying = |content| Packet { content, ..packet.clone() };
+    let carrying = |content| Packet {
+        content,
+        ..packet.clone()
+    };
     for (packet, reason) in [
-        (Packet { ttl: 1, ..packet.clone() }, DropReason::TtlExpired),
-        (Packet { ttl: 0, ..packet.clone() }, DropReason::TtlExpired),
-        (Packet { fragment: 0x2000, ..packet.clone() }, DropReason::Fragment),
-        (Packet { fragment: 0x0010, ..packet.clone() }, DropReason::Fragment),
-        (carrying(Content::Other { protocol: 132 }), DropReason::UnsupportedProtocol),
-        (carrying(Content::Icmp { kind: 0, identifier: 1 }), DropReason::NotReply),
-        (carrying(Content::Icmp { kind: 3, identifier: 1 }), DropReason::NotReply),
-        (carrying(Content::Tcp { from: 1, to: 2, flags: RST }), DropReason::NotReply),
+        (
+            Packet {
+                ttl: 1,
+                ..packet.clone()
+            },
+            DropReason::TtlExpired,
+        ),
+        (
+            Packet {
+                ttl: 0,
+                ..packet.clone()
+            },
+            DropReason::TtlExpired,
+        ),
+        (
+            Packet {
+                fragment: 0x2000,
+                ..packet.clone()
+            },
+            DropReason::Fragment,
+        ),
+        (
+            Packet {
+                fragment: 0x0010,
+                ..packet.clone()
+            },
+            DropReason::Fragment,
+        ),
+        (
+            carrying(Content::Other { protocol: 132 }),
+            DropReason::UnsupportedProtocol,
+        ),
+        (
+            carrying(Content::Icmp {
+                kind: 0,
+                identifier: 1,
+            }),
+            DropReason::NotReply,
+        ),
+        (
+            carrying(Content::Icmp {
+                kind: 3,
+                identifier: 1,
+            }),
+            DropReason::NotReply,
+        ),
+        (
+            carrying(Content::Tcp {
+                from: 1,
+                to: 2,
+                flags: RST,
+            }),
+            DropReason::NotReply,
+        ),
     ] {
         let fate = lab.send(MARKED, &packet)?;
         assert_eq!(fate, Fate::Dropped(reason), "{packet:?}");
     }
-    assert!(lab.flows(flow_kind::INGRESS)?.is_empty(), "no port was spent on it");
+    assert!(
+        lab.flows(flow_kind::INGRESS)?.is_empty(),
+        "no port was spent on it"
+    );
     Ok(())
 }
 
@@ -335,19 +464,51 @@ fn what_is_not_for_a_slot_stays_the_hosts() -> Result<()> {
     let mut lab = lab()?;
     let port = translate(&mut lab, 1, &Packet::of_slot(1, PEER, UDP))?;
     let answer = answer_to(UDP, port);
-    let to_slot = |content| Packet { content, ..answer.clone() };
+    let to_slot = |content| Packet {
+        content,
+        ..answer.clone()
+    };
     for packet in [
-        to_slot(Content::Udp { from: 53, to: port + 1 }),
+        to_slot(Content::Udp {
+            from: 53,
+            to: port + 1,
+        }),
         to_slot(Content::Udp { from: 54, to: port }),
-        to_slot(Content::Tcp { from: 53, to: port, flags: SYN }),
-        to_slot(Content::Icmp { kind: 3, identifier: port }),
-        to_slot(Content::Icmp { kind: 8, identifier: port }),
-        Packet { source: [198, 51, 100, 2].into(), ..answer.clone() },
-        Packet { destination: [192, 0, 2, 7].into(), ..answer.clone() },
-        Packet { destination_mac: [2, 0, 0, 0, 0, 0x61], ..answer.clone() },
-        Packet { fragment: 0x0010, ..answer.clone() },
+        to_slot(Content::Tcp {
+            from: 53,
+            to: port,
+            flags: SYN,
+        }),
+        to_slot(Content::Icmp {
+            kind: 3,
+            identifier: port,
+        }),
+        to_slot(Content::Icmp {
+            kind: 8,
+            identifier: port,
+        }),
+        Packet {
+            source: [198, 51, 100, 2].into(),
+            ..answer.clone()
+        },
+        Packet {
+            destination: [192, 0, 2, 7].into(),
+            ..answer.clone()
+        },
+        Packet {
+            destination_mac: [2, 0, 0, 0, 0, 0x61],
+            ..answer.clone()
+        },
+        Packet {
+            fragment: 0x0010,
+            ..answer.clone()
+        },
     ] {
-        assert_eq!(lab.send(Hook::FromUplink, &packet)?, Fate::Left, "{packet:?}");
+        assert_eq!(
+            lab.send(Hook::FromUplink, &packet)?,
+            Fate::Left,
+            "{packet:?}"
+        );
     }
     Ok(())
 }
@@ -357,9 +518,16 @@ fn nobody_reaches_the_pool_from_outside() -> Result<()> {
     let mut lab = lab()?;
     let port = translate(&mut lab, 1, &Packet::of_slot(1, PEER, UDP))?;
     for slot in [1, 3, 5000] {
-        let packet = Packet { destination: Packet::address_of(slot), ..answer_to(UDP, port) };
+        let packet = Packet {
+            destination: Packet::address_of(slot),
+            ..answer_to(UDP, port)
+        };
         let fate = lab.send(Hook::FromUplink, &packet)?;
-        assert_eq!(fate, Fate::Dropped(DropReason::PoolFromUplink), "slot {slot}");
+        assert_eq!(
+            fate,
+            Fate::Dropped(DropReason::PoolFromUplink),
+            "slot {slot}"
+        );
     }
     Ok(())
 }

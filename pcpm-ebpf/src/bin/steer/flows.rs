@@ -6,11 +6,11 @@
     reason = "flow entries are shared with other CPUs through raw pointers"
 )]
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop},
 };
 use pcpm_ebpf::{
     abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind},
@@ -159,16 +159,19 @@ impl Opening {
 
     #[inline(always)]
     fn claim_port(&self, skb: &Skb, config: &Config) -> Result<u16, DropReason> {
-        let ingress = self.flow(self.egress.local_address, self.egress.local_port);
-        let mut ports = PortSequence::new(config, random());
-        for _ in 0..PORT_TRIES {
-            let port = ports.next_port();
-            let reverse = self.egress.translated(config.uplink_address, port);
-            if !host::has_socket(skb, &reverse) && claim(&reverse, &ingress, self.now) {
-                return Ok(port);
-            }
+        let mut search = Search {
+            skb: *skb,
+            reverse: self.egress.translated(config.uplink_address, 0),
+            owner: self.flow(self.egress.local_address, self.egress.local_port),
+            ports: PortSequence::new(config, random()),
+            found: false,
+        };
+        search.run();
+        if search.found {
+            Ok(search.reverse.local_port)
+        } else {
+            Err(DropReason::NoFreePort)
         }
-        Err(DropReason::NoFreePort)
     }
 
     #[inline(always)]
@@ -177,23 +180,59 @@ impl Opening {
     }
 }
 
+/// A search for a port that nobody uses.
+struct Search {
+    skb: Skb,
+    /// The INGRESS key with the port that is tried.
+    reverse: FlowKey,
+    owner: Flow,
+    ports: PortSequence,
+    found: bool,
+}
+
+impl Search {
+    /// Tries ports until one is found, at most [`PORT_TRIES`]. The helper (5.17) has the verifier
+    /// follow one round instead of all of them.
+    #[inline(always)]
+    fn run(&mut self) {
+        let search = (&raw mut *self).cast();
+        // SAFETY: `try_next_port` has the signature that the helper calls, and `self` outlives it.
+        unsafe { bpf_loop(PORT_TRIES, try_next_port as *mut c_void, search, 0) };
+    }
+}
+
+const CONTINUE: i64 = 0;
+const STOP: i64 = 1;
+
+/// One round of [`Search::run`].
+extern "C" fn try_next_port(_round: u64, search: *mut c_void) -> i64 {
+    // SAFETY: `search` is what `Search::run` passed.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    search.reverse.local_port = search.ports.next_port();
+    if host::has_socket(&search.skb, &search.reverse) || !claim(&search.reverse, &search.owner) {
+        return CONTINUE;
+    }
+    search.found = true;
+    STOP
+}
+
 /// Makes `flow` the owner of a translated port, unless the port has an owner that still exists.
 #[inline(always)]
-fn claim(key: &FlowKey, flow: &Flow, now: u64) -> bool {
-    insert(key, flow, BPF_NOEXIST).is_ok() || take_over(key, flow, now)
+fn claim(key: &FlowKey, flow: &Flow) -> bool {
+    insert(key, flow, BPF_NOEXIST).is_ok() || take_over(key, flow)
 }
 
 /// Replaces a dead owner. Of several CPUs that find it dead only one wins the exchange; the others
 /// see epoch 0, which no attachment has, and try another port.
 #[inline(always)]
-fn take_over(key: &FlowKey, flow: &Flow, now: u64) -> bool {
+fn take_over(key: &FlowKey, flow: &Flow) -> bool {
     let Some(entry) = Entry::find(key) else {
         return false;
     };
     let Ok(word) = maps::attachment(entry.flow.slot) else {
         return false;
     };
-    if entry.flow.epoch == 0 || entry.is_live(word, now) || !entry.retire() {
+    if entry.flow.epoch == 0 || entry.is_live(word, flow.last_seen_ns) || !entry.retire() {
         return false;
     }
     if insert(key, flow, BPF_ANY).is_ok() {

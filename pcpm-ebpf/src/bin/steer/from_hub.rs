@@ -2,7 +2,7 @@
 
 use pcpm_ebpf::{
     abi::{AttachmentWord, Config},
-    decision::{check_mark, is_gateway_ping},
+    decision::{check_mark, check_whole, is_gateway_ping, next_ttl},
     drop_reason::DropReason,
     packet::{Frame, Transport},
 };
@@ -43,6 +43,7 @@ fn steer(skb: &Skb, config: &Config, slot: u32, frame: &Frame) -> Result<Verdict
     let word = maps::attachment(slot)?;
     check_mark(skb.mark(), word)?;
     skb.set_mark(0);
+    check_whole(frame)?;
     let transport = Transport::parse(skb, frame)?;
     match host::route(skb, frame)? {
         Route::Forward(hop) => to_world(skb, config, slot, word, frame, &transport, &hop),
@@ -80,8 +81,9 @@ fn to_world(
     if hop.ifindex != config.uplink_ifindex {
         return Err(DropReason::NotUplink);
     }
+    let ttl = next_ttl(frame.ttl)?;
     let port = flows::translated_port(skb, config, slot, word, frame, transport)?;
-    rewrite::decrement_ttl(skb, frame)?;
+    rewrite::time_to_live(skb, frame, ttl)?;
     rewrite::source(skb, frame, transport, config.uplink_address, port)?;
     Ok(skb.redirect_neighbour(config.uplink_ifindex, hop.neighbour))
 }

@@ -2,6 +2,7 @@
 
 use pcpm_ebpf::{
     abi::Config,
+    decision::check_whole,
     drop_reason::DropReason,
     packet::{Frame, Transport},
 };
@@ -20,7 +21,7 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     if config.capacity != 0 && config.in_pool(frame.destination) {
         return Err(DropReason::PoolFromUplink);
     }
-    if frame.destination != config.uplink_address {
+    if frame.destination != config.uplink_address || check_whole(&frame).is_err() {
         return Ok(Verdict::Next);
     }
     match Transport::parse(skb, &frame) {

@@ -1,6 +1,8 @@
 //! What the host knows: its routing table, and the sockets that hold its ports.
 #![expect(unsafe_code, reason = "calls kernel helpers")]
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{
         BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NOT_FWDED,
@@ -29,11 +31,31 @@ pub(crate) struct Hop {
     pub(crate) neighbour: u32,
 }
 
+/// Room for a lookup.
+#[repr(C, align(8))]
+struct Aligned(MaybeUninit<FibLookup>);
+
+impl Aligned {
+    /// Zeroes in place, word by word: the compiler would call `memset`, which goes byte by byte.
+    #[inline(always)]
+    fn zero(&mut self) -> &mut FibLookup {
+        let words = self.0.as_mut_ptr().cast::<u64>();
+        for index in 0..size_of::<FibLookup>() / 8 {
+            // SAFETY: within the structure, which is aligned for words.
+            unsafe { words.add(index).write_volatile(0) };
+        }
+        // SAFETY: every word was written; the structure consists of numbers.
+        unsafe { self.0.assume_init_mut() }
+    }
+}
+
+const _: () = assert!(size_of::<FibLookup>() % 8 == 0);
+
 /// Looks up the route of a packet that came in on one of the hub links.
 #[inline(always)]
 pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Route, DropReason> {
-    // SAFETY: the structure consists of numbers, for which zero is valid.
-    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    let mut place = Aligned(MaybeUninit::uninit());
+    let lookup = place.zero();
     lookup.family = AF_INET;
     lookup.l4_protocol = frame.protocol;
     lookup.ifindex = skb.ifindex();
@@ -41,14 +63,7 @@ pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Route, DropReason> {
     lookup.__bindgen_anon_4.ipv4_dst = frame.destination.to_be();
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: `lookup` is initialised and of the given size.
-    let status = unsafe {
-        bpf_fib_lookup(
-            skb.context(),
-            &raw mut lookup,
-            size,
-            BPF_FIB_LOOKUP_SKIP_NEIGH,
-        )
-    };
+    let status = unsafe { bpf_fib_lookup(skb.context(), lookup, size, BPF_FIB_LOOKUP_SKIP_NEIGH) };
     match status as u32 {
         BPF_FIB_LKUP_RET_SUCCESS => Ok(Route::Forward(Hop {
             ifindex: lookup.ifindex,

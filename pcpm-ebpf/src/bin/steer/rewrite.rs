@@ -18,18 +18,27 @@ use crate::{maps, skb::Skb, verdict::Verdict};
 /// Hands a packet to `slot`, whose link is in this hub.
 #[inline(always)]
 pub(crate) fn deliver(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
-    skb.store(DESTINATION_MAC_OFFSET, &[slot_mac(slot), GATEWAY_MAC])?;
+    skb.store(DESTINATION_MAC_OFFSET, &hardware_addresses(slot))?;
     maps::count_received(slot, skb);
     Ok(skb.redirect_peer(LINK_INDEX_BASE + slot))
 }
 
-/// Takes one hop off the packet's time to live.
+/// Destination and source of a frame to `slot`, as the frame begins; in words, because bytes would
+/// be copied from a constant in another map.
 #[inline(always)]
-pub(crate) fn decrement_ttl(skb: &Skb, frame: &Frame) -> Result<(), DropReason> {
-    if frame.ttl <= 1 {
-        return Err(DropReason::TtlExpired);
-    }
-    let ttl = frame.ttl - 1;
+const fn hardware_addresses(slot: u32) -> [u32; 3] {
+    let [a, b, c, d, e, f] = slot_mac(slot);
+    let [g, h, i, j, k, l] = GATEWAY_MAC;
+    [
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+    ]
+}
+
+/// Changes the packet's time to live.
+#[inline(always)]
+pub(crate) fn time_to_live(skb: &Skb, frame: &Frame, ttl: u8) -> Result<(), DropReason> {
     let word = |ttl: u8| u64::from(u16::from_ne_bytes([ttl, frame.protocol]));
     skb.replace_ip_checksum(IP_CHECKSUM_OFFSET, word(frame.ttl), word(ttl), 2)?;
     skb.store(TTL_OFFSET, &ttl)

@@ -12,7 +12,7 @@ use aya_ebpf::{
     },
     programs::TcContext,
 };
-use pcpm_ebpf::{drop_reason::DropReason, packet::PacketBytes};
+use pcpm_ebpf::{drop_reason::DropReason, packet::PacketFields};
 
 use crate::verdict::Verdict;
 
@@ -154,16 +154,15 @@ impl Skb {
     }
 }
 
-impl PacketBytes for Skb {
+impl PacketFields for Skb {
     #[inline(always)]
-    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: the helper writes exactly `N` bytes, or fails.
-        let status = unsafe {
-            bpf_skb_load_bytes(self.raw.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
-        };
+    fn fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+        let mut fields = MaybeUninit::<[u16; N]>::uninit();
+        let (place, size) = (fields.as_mut_ptr().cast(), size_of::<[u16; N]>() as u32);
+        // SAFETY: the helper writes exactly `size` bytes, or fails.
+        let status = unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, place, size) };
         // SAFETY: the helper succeeded.
-        (status == 0).then(|| unsafe { bytes.assume_init() })
+        (status == 0).then(|| unsafe { fields.assume_init() }.map(u16::from_be))
     }
 }
 
