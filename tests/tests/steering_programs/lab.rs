@@ -8,18 +8,17 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
 use pcpm_ebpf::STEER_OBJECT;
 use pcpm_ebpf::abi::{
-    AttachmentWord, Config, Flow, FlowKey, GATEWAY_MAC, HUB_UPLINK_INDEX, LINK_INDEX_BASE,
-    SLOTS_PER_HUB, SlotCounters, names,
+    AttachmentWord, Config, Flow, FlowKey, HUB_UPLINK_INDEX, LINK_INDEX_BASE, SLOTS_PER_HUB,
+    SlotCounters, names,
 };
 use pcpm_ebpf::drop_reason::DropReason;
 

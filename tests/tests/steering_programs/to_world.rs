@@ -76,8 +76,9 @@ fn seen_by_world(content: Content, port: u16) -> (Content, Content) {
 
 fn own_port(content: Content) -> u16 {
     match content {
-        Content::Tcp { from, .. } | Content::Udp { from, .. } => from,
-        Content::UdpUnchecked { from, .. } => from,
+        Content::Tcp { from, .. }
+        | Content::Udp { from, .. }
+        | Content::UdpUnchecked { from, .. } => from,
         Content::Icmp { identifier, .. } => identifier,
         Content::Other { .. } => 0,
     }
