@@ -1,6 +1,6 @@
 //! Address, route and neighbour messages.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -33,6 +33,16 @@ pub(super) fn address(ifindex: u32, address: Ipv4Addr, scope: AddressScope) -> R
         AddressAttribute::Address(IpAddr::V4(address)),
     ];
     RouteNetlinkMessage::NewAddress(message)
+}
+
+/// Takes `::1` off a link.
+pub(super) fn remove_ipv6_loopback(ifindex: u32) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = 128;
+    message.header.index = ifindex;
+    message.attributes = vec![AddressAttribute::Local(IpAddr::V6(Ipv6Addr::LOCALHOST))];
+    RouteNetlinkMessage::DelAddress(message)
 }
 
 /// A route whose next hop is taken for reachable on the link without a look at its addresses.

@@ -242,14 +242,33 @@ fn disconnection(hub: u32, indexes: &[u32], group: u32) -> Batch {
 
 /// Configures the inside of the slot whose namespace the thread is in.
 fn configure(spec: &SlotSpec) -> Result<(), NetError> {
-    Netlink::open()
-        .and_then(|mut socket| socket.run(configuration(spec)))
-        .map_err(|error| error.of(&slot_name(spec.index)))
+    try_configure(spec).map_err(|error| error.of(&slot_name(spec.index)))
 }
+
+fn try_configure(spec: &SlotSpec) -> Result<(), NetError> {
+    let refused = Netlink::open()?.execute(configuration(spec))?;
+    let first = refused.into_iter().find(|refused| !has_no_ipv6(refused));
+    first.map_or(Ok(()), |refused| Err(refused.error))
+}
+
+/// Whether a request was refused because there was no IPv6 to take away.
+fn has_no_ipv6(refused: &Refused) -> bool {
+    let absent = [Errno::EADDRNOTAVAIL, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT];
+    let errno = refused.error.errno;
+    refused.position == REMOVE_IPV6_LOOPBACK && errno.is_some_and(|errno| absent.contains(&errno))
+}
+
+/// Its position in [`configuration`].
+const REMOVE_IPV6_LOOPBACK: usize = 1;
 
 fn configuration(spec: &SlotSpec) -> Batch {
     let mut batch = Batch::default();
     batch.add("set up lo", 0, link::set_up(LOOPBACK_INDEX));
+    batch.add(
+        "take ::1 off lo",
+        0,
+        routes::remove_ipv6_loopback(LOOPBACK_INDEX),
+    );
     batch.add("set up eth0", 0, link::set_up(SLOT_LINK_INDEX));
     batch.add(
         format!("add address {}", spec.address),

@@ -105,6 +105,13 @@ fn sysctl_in(netns: &OwnedFd, name: &str) -> String {
     value.unwrap().trim().to_owned()
 }
 
+fn ipv6_addresses_in(netns: &OwnedFd) -> String {
+    namespace::in_thread(|| {
+        namespace::enter(netns).unwrap();
+        fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap()
+    })
+}
+
 fn own_namespace() -> PathBuf {
     fs::read_link("/proc/thread-self/ns/net").unwrap()
 }
@@ -159,6 +166,7 @@ fn a_slot_is_configured_as_ordered() {
         let pingers = sysctl_in(&slot.netns, "ipv4/ping_group_range");
         assert_eq!(pingers, "0\t2147483647");
         assert_eq!(sysctl_in(&slot.netns, "ipv6/conf/eth0/disable_ipv6"), "1");
+        assert_eq!(ipv6_addresses_in(&slot.netns), "");
     });
 }
 
