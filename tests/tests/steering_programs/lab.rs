@@ -1,38 +1,25 @@
 //! The steering programs on single packets: a lab without traffic, where `BPF_PROG_TEST_RUN` hands
 //! a program one packet and shows what became of it.
-#![expect(
-    unsafe_code,
-    reason = "says which ABI types are plain memory, for aya's maps"
-)]
-
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::{Deref, DerefMut};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
-use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions};
+use anyhow::{Context, Result, bail, ensure};
+use aya::{TestRun as _, TestRunOptions};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
-use pcpm_ebpf::STEER_OBJECT;
-use pcpm_ebpf::abi::{
-    AttachmentWord, Config, Flow, FlowKey, HUB_UPLINK_INDEX, LINK_INDEX_BASE, SLOTS_PER_HUB,
-    SlotCounters, names,
-};
+use pcpm_ebpf::abi::{Config, HUB_UPLINK_INDEX, LINK_INDEX_BASE, names};
 use pcpm_ebpf::drop_reason::DropReason;
 
 use crate::packet::Packet;
+use crate::programs::{CAPACITY, Programs};
 
-/// Slots that the lab's maps have room for: two hubs.
-pub(crate) const LAB_CAPACITY: u32 = SLOTS_PER_HUB + 100;
 /// The lab's address on its uplink.
 pub(crate) const LAB_UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Ports that stand for those of slots.
 pub(crate) const LAB_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 const POOL: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 0);
-const FLOWS: u32 = 1024;
 const HUB_LINK: u32 = 50;
 const UPLINK: u32 = 60;
 
@@ -161,12 +148,24 @@ pub(crate) enum Fate {
     },
 }
 
-/// The programs, loaded, with maps that nobody else has, and the links they ask for.
+/// The programs, and the links they ask for.
 #[derive(Debug)]
 pub(crate) struct Lab {
-    ebpf: Ebpf,
-    /// As the programs have it now.
-    pub(crate) config: Config,
+    programs: Programs,
+}
+
+impl Deref for Lab {
+    type Target = Programs;
+
+    fn deref(&self) -> &Programs {
+        &self.programs
+    }
+}
+
+impl DerefMut for Lab {
+    fn deref_mut(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
 }
 
 impl Lab {
@@ -186,42 +185,17 @@ impl Lab {
         let config = Config {
             pool_base: POOL.to_bits(),
             pool_mask: 0xffff_0000,
-            capacity: LAB_CAPACITY,
+            capacity: CAPACITY,
             uplink_ifindex: UPLINK,
             uplink_address: LAB_UPLINK.to_bits(),
             nat_port_first: *LAB_PORTS.start(),
             nat_port_last: *LAB_PORTS.end(),
         };
-        let mut lab = Self {
-            ebpf: load()?,
-            config,
-        };
-        lab.configure(|_| ())?;
+        let mut programs = Programs::load(config)?;
         for hub in 0..=1 {
-            let mut hubs: Array<_, u32> = Array::try_from(lab.map_mut(names::HUBS)?)?;
-            hubs.set(hub, HUB_LINK, 0)?;
+            programs.set_hub(hub, HUB_LINK)?;
         }
-        Ok(lab)
-    }
-
-    /// Changes the configuration.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
-    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
-        change(&mut self.config);
-        let value = Plain(self.config);
-        let mut map: Array<_, Plain<Config>> = Array::try_from(self.map_mut(names::CONFIG)?)?;
-        Ok(map.set(0, value, 0)?)
-    }
-
-    /// Says who holds `slot`.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
-    pub(crate) fn publish(&mut self, slot: u32, word: AttachmentWord) -> Result<()> {
-        let mut words: Array<_, u64> = Array::try_from(self.map_mut(names::ATTACHMENTS)?)?;
-        Ok(words.set(slot, word.0, 0)?)
+        Ok(Self { programs })
     }
 
     /// Hands `packet` to the program at `hook`.
@@ -286,86 +260,14 @@ impl Lab {
             ctx_out: Some(&mut after),
             ..TestRunOptions::new()
         };
-        let classifier = classifier(&mut self.ebpf, program)?;
-        let result = classifier
+        let result = self
+            .program(program)?
             .test_run(options)
             .with_context(|| format!("hand a packet to {program}"))?;
         bytes.truncate(usize::try_from(result.data_size_out)?);
         let mark = after[SkbContext::MARK..].first_chunk().copied();
         let mark = u32::from_ne_bytes(mark.context("the context has a mark")?);
         Ok((result.return_value.cast_signed(), bytes, mark))
-    }
-
-    /// Packets dropped so far, by reason.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub(crate) fn drops(&self) -> Result<Vec<u64>> {
-        let drops: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map(names::DROPS)?)?;
-        let sum = |index| Ok(drops.get(&index, 0)?.iter().sum());
-        (0..DropReason::COUNT).map(sum).collect()
-    }
-
-    /// The traffic of `slot` so far.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub(crate) fn counters(&self, slot: u32) -> Result<SlotCounters> {
-        let map = self.map(names::SLOT_COUNTERS)?;
-        let counters: PerCpuArray<_, [u64; 5]> = PerCpuArray::try_from(map)?;
-        let per_cpu = counters.get(&slot, 0)?;
-        let sum = |field: usize| per_cpu.iter().map(|cpu| cpu[field]).sum();
-        Ok(SlotCounters {
-            sent_packets: sum(0),
-            sent_bytes: sum(1),
-            received_packets: sum(2),
-            received_bytes: sum(3),
-            dropped_packets: sum(4),
-        })
-    }
-
-    /// All flows of `kind`.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub(crate) fn flows(&self, kind: u8) -> Result<BTreeMap<[u32; 4], (FlowKey, Flow)>> {
-        let map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
-            HashMap::try_from(self.map(names::FLOWS)?)?;
-        let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
-        let chosen = entries.into_iter().filter(|(key, _)| key.0.kind == kind);
-        Ok(chosen
-            .map(|(Plain(key), Plain(flow))| (order(&key), (key, flow)))
-            .collect())
-    }
-
-    /// Changes all flows, as time or the table's limits would.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
-    pub(crate) fn change_flows(
-        &mut self,
-        change: impl Fn(&FlowKey, Flow) -> Option<Flow>,
-    ) -> Result<()> {
-        let mut map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
-            HashMap::try_from(self.map_mut(names::FLOWS)?)?;
-        let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
-        for (key, Plain(flow)) in entries {
-            match change(&key.0, flow) {
-                Some(changed) => map.insert(key, Plain(changed), 0)?,
-                None => map.remove(&key)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn map(&self, name: &str) -> Result<&Map> {
-        self.ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
-    }
-
-    fn map_mut(&mut self, name: &str) -> Result<&mut Map> {
-        self.ebpf
-            .map_mut(name)
-            .ok_or_else(|| anyhow!("no map {name}"))
     }
 }
 
@@ -374,65 +276,12 @@ const TC_ACT_OK: i32 = 0;
 const TC_ACT_SHOT: i32 = 2;
 const TC_ACT_REDIRECT: i32 = 7;
 
-/// ABI types as aya's maps want them.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Plain<T>(T);
-
-// SAFETY: `repr(C)`, `Copy`, no padding, every bit pattern is valid.
-unsafe impl Pod for Plain<Config> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<FlowKey> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Flow> {}
-
-/// Loads the committed object as the daemon does, without pins.
-fn load() -> Result<Ebpf> {
-    let mut ebpf = EbpfLoader::new()
-        .map_max_entries(names::ATTACHMENTS, LAB_CAPACITY)
-        .map_max_entries(names::SLOT_COUNTERS, LAB_CAPACITY)
-        .map_max_entries(names::HUBS, 2)
-        .map_max_entries(names::FLOWS, FLOWS)
-        .load(STEER_OBJECT)
-        .context("create the maps of the steering programs")?;
-    for program in [
-        names::FROM_SLOT,
-        names::FROM_HOST,
-        names::FROM_HUB,
-        names::TO_HUB,
-        names::FROM_UPLINK,
-    ] {
-        classifier(&mut ebpf, program)?
-            .load()
-            .with_context(|| format!("load {program}"))?;
-    }
-    Ok(ebpf)
-}
-
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    let program = ebpf
-        .program_mut(name)
-        .with_context(|| format!("no program {name}"))?;
-    program
-        .try_into()
-        .with_context(|| format!("{name} is no tc program"))
-}
-
 fn difference(before: &[u64], after: &[u64]) -> Vec<DropReason> {
     let grown = DropReason::ALL.iter().zip(before.iter().zip(after));
     grown
         .filter(|(_, (before, after))| before != after)
         .map(|(reason, _)| *reason)
         .collect()
-}
-
-fn order(key: &FlowKey) -> [u32; 4] {
-    [
-        key.local_address,
-        key.local_port.into(),
-        key.remote_address,
-        key.remote_port.into(),
-    ]
 }
 
 fn ip(batch: &str) -> Result<()> {

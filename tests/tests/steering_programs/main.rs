@@ -5,5 +5,8 @@ mod from_host;
 mod from_slot;
 mod host;
 mod lab;
+mod network;
 mod packet;
+mod programs;
 mod to_world;
+mod traffic;

@@ -1,0 +1,110 @@
+//! A daemon that stops leaves its host as it found it.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use pcpm_tests::{HostState, PATIENCE, World};
+
+#[test]
+fn nothing_is_left_after_sigterm() -> Result<()> {
+    let world = World::new()?;
+    let before = HostState::of(world.host())?;
+    let mut daemon = world.pool_of(20)?;
+    let attached = daemon.attach("web", "t")?;
+    daemon
+        .place(&attached)
+        .tool("ping -c1 -W5 198.51.100.1")
+        .run()?;
+    daemon.stop(PATIENCE)?;
+    let difference = HostState::of(world.host())?.difference(&before);
+    assert_eq!(
+        difference,
+        "",
+        "after the daemon, which wrote:\n{}",
+        daemon.log()
+    );
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_after_sigint_while_it_fills() -> Result<()> {
+    let world = World::new()?;
+    let before = HostState::of(world.host())?;
+    let mut daemon = world.spawn_daemon(&["--capacity", "400"])?;
+    daemon.wait_until("some slots are ready", |counts| counts.ready >= 10)?;
+    daemon.signal(Signal::SIGINT)?;
+    assert!(daemon.wait(PATIENCE)?.success(), "{}", daemon.log());
+    let difference = HostState::of(world.host())?.difference(&before);
+    assert_eq!(
+        difference,
+        "",
+        "after the daemon, which wrote:\n{}",
+        daemon.log()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_new_daemon_clears_what_a_killed_one_left() -> Result<()> {
+    let world = World::new()?;
+    let before = HostState::of(world.host())?;
+    let mut killed = world.pool_of(10)?;
+    killed.attach("web", "t")?;
+    killed.signal(Signal::SIGKILL)?;
+    killed.wait(PATIENCE)?;
+    let mut next = world.pool_of(10)?;
+    next.stop(PATIENCE)?;
+    let difference = HostState::of(world.host())?.difference(&before);
+    assert_eq!(
+        difference,
+        "",
+        "after the daemon, which wrote:\n{}",
+        next.log()
+    );
+    Ok(())
+}
+
+#[test]
+fn attach_is_refused_by_name_while_it_stops() -> Result<()> {
+    let world = World::new()?;
+    let mut daemon = world.pool_of(300)?;
+    let mut wire = daemon.connect()?;
+    let _: serde_json::Value = wire.call("Status", &serde_json::json!({}))?;
+    daemon.signal(Signal::SIGTERM)?;
+    // Until it has seen the signal it attaches as ever; then it refuses, or is gone.
+    for number in 0.. {
+        let owner = serde_json::json!({"owner": format!("late-{number}")});
+        match wire.try_call("Attach", &owner) {
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => {
+                assert!(
+                    ["Draining", "PoolExhausted"].contains(&refusal.name.as_str()),
+                    "{refusal:?}"
+                );
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    assert!(daemon.wait(PATIENCE)?.success(), "{}", daemon.log());
+    Ok(())
+}
+
+#[test]
+fn four_thousand_slots_are_gone_within_fifteen_seconds() -> Result<()> {
+    let world = World::new()?;
+    let before = HostState::of(world.host())?;
+    let mut daemon = world.spawn_daemon(&["--capacity", "4000"])?;
+    daemon.wait_until_ready(4000)?;
+    let took = daemon.stop(PATIENCE)?;
+    assert!(took < Duration::from_secs(15), "it took {took:?}");
+    let difference = HostState::of(world.host())?.difference(&before);
+    assert_eq!(
+        difference,
+        "",
+        "after the daemon, which wrote:\n{}",
+        daemon.log()
+    );
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! The steering programs and their maps, loaded from the committed object as the daemon does it.
+#![expect(
+    unsafe_code,
+    reason = "says which ABI types are plain memory, for aya's maps"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader, Pod};
+use pcpm_ebpf::STEER_OBJECT;
+use pcpm_ebpf::abi::{AttachmentWord, Config, Flow, FlowKey, SLOTS_PER_HUB, SlotCounters, names};
+use pcpm_ebpf::drop_reason::DropReason;
+
+/// Slots that the maps have room for: two hubs.
+pub(crate) const CAPACITY: u32 = SLOTS_PER_HUB + 100;
+
+const FLOWS: u32 = 1024;
+const PROGRAMS: [&str; 5] = [
+    names::FROM_SLOT,
+    names::FROM_HOST,
+    names::FROM_HUB,
+    names::TO_HUB,
+    names::FROM_UPLINK,
+];
+
+/// The loaded programs, with maps that nobody else has.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    ebpf: Ebpf,
+    config: Config,
+}
+
+impl Programs {
+    /// Loads all programs, with `config`.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub(crate) fn load(config: Config) -> Result<Self> {
+        let mut programs = Self {
+            ebpf: load()?,
+            config,
+        };
+        programs.configure(|_| ())?;
+        Ok(programs)
+    }
+
+    /// Pins every program under its name in `directory`.
+    ///
+    /// # Errors
+    /// When it cannot be pinned.
+    pub(crate) fn pin(&mut self, directory: &Path) -> Result<()> {
+        for name in PROGRAMS {
+            let program = self.program(name)?;
+            program
+                .pin(directory.join(name))
+                .with_context(|| format!("pin {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// The program `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn program(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        classifier(&mut self.ebpf, name)
+    }
+
+    /// Says which interface of the host leads to `hub`.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn set_hub(&mut self, hub: u32, ifindex: u32) -> Result<()> {
+        let mut hubs: Array<_, u32> = Array::try_from(self.map_mut(names::HUBS)?)?;
+        Ok(hubs.set(hub, ifindex, 0)?)
+    }
+
+    /// Changes the configuration.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
+        change(&mut self.config);
+        let value = Plain(self.config);
+        let mut map: Array<_, Plain<Config>> = Array::try_from(self.map_mut(names::CONFIG)?)?;
+        Ok(map.set(0, value, 0)?)
+    }
+
+    /// Says who holds `slot`.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn publish(&mut self, slot: u32, word: AttachmentWord) -> Result<()> {
+        let mut words: Array<_, u64> = Array::try_from(self.map_mut(names::ATTACHMENTS)?)?;
+        Ok(words.set(slot, word.0, 0)?)
+    }
+
+    /// Packets dropped so far, by reason.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn drops(&self) -> Result<Vec<u64>> {
+        let drops: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map(names::DROPS)?)?;
+        let sum = |index| Ok(drops.get(&index, 0)?.iter().sum());
+        (0..DropReason::COUNT).map(sum).collect()
+    }
+
+    /// The traffic of `slot` so far.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn counters(&self, slot: u32) -> Result<SlotCounters> {
+        let map = self.map(names::SLOT_COUNTERS)?;
+        let counters: PerCpuArray<_, [u64; 5]> = PerCpuArray::try_from(map)?;
+        let per_cpu = counters.get(&slot, 0)?;
+        let sum = |field: usize| per_cpu.iter().map(|cpu| cpu[field]).sum();
+        Ok(SlotCounters {
+            sent_packets: sum(0),
+            sent_bytes: sum(1),
+            received_packets: sum(2),
+            received_bytes: sum(3),
+            dropped_packets: sum(4),
+        })
+    }
+
+    /// All flows of `kind`.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn flows(&self, kind: u8) -> Result<BTreeMap<[u32; 4], (FlowKey, Flow)>> {
+        let map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
+            HashMap::try_from(self.map(names::FLOWS)?)?;
+        let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
+        let chosen = entries.into_iter().filter(|(key, _)| key.0.kind == kind);
+        Ok(chosen
+            .map(|(Plain(key), Plain(flow))| (order(&key), (key, flow)))
+            .collect())
+    }
+
+    /// Changes all flows, as time or the table's limits would.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn change_flows(
+        &mut self,
+        change: impl Fn(&FlowKey, Flow) -> Option<Flow>,
+    ) -> Result<()> {
+        let mut map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
+            HashMap::try_from(self.map_mut(names::FLOWS)?)?;
+        let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
+        for (key, Plain(flow)) in entries {
+            match change(&key.0, flow) {
+                Some(changed) => map.insert(key, Plain(changed), 0)?,
+                None => map.remove(&key)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn map(&self, name: &str) -> Result<&Map> {
+        self.ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
+    }
+
+    fn map_mut(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf
+            .map_mut(name)
+            .ok_or_else(|| anyhow!("no map {name}"))
+    }
+}
+
+/// ABI types as aya's maps want them.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+// SAFETY: `repr(C)`, `Copy`, no padding, every bit pattern is valid.
+unsafe impl Pod for Plain<Config> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<FlowKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Flow> {}
+
+/// Loads the committed object as the daemon does, without pins.
+fn load() -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries(names::ATTACHMENTS, CAPACITY)
+        .map_max_entries(names::SLOT_COUNTERS, CAPACITY)
+        .map_max_entries(names::HUBS, 2)
+        .map_max_entries(names::FLOWS, FLOWS)
+        .load(STEER_OBJECT)
+        .context("create the maps of the steering programs")?;
+    for program in PROGRAMS {
+        classifier(&mut ebpf, program)?
+            .load()
+            .with_context(|| format!("load {program}"))?;
+    }
+    Ok(ebpf)
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?;
+    program
+        .try_into()
+        .with_context(|| format!("{name} is no tc program"))
+}
+
+fn order(key: &FlowKey) -> [u32; 4] {
+    [
+        key.local_address,
+        key.local_port.into(),
+        key.remote_address,
+        key.remote_port.into(),
+    ]
+}
