@@ -1,7 +1,7 @@
 //! The daemon's hands on the kernel's networking: namespaces, links, routes, tc, mounts, sysctls.
 //!
 //! Everything that changes the host's or a slot's network is behind the two traits of this file, so
-//! that the rest of the daemon is tested without root ([`fake`] records what it would have done).
+//! that the rest of the daemon is tested without root (`fake` records what it would have done).
 //! BPF maps and the uplink's program do not belong here, nor does any decision about the pool.
 //!
 //! All calls block (on `rtnl_mutex`, above all) and some change the calling thread's network
