@@ -35,20 +35,20 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new() -> Result<Self> {
         let world = World::new()?;
-        let programs = world.host().within(|| pinned(&world))?;
+        let programs = world.host().within(pinned)?;
         let mut network = Self { world, programs };
         network.add_hub(0, "10.213.0.0/23")?;
         network.add_hub(1, "10.213.2.0/23")?;
         network.command(&format!("tc qdisc add dev {UPLINK} clsact"))?;
-        network.filter(
+        filter(
             network.world.host(),
             &format!("dev {UPLINK} ingress"),
             "from_uplink",
         )?;
         for (slot, tenant) in [(NEAR, 1), (NEXT, 1), (FAR, 1), (STRANGER, 2), (UNHELD, 0)] {
             network.add_slot(slot)?;
-            let word = AttachmentWord::attached(slot + 1, tenant);
-            network.programs.publish(slot, word)?;
+            let holder = AttachmentWord::attached(slot + 1, tenant);
+            network.programs.publish(slot, holder)?;
         }
         Ok(network)
     }
@@ -66,27 +66,22 @@ impl Network {
         self.world.tool(line).run().map(drop)
     }
 
-    fn filter(&self, place: &Place, at: &str, program: &str) -> Result<()> {
-        let filter = format!("tc filter add {at} bpf da object-pinned {PINS}/{program}");
-        place.tool(&filter).run().map(drop)
-    }
-
     fn add_hub(&mut self, hub: u32, addresses: &str) -> Result<()> {
-        let mut batch = format!(
+        let mut links = format!(
             "netns add hub{hub}\n\
              link add pcpm{hub} index {} type veth peer name up0 index 2 address {MAC} netns hub{hub}\n",
             50 + hub
         );
         if hub == 0 {
-            batch += "addr add 169.254.1.1/32 dev pcpm0\n";
+            links += "addr add 169.254.1.1/32 dev pcpm0\n";
         }
         let _ = write!(
-            batch,
+            links,
             "link set pcpm{hub} up\n\
              neigh add 169.254.1.2 lladdr {MAC} dev pcpm{hub} nud permanent\n\
              route add {addresses} via 169.254.1.2 dev pcpm{hub} onlink src 169.254.1.1\n"
         );
-        self.batch(self.world.host(), &batch)?;
+        batch(self.world.host(), &links)?;
         self.command(&format!("sysctl -qw net.ipv4.conf.pcpm{hub}.forwarding=1"))?;
         self.programs.set_hub(hub, 50 + hub)?;
         let place = self.hub(hub);
@@ -97,16 +92,16 @@ impl Network {
         place
             .tool("tc qdisc add dev lo ingress_block 1 ingress")
             .run()?;
-        self.filter(&place, "block 1 ingress", "from_slot")?;
+        filter(&place, "block 1 ingress", "from_slot")?;
         place.tool("tc qdisc add dev up0 ingress").run()?;
-        self.filter(&place, "dev up0 ingress", "from_host")?;
+        filter(&place, "dev up0 ingress", "from_host")?;
         self.command(&format!("tc qdisc add dev pcpm{hub} clsact"))?;
-        self.filter(
+        filter(
             self.world.host(),
             &format!("dev pcpm{hub} ingress"),
             "from_hub",
         )?;
-        self.filter(
+        filter(
             self.world.host(),
             &format!("dev pcpm{hub} egress"),
             "to_hub",
@@ -127,7 +122,7 @@ impl Network {
              peer name eth0 index 2 address {mac} netns {name}\n\
              link set {name} up\n"
         );
-        self.batch(&hub, &links)?;
+        batch(&hub, &links)?;
         hub.tool(&format!("tc qdisc add dev {name} ingress_block 1 ingress"))
             .run()?;
         let address = Packet::address_of(slot);
@@ -136,12 +131,17 @@ impl Network {
              route add default via 169.254.1.1 dev eth0 onlink\n\
              neigh add 169.254.1.1 lladdr {MAC} dev eth0 nud permanent\n"
         );
-        self.batch(&inside, &settings)
+        batch(&inside, &settings)
     }
+}
 
-    fn batch(&self, place: &Place, batch: &str) -> Result<()> {
-        place.tool("ip -batch -").input(batch).run().map(drop)
-    }
+fn filter(place: &Place, at: &str, program: &str) -> Result<()> {
+    let filter = format!("tc filter add {at} bpf da object-pinned {PINS}/{program}");
+    place.tool(&filter).run().map(drop)
+}
+
+fn batch(place: &Place, lines: &str) -> Result<()> {
+    place.tool("ip -batch -").input(lines).run().map(drop)
 }
 
 fn name(slot: u32) -> String {
@@ -152,9 +152,9 @@ fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Loads the programs and pins them in the world, where `tc` finds them.
-fn pinned(world: &World) -> Result<Programs> {
-    let index = fs::read_to_string(world.path(format!("/sys/class/net/{UPLINK}/ifindex")))?;
+/// Called on the host: loads the programs and pins them, where `tc` finds them.
+fn pinned() -> Result<Programs> {
+    let index = fs::read_to_string(format!("/sys/class/net/{UPLINK}/ifindex"))?;
     let config = Config {
         pool_base: Packet::address_of(0).to_bits(),
         pool_mask: 0xffff_0000,
