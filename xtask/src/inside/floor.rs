@@ -21,7 +21,13 @@ pub(super) fn run(slots: u32, threads: u32) -> Result<Vec<u64>> {
     let start = Instant::now();
     let mut times = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
-            .map(|_| scope.spawn(|| work(&hubs, &next, slots, start)))
+            .map(|number| {
+                let (hubs, next) = (&hubs, &next);
+                scope.spawn(move || {
+                    let maker = SlotMaker::new(hubs, Path::new(DIRECTORY), number)?;
+                    work(maker, next, slots, start)
+                })
+            })
             .collect();
         let mut times = Vec::new();
         for worker in workers {
@@ -33,15 +39,14 @@ pub(super) fn run(slots: u32, threads: u32) -> Result<Vec<u64>> {
     Ok(times)
 }
 
-fn work(hubs: &[Hub], next: &AtomicU32, slots: u32, start: Instant) -> Result<Vec<u64>> {
-    let mut maker = SlotMaker::new(hubs)?;
+fn work(mut maker: SlotMaker, next: &AtomicU32, slots: u32, start: Instant) -> Result<Vec<u64>> {
     let mut times = Vec::new();
     loop {
         let index = next.fetch_add(1, Ordering::Relaxed);
         if index >= slots {
             return Ok(times);
         }
-        maker.make(index, Path::new(DIRECTORY))?;
+        maker.make(index)?;
         times.push(micros(start));
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -60,9 +60,55 @@ pub(super) fn mount_own(path: &Path) -> Result<()> {
 
 /// Writes sysctls of the calling thread's namespace.
 pub(super) fn sysctls(settings: &[(&str, &str)]) -> Result<()> {
+    write_below(Path::new("/proc"), settings)
+}
+
+fn write_below(procfs: &Path, settings: &[(&str, &str)]) -> Result<()> {
     for (name, value) in settings {
-        let path = format!("/proc/sys/net/{name}");
-        fs::write(&path, value).with_context(|| format!("write {value} to {path}"))?;
+        let path = procfs.join("sys/net").join(name);
+        fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))?;
     }
     Ok(())
+}
+
+/// A procfs for the sysctls of many namespaces. The kernel keeps the names below `/proc/sys/net` of
+/// all namespaces in one hash chain of the procfs they were looked up in, so a procfs that serves
+/// thousands is slow; this one is replaced before.
+#[derive(Debug)]
+pub(super) struct FreshProcfs {
+    at: PathBuf,
+    namespaces: u32,
+}
+
+impl FreshProcfs {
+    const NAMESPACES: u32 = 64;
+
+    /// Mounts one at `at`, a directory that this makes.
+    pub(super) fn mount(at: PathBuf) -> Result<Self> {
+        fs::create_dir(&at).with_context(|| format!("create {}", at.display()))?;
+        mount_procfs(&at)?;
+        Ok(Self { at, namespaces: 0 })
+    }
+
+    /// Writes sysctls of the calling thread's namespace.
+    pub(super) fn sysctls(&mut self, settings: &[(&str, &str)]) -> Result<()> {
+        if self.namespaces == Self::NAMESPACES {
+            umount2(&self.at, MntFlags::MNT_DETACH).context("unmount a procfs")?;
+            mount_procfs(&self.at)?;
+            self.namespaces = 0;
+        }
+        self.namespaces += 1;
+        write_below(&self.at, settings)
+    }
+}
+
+fn mount_procfs(at: &Path) -> Result<()> {
+    mount(
+        Some("proc"),
+        at,
+        Some("proc"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .with_context(|| format!("mount a procfs at {}", at.display()))
 }

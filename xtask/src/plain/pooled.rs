@@ -1,12 +1,12 @@
 //! The kernel work behind one pooled slot and nothing else: the floor that filling a pool stands on.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::message::{Link, Message};
-use super::namespace::{Netns, mount_own, sysctls};
+use super::namespace::{FreshProcfs, Netns, mount_own, sysctls};
 use super::socket::RouteSocket;
 
 /// Slots whose far ends share one namespace.
@@ -20,12 +20,8 @@ const FIRST_LINK: u32 = 1000;
 const LOOPBACK: i32 = 1;
 const ETH0: i32 = 2;
 
-const HUB_SYSCTLS: &[(&str, &str)] = &[
-    ("ipv6/conf/all/disable_ipv6", "1"),
-    ("ipv6/conf/default/disable_ipv6", "1"),
-];
+const HUB_SYSCTLS: &[(&str, &str)] = &[("ipv6/conf/default/disable_ipv6", "1")];
 const SLOT_SYSCTLS: &[(&str, &str)] = &[
-    ("ipv6/conf/all/disable_ipv6", "1"),
     ("ipv6/conf/default/disable_ipv6", "1"),
     ("ipv4/ping_group_range", "0 2147483647"),
     ("ipv4/ip_unprivileged_port_start", "0"),
@@ -52,26 +48,30 @@ impl Hub {
 #[derive(Debug)]
 pub(crate) struct SlotMaker {
     hubs: Vec<RouteSocket>,
+    procfs: FreshProcfs,
+    directory: PathBuf,
 }
 
 impl SlotMaker {
-    /// The calling thread ends up in some hub.
-    pub(crate) fn new(hubs: &[Hub]) -> Result<Self> {
+    /// `number` tells the makers of one `directory` apart. The calling thread ends up in some hub.
+    pub(crate) fn new(hubs: &[Hub], directory: &Path, number: u32) -> Result<Self> {
         let open = |hub: &Hub| {
             hub.netns.enter()?;
             RouteSocket::open()
         };
         Ok(Self {
             hubs: hubs.iter().map(open).collect::<Result<_>>()?,
+            procfs: FreshProcfs::mount(directory.join(format!("proc{number}")))?,
+            directory: directory.to_owned(),
         })
     }
 
-    /// Makes slot `index`, its namespace mounted in `directory`. The calling thread ends up in it.
-    pub(crate) fn make(&mut self, index: u32, directory: &Path) -> Result<()> {
+    /// Makes slot `index`, its namespace mounted in the directory. The calling thread ends up in it.
+    pub(crate) fn make(&mut self, index: u32) -> Result<()> {
         let name = format!("s{index:04}");
         let slot = Netns::create()?;
-        sysctls(SLOT_SYSCTLS)?;
-        mount_own(&directory.join(&name))?;
+        self.procfs.sysctls(SLOT_SYSCTLS)?;
+        mount_own(&self.directory.join(&name))?;
         let hub = &mut self.hubs[(index / HUB_SLOTS) as usize];
         hub.request(&format!("make the link {name}"), link(&name, index, &slot))?;
         RouteSocket::open()?.request(&format!("configure {name}"), configuration(index))
