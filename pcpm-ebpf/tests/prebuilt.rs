@@ -78,3 +78,65 @@ fn the_object_says_nothing_of_the_place_it_was_built_in() {
         assert!(!text.contains(trace), "{trace}");
     }
 }
+
+#[test]
+fn what_the_programs_are_built_from_is_hashed() -> Result<()> {
+    let copy = tempfile::tempdir()?;
+    let hash = |path: &str, from: &str, to: &str| -> Result<String> {
+        copy_sources(copy.path())?;
+        let file = copy.path().join(path);
+        let text = std::fs::read_to_string(&file)?;
+        assert!(from == to || text.contains(from), "{path} has no {from}");
+        std::fs::write(&file, text.replacen(from, to, 1))?;
+        manifest::source_hash(copy.path())
+    };
+    let unchanged = hash("Cargo.toml", "", "")?;
+    assert_eq!(unchanged, manifest::source_hash(repository())?);
+    for (path, from, to, matters) in [
+        ("pcpm-ebpf/src/bin/steer/main.rs", "fn", "fn ", true),
+        ("pcpm-ebpf/src/abi.rs", "512", "511", true),
+        ("Cargo.toml", "debug = 2", "debug = 1", true),
+        (
+            "Cargo.lock",
+            "name = \"aya-ebpf-macros\"\n",
+            "name = \"aya-ebpf-macros\"\n\n",
+            true,
+        ),
+        (
+            "Cargo.lock",
+            "name = \"tokio\"\nversion = \"1",
+            "name = \"tokio\"\nversion = \"2",
+            false,
+        ),
+        ("Cargo.toml", "serde = {", "serde =  {", false),
+    ] {
+        let changed = hash(path, from, to)?;
+        assert_eq!(changed != unchanged, matters, "{path}: {from}");
+    }
+    Ok(())
+}
+
+/// Copies what [`manifest::source_hash`] reads.
+fn copy_sources(to: &Path) -> Result<()> {
+    let mut paths: Vec<_> = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "pcpm-ebpf/Cargo.toml",
+        "pcpm-ebpf/src",
+    ]
+    .map(std::path::PathBuf::from)
+    .into();
+    while let Some(path) = paths.pop() {
+        let (source, target) = (repository().join(&path), to.join(&path));
+        if source.is_dir() {
+            std::fs::create_dir_all(target)?;
+            for entry in std::fs::read_dir(source)? {
+                paths.push(path.join(entry?.file_name()));
+            }
+        } else {
+            std::fs::create_dir_all(target.parent().unwrap_or(to))?;
+            std::fs::copy(source, target)?;
+        }
+    }
+    Ok(())
+}

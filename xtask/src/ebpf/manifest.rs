@@ -2,6 +2,7 @@
 //!
 //! Also included by the test of `pcpm-ebpf` that fails when the sources have moved on.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,8 @@ impl Display for Manifest {
 }
 
 /// The hash of all that goes into the object: the sources of the crate, the versions of what they
-/// use, the profile and the flags.
+/// use, the profile and the flags. Versions do so even when the code does not: the compiler puts a
+/// hash of them into the names of functions.
 pub(crate) fn source_hash(root: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     for path in source_files(root)? {
@@ -99,12 +101,13 @@ pub(crate) fn source_hash(root: &Path) -> Result<String> {
         add(&mut hasher, &name.to_string_lossy(), &read(&path)?);
     }
     let lock = read(&root.join("Cargo.lock"))?;
+    add(&mut hasher, "dependencies", &dependencies(&lock));
+    let workspace = read(&root.join("Cargo.toml"))?;
     add(
         &mut hasher,
-        "dependencies",
-        &sections(&lock, "name = \"aya-ebpf"),
+        "package",
+        &sections(&workspace, "[workspace.package]"),
     );
-    let workspace = read(&root.join("Cargo.toml"))?;
     add(&mut hasher, "profiles", &sections(&workspace, "[profile."));
     add(&mut hasher, "flags", &FLAGS.join(" "));
     Ok(hexadecimal(&hasher.finalize()))
@@ -138,6 +141,52 @@ fn read(path: &Path) -> Result<String> {
 fn sections(toml: &str, mark: &str) -> String {
     let chosen = toml.split("\n\n").filter(|text| text.contains(mark));
     chosen.collect::<Vec<_>>().join("\n\n")
+}
+
+/// The entries of a Cargo.lock for `aya-ebpf` and everything it depends on.
+fn dependencies(lock: &str) -> String {
+    let packages: Vec<_> = lock.split("\n\n").filter_map(Package::parse).collect();
+    let mut wanted = vec!["aya-ebpf"];
+    let mut chosen = BTreeSet::new();
+    while let Some(dependency) = wanted.pop() {
+        for package in packages.iter().filter(|package| package.is(dependency)) {
+            if chosen.insert(package.entry) {
+                wanted.extend(package.dependencies());
+            }
+        }
+    }
+    chosen.into_iter().collect()
+}
+
+/// A package in a Cargo.lock.
+struct Package<'a> {
+    entry: &'a str,
+    name: String,
+    version: String,
+}
+
+impl<'a> Package<'a> {
+    fn parse(entry: &'a str) -> Option<Self> {
+        let field = |name| entry.lines().find_map(|line| value(line, name));
+        Some(Self {
+            entry,
+            name: field("name")?,
+            version: field("version")?,
+        })
+    }
+
+    /// A dependency is a name, followed by the version when there are several.
+    fn is(&self, dependency: &str) -> bool {
+        let mut words = dependency.split(' ');
+        words.next() == Some(self.name.as_str())
+            && words.next().is_none_or(|version| version == self.version)
+    }
+
+    /// They stand one a line, as ` "NAME",`.
+    fn dependencies(&self) -> impl Iterator<Item = &'a str> {
+        let lines = self.entry.lines();
+        lines.filter_map(|line| line.strip_prefix(" \"")?.strip_suffix("\","))
+    }
 }
 
 /// Lengths keep `ab` + `c` apart from `a` + `bc`.
