@@ -43,7 +43,7 @@ impl HostWorld {
 
     /// Makes everything but the slots.
     pub(crate) fn build(&mut self, config: &Config) -> anyhow::Result<Built> {
-        let uplink = self.host.find_uplink(&uplink_choice(&config.uplink))?;
+        let uplink = self.find_uplink(&config.uplink)?;
         let pins = self.pins.insert(PinDir::create(&config.bpffs)?);
         let mut steering = Steering::load(sizes(config), pins)?;
         steering.configure(programs_config(config, uplink.as_ref()))?;
@@ -53,15 +53,20 @@ impl HostWorld {
         if let Some(uplink) = &uplink {
             steering.attach_uplink(&uplink.name)?;
         }
-        let kernels =
-            (0..config.refill.workers).map(|_| self.host.worker(hubs.clone())).collect();
+        let kernels = (0..config.refill.workers)
+            .map(|_| self.host.worker(hubs.clone()))
+            .collect();
         let world = World {
             state_dir: config.state_dir.clone(),
             pool_cidr: config.pool_cidr,
             mtu,
             uplink: uplink.map(shown),
         };
-        Ok(Built { world, steering, kernels })
+        Ok(Built {
+            world,
+            steering,
+            kernels,
+        })
     }
 
     /// Removes everything, slots included. Every step is tried; what failed is returned.
@@ -69,7 +74,20 @@ impl HostWorld {
         let network = self.host.remove_everything(REMOVE_WITHIN);
         let pins = self.pins.take().map(PinDir::remove).unwrap_or_default();
         let network = network.iter().map(ToString::to_string);
-        network.chain(pins.iter().map(ToString::to_string)).collect()
+        network
+            .chain(pins.iter().map(ToString::to_string))
+            .collect()
+    }
+
+    /// A default route that cannot be used is no uplink; an interface that was asked for must work.
+    fn find_uplink(&mut self, choice: &config::Uplink) -> anyhow::Result<Option<Uplink>> {
+        match (self.host.find_uplink(&uplink_choice(choice)), choice) {
+            (Err(error), config::Uplink::Auto) => {
+                tracing::warn!("no uplink: {error}");
+                Ok(None)
+            }
+            (found, _) => Ok(found?),
+        }
     }
 
     fn create_hubs(
@@ -81,7 +99,9 @@ impl HostWorld {
         let programs = steering.programs()?;
         let hubs = (0..hub_count(config)).map(|number| {
             let share = share_of(config.pool_cidr, number);
-            let hub = self.host.create_hub(&HubSpec { number, mtu, share }, &programs)?;
+            let hub = self
+                .host
+                .create_hub(&HubSpec { number, mtu, share }, &programs)?;
             steering.set_hub(number, hub.host_ifindex)?;
             Ok(hub)
         });
@@ -100,8 +120,12 @@ fn network_facts(config: &Config, state_dir: &Path) -> anyhow::Result<NetworkFac
     let uplink = host.find_uplink(&uplink_choice(&config.uplink));
     let conflict = host.conflict(config.pool_cidr);
     Ok(NetworkFacts {
-        uplink: uplink.map(|found| found.map(shown)).map_err(|e| e.to_string()),
-        conflict: conflict.map(|found| found.map(|c| c.0)).map_err(|e| e.to_string()),
+        uplink: uplink
+            .map(|found| found.map(shown))
+            .map_err(|e| e.to_string()),
+        conflict: conflict
+            .map(|found| found.map(|c| c.0))
+            .map_err(|e| e.to_string()),
     })
 }
 
@@ -121,7 +145,11 @@ fn shown(uplink: Uplink) -> types::Uplink {
 }
 
 fn sizes(config: &Config) -> Sizes {
-    Sizes { slots: config.capacity, hubs: hub_count(config), flows: config.nat.flows }
+    Sizes {
+        slots: config.capacity,
+        hubs: hub_count(config),
+        flows: config.nat.flows,
+    }
 }
 
 fn hub_count(config: &Config) -> u32 {

@@ -52,13 +52,19 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// Prints the checks of the host.
 fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let checks = host_world::checks(config)?;
-    let failed = checks.iter().any(|check| check.status == CheckStatus::Failed);
+    let failed = checks
+        .iter()
+        .any(|check| check.status == CheckStatus::Failed);
     if json {
         println!("{}", serde_json::to_string_pretty(&DoctorReply { checks })?);
     } else {
         print!("{}", doctor::report(&checks));
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Runs the daemon until it is told to stop. Whatever it made is gone when this returns.
@@ -75,14 +81,23 @@ fn locked_daemon(config: &Config) -> anyhow::Result<()> {
     let mut host = net::Host::open(&config.state_dir)?;
     let swept = net::HostKernel::sweep(&mut host);
     if swept.links + swept.mounts > 0 {
-        tracing::info!(links = swept.links, mounts = swept.mounts, "removed what a killed daemon left");
+        let (links, mounts) = (swept.links, swept.mounts);
+        tracing::info!(links, mounts, "removed what a killed daemon left");
+    }
+    for error in swept.errors {
+        tracing::warn!("remove what a killed daemon left: {error}");
     }
     let failures = doctor::failures(&host_world::checks(config)?);
     if !failures.is_empty() {
-        bail!("this host cannot run the pool:\n  {}", failures.join("\n  "));
+        bail!(
+            "this host cannot run the pool:\n  {}",
+            failures.join("\n  ")
+        );
     }
     let mut world = host_world::HostWorld::new(host);
-    let served = world.build(config).and_then(|built| serve::until_stopped(config, built));
+    let served = world
+        .build(config)
+        .and_then(|built| serve::until_stopped(config, built));
     let errors = world.remove();
     served?;
     if !errors.is_empty() {

@@ -1,11 +1,6 @@
 //! The running daemon: starts the workers, the engine and the service, and ends them when told to.
 
-use std::{
-    cell::RefCell,
-    rc::Rc,
-    sync::Arc,
-    time::Instant,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use pcpm_api::types::{Check, CheckStatus};
@@ -38,7 +33,12 @@ pub(crate) fn until_stopped(config: &Config, built: Built) -> anyhow::Result<()>
         ready: config.ready,
         creating: config.refill.workers * CREATING_PER_WORKER,
     };
-    let engine = Engine::new(built.world, settings, Box::new(built.steering), Box::new(work));
+    let engine = Engine::new(
+        built.world,
+        settings,
+        Box::new(built.steering),
+        Box::new(work),
+    );
     let served = run(config, engine, inbox);
     workers.stop();
     served
@@ -50,7 +50,10 @@ fn run(config: &Config, engine: Engine, inbox: UnboundedReceiver<Report>) -> any
         .build()
         .context("start the runtime")?;
     let local = LocalSet::new();
-    local.block_on(&runtime, serve(config, Rc::new(RefCell::new(engine)), inbox))
+    local.block_on(
+        &runtime,
+        serve(config, Rc::new(RefCell::new(engine)), inbox),
+    )
 }
 
 async fn serve(

@@ -50,10 +50,12 @@ impl RawCall<'_> {
             (INTERFACE_NAME, "Doctor") => self.no_parameters(Call::Doctor),
             (SERVICE, "GetInfo") => self.no_parameters(Call::Info),
             (SERVICE, "GetInterfaceDescription") => self.parameters().map(Call::Description),
-            (INTERFACE_NAME | SERVICE, _) => {
-                Err(ServiceError::MethodNotFound { method: self.method.to_string() })
-            }
-            _ => Err(ServiceError::InterfaceNotFound { interface: interface.to_owned() }),
+            (INTERFACE_NAME | SERVICE, _) => Err(ServiceError::MethodNotFound {
+                method: self.method.to_string(),
+            }),
+            _ => Err(ServiceError::InterfaceNotFound {
+                interface: interface.to_owned(),
+            }),
         }
     }
 
@@ -86,11 +88,19 @@ fn parameter_at_fault(text: &str, error: &serde_json::Error) -> String {
 
 /// The last key of the outermost object that begins before line and column (both from 1).
 fn last_key(text: &str, line: usize, column: usize) -> Option<String> {
-    let start: usize = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
+    let start: usize = text
+        .split_inclusive('\n')
+        .take(line.checked_sub(1)?)
+        .map(str::len)
+        .sum();
     let end = (start + column).min(text.len());
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
     let position = |key: &str| text[..end].find(&serde_json::to_string(key).ok()?);
-    object.keys().filter_map(|key| Some((position(key)?, key))).max().map(|(_, key)| key.clone())
+    object
+        .keys()
+        .filter_map(|key| Some((position(key)?, key)))
+        .max()
+        .map(|(_, key)| key.clone())
 }
 
 #[cfg(test)]
@@ -107,13 +117,17 @@ mod tests {
             (r#"{"owner": "a", "colour": 1}"#, "colour"),
             (r#"{"tenant": "t"}"#, "owner"),
             (r#"{"owner": 5}"#, "owner"),
-            ("{\"owner\": \"a\",\n \"timeout_ms\": \"soon\"}", "timeout_ms"),
+            (
+                "{\"owner\": \"a\",\n \"timeout_ms\": \"soon\"}",
+                "timeout_ms",
+            ),
             (r#"{"owner": "a", "on_empty": "sometimes"}"#, "on_empty"),
             (r#"{"owner": "a", "labels": {"x": 1}}"#, "labels"),
             (r#"{"owner": "a", "timeout_ms": -1}"#, "timeout_ms"),
             ("[1]", "parameters"),
         ] {
-            let call = format!(r#"{{"method": "io.pcpm.Pool.Attach", "parameters": {parameters}}}"#);
+            let call =
+                format!(r#"{{"method": "io.pcpm.Pool.Attach", "parameters": {parameters}}}"#);
             match parse(&call) {
                 Err(ServiceError::InvalidParameter { parameter }) => assert_eq!(parameter, named),
                 other => panic!("{parameters}: {other:?}"),
@@ -124,16 +138,24 @@ mod tests {
     #[test]
     fn unknown_methods_are_told_from_unknown_interfaces() {
         let method = parse(r#"{"method": "io.pcpm.Pool.Explode"}"#);
-        assert!(matches!(method, Err(ServiceError::MethodNotFound { .. })), "{method:?}");
+        assert!(
+            matches!(method, Err(ServiceError::MethodNotFound { .. })),
+            "{method:?}"
+        );
         let interface = parse(r#"{"method": "io.example.Attach"}"#);
-        assert!(matches!(interface, Err(ServiceError::InterfaceNotFound { .. })), "{interface:?}");
+        assert!(
+            matches!(interface, Err(ServiceError::InterfaceNotFound { .. })),
+            "{interface:?}"
+        );
     }
 
     #[test]
     fn parameters_may_be_left_out_where_none_are_needed() {
-        for call in [r#"{"method": "io.pcpm.Pool.Watch"}"#,
+        for call in [
+            r#"{"method": "io.pcpm.Pool.Watch"}"#,
             r#"{"method": "io.pcpm.Pool.List", "parameters": {}}"#,
-            r#"{"method": "io.pcpm.Pool.Status", "parameters": null}"#] {
+            r#"{"method": "io.pcpm.Pool.Status", "parameters": null}"#,
+        ] {
             parse(call).unwrap();
         }
     }

@@ -63,7 +63,12 @@ impl Client {
         let hangup = Hangup::of(&stream)?;
         let connection = Connection::new(BoundedStream::new(stream)?);
         service.engine.borrow_mut().client_came();
-        Ok(Self { connection, hangup, service, id })
+        Ok(Self {
+            connection,
+            hangup,
+            service,
+            id,
+        })
     }
 
     /// Serves until the client goes or breaks the protocol.
@@ -74,7 +79,10 @@ impl Client {
     async fn serve_call(&mut self) -> Step {
         let (call, mode) = match self.connection.receive_call::<RawCall<'_>>().await {
             Ok((call, _fds_are_closed)) => {
-                let mode = Mode { oneway: call.oneway(), more: call.more() };
+                let mode = Mode {
+                    oneway: call.oneway(),
+                    more: call.more(),
+                };
                 (call.method().parse(), mode)
             }
             Err(error) => return self.refuse_message(&error).await,
@@ -125,12 +133,10 @@ impl Client {
             Call::Watch(request) => self.watch(&request, mode).await,
             Call::Doctor => self.doctor(mode).await,
             Call::Info => self.reply(mode, Info::new()).await,
-            Call::Description(request) => {
-                match service::describe(&request) {
-                    Ok(description) => self.reply(mode, description).await,
-                    Err(error) => self.error(mode, &error).await,
-                }
-            }
+            Call::Description(request) => match service::describe(&request) {
+                Ok(description) => self.reply(mode, description).await,
+                Err(error) => self.error(mode, &error).await,
+            },
         }
     }
 
@@ -158,8 +164,12 @@ impl Client {
     async fn attached(&mut self, mode: Mode, attached: Attached) -> Step {
         let Attached { attachment, netns } = attached;
         let netns_fd = netns.is_some().then_some(0);
-        let reply = AttachReply { attachment, netns_fd };
-        self.reply_with(mode, reply, netns.into_iter().collect()).await
+        let reply = AttachReply {
+            attachment,
+            netns_fd,
+        };
+        self.reply_with(mode, reply, netns.into_iter().collect())
+            .await
     }
 
     async fn got(
@@ -170,8 +180,13 @@ impl Client {
         match got {
             Ok((Attached { attachment, netns }, traffic)) => {
                 let netns_fd = netns.is_some().then_some(0);
-                let reply = GetReply { attachment, traffic, netns_fd };
-                self.reply_with(mode, reply, netns.into_iter().collect()).await
+                let reply = GetReply {
+                    attachment,
+                    traffic,
+                    netns_fd,
+                };
+                self.reply_with(mode, reply, netns.into_iter().collect())
+                    .await
             }
             Err(error) => self.error(mode, &error).await,
         }
@@ -192,7 +207,9 @@ impl Client {
         if !mode.more {
             return self.error(mode, &ServiceError::ExpectedMore {}).await;
         }
-        let interval = request.interval_ms.map_or(WATCH_INTERVAL, Duration::from_millis);
+        let interval = request
+            .interval_ms
+            .map_or(WATCH_INTERVAL, Duration::from_millis);
         if !(SHORTEST_WATCH_INTERVAL..=WATCH_HEARTBEAT).contains(&interval) {
             let error = PoolError::invalid("interval_ms", "must be from 10 to 10000");
             return self.error(mode, &error).await;
@@ -237,7 +254,10 @@ impl Client {
         if mode.oneway {
             return Ok(());
         }
-        Ok(self.connection.send_reply(&Reply::new(Some(parameters)), fds).await?)
+        Ok(self
+            .connection
+            .send_reply(&Reply::new(Some(parameters)), fds)
+            .await?)
     }
 
     async fn error<E: Serialize + std::fmt::Debug>(&mut self, mode: Mode, error: &E) -> Step {

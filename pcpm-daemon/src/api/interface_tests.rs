@@ -12,7 +12,9 @@ fn interface() -> Interface<'static> {
 
 /// Name and type of fields, which is what travels; comments do not.
 fn shape<'a>(fields: impl Iterator<Item = &'a zlink::idl::Field<'a>>) -> Vec<(String, String)> {
-    fields.map(|field| (field.name().to_string(), field.ty().to_string())).collect()
+    fields
+        .map(|field| (field.name().to_string(), field.ty().to_string()))
+        .collect()
 }
 
 fn shape_of(ty: &Type<'_>) -> Vec<(String, String)> {
@@ -52,11 +54,18 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         assert_eq!(described.name(), rust.name());
         match (described, rust) {
             (CustomType::Object(described), CustomType::Object(rust)) => {
-                assert_eq!(shape(described.fields()), shape(rust.fields()), "{}", rust.name());
+                assert_eq!(
+                    shape(described.fields()),
+                    shape(rust.fields()),
+                    "{}",
+                    rust.name()
+                );
             }
             (CustomType::Enum(described), CustomType::Enum(rust)) => {
                 let words = |e: &zlink::idl::CustomEnum<'_>| -> Vec<String> {
-                    e.variants().map(|variant| variant.name().to_string()).collect()
+                    e.variants()
+                        .map(|variant| variant.name().to_string())
+                        .collect()
                 };
                 assert_eq!(words(described), words(rust), "{}", rust.name());
             }
@@ -72,17 +81,27 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             CustomType::Object(object) => shape(object.fields()),
             CustomType::Enum(_) => unreachable!("an attachment is an object"),
         };
-        let more = ty.iter().map(|&(name, ty)| (name.to_owned(), ty.to_owned()));
+        let more = ty
+            .iter()
+            .map(|&(name, ty)| (name.to_owned(), ty.to_owned()));
         attachment.into_iter().chain(more).collect()
     };
     let fd = ("netns_fd", "?int");
     let expected = [
         ("Attach", shape_of(types::AttachRequest::TYPE), flat(&[fd])),
         ("Detach", shape_of(types::DetachRequest::TYPE), vec![]),
-        ("Get", shape_of(types::GetRequest::TYPE), flat(&[("traffic", "Traffic"), fd])),
+        (
+            "Get",
+            shape_of(types::GetRequest::TYPE),
+            flat(&[("traffic", "Traffic"), fd]),
+        ),
         ("List", vec![], shape_of(types::ListReply::TYPE)),
         ("Status", vec![], shape_of(types::Status::TYPE)),
-        ("Watch", shape_of(types::WatchRequest::TYPE), shape_of(types::WatchFrame::TYPE)),
+        (
+            "Watch",
+            shape_of(types::WatchRequest::TYPE),
+            shape_of(types::WatchFrame::TYPE),
+        ),
         ("Doctor", vec![], shape_of(types::DoctorReply::TYPE)),
     ];
     let definition = interface();

@@ -53,7 +53,10 @@ impl Listener {
             Ok(listener)
         };
         let listener = bound().with_context(|| format!("listen at {}", path.display()))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+        })
     }
 
     /// Serves clients for ever. Must run inside a `LocalSet`.
@@ -86,7 +89,10 @@ impl Drop for Listener {
 
 fn admit(stream: UnixStream, service: &Rc<Service>, id: u64) {
     if service.engine.borrow().clients() >= service.max_clients {
-        tracing::warn!("more than {} clients: one was turned away", service.max_clients);
+        tracing::warn!(
+            "more than {} clients: one was turned away",
+            service.max_clients
+        );
         return;
     }
     match client::Client::new(stream, service.clone(), id) {

@@ -60,8 +60,14 @@ pub(super) enum ServiceError {
 /// The text of an interface.
 pub(super) fn describe(request: &DescriptionRequest) -> Result<Description, ServiceError> {
     match request.interface.as_str() {
-        INTERFACE_NAME => Ok(Description { description: INTERFACE }),
-        SERVICE => Ok(Description { description: SERVICE_INTERFACE }),
-        other => Err(ServiceError::InterfaceNotFound { interface: other.to_owned() }),
+        INTERFACE_NAME => Ok(Description {
+            description: INTERFACE,
+        }),
+        SERVICE => Ok(Description {
+            description: SERVICE_INTERFACE,
+        }),
+        other => Err(ServiceError::InterfaceNotFound {
+            interface: other.to_owned(),
+        }),
     }
 }

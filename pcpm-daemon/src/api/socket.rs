@@ -35,7 +35,13 @@ impl Socket for BoundedStream {
 
     fn split(self) -> (Self::ReadHalf, Self::WriteHalf) {
         let (inner, write) = self.0.split();
-        (BoundedRead { inner, unfinished: 0 }, write)
+        (
+            BoundedRead {
+                inner,
+                unfinished: 0,
+            },
+            write,
+        )
     }
 }
 

@@ -27,7 +27,10 @@ pub(crate) struct BpfError {
 
 impl BpfError {
     fn new(what: impl Into<String>, cause: &dyn std::error::Error) -> Self {
-        Self { what: what.into(), cause: whole_cause(cause) }
+        Self {
+            what: what.into(),
+            cause: whole_cause(cause),
+        }
     }
 }
 

@@ -43,7 +43,11 @@ impl PinDir {
     pub(crate) fn create(path: &Path) -> Result<Self, BpfError> {
         let mounted = mount_if_missing(path)?;
         fs::create_dir_all(path).map_err(|e| failed("create", path, &e))?;
-        let dir = Self { path: path.to_owned(), mounted, lock: lock(path)? };
+        let dir = Self {
+            path: path.to_owned(),
+            mounted,
+            lock: lock(path)?,
+        };
         dir.remove_pins()?;
         Ok(dir)
     }
@@ -65,7 +69,10 @@ impl PinDir {
         let mount = self.mounted.as_ref().map_or(Ok(()), |at| {
             umount(at).map_err(|e| BpfError::new(format!("unmount {}", at.display()), &e))
         });
-        [pins, dir, mount].into_iter().filter_map(Result::err).collect()
+        [pins, dir, mount]
+            .into_iter()
+            .filter_map(Result::err)
+            .collect()
     }
 
     /// Removes what we pin, by name: the root of a bpf file system has files of the kernel's own.
@@ -104,8 +111,14 @@ fn mount_if_missing(path: &Path) -> Result<Option<PathBuf>, BpfError> {
         Ok(()) => path,
         Err(_) => existing_part(path),
     };
-    mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-        .map_err(|e| BpfError::new(format!("mount a bpf file system at {}", at.display()), &e))?;
+    mount(
+        Some("bpf"),
+        at,
+        Some("bpf"),
+        MsFlags::empty(),
+        Some("mode=0700"),
+    )
+    .map_err(|e| BpfError::new(format!("mount a bpf file system at {}", at.display()), &e))?;
     Ok(Some(at.to_owned()))
 }
 

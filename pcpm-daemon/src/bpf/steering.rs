@@ -77,15 +77,25 @@ impl Steering {
     }
 
     fn program(&self, name: &str) -> Result<&SchedClassifier, BpfError> {
-        let program = self.ebpf.program(name).ok_or_else(|| missing("program", name))?;
-        program.try_into().map_err(|e| BpfError::new(format!("use program {name}"), &e))
+        let program = self
+            .ebpf
+            .program(name)
+            .ok_or_else(|| missing("program", name))?;
+        program
+            .try_into()
+            .map_err(|e| BpfError::new(format!("use program {name}"), &e))
     }
 
     fn program_fd(&self, name: &str) -> Result<std::os::fd::OwnedFd, BpfError> {
         use std::os::fd::AsFd as _;
         let what = || format!("take the file descriptor of program {name}");
-        let fd = self.program(name)?.fd().map_err(|e| BpfError::new(what(), &e))?;
-        fd.as_fd().try_clone_to_owned().map_err(|e| BpfError::new(what(), &e))
+        let fd = self
+            .program(name)?
+            .fd()
+            .map_err(|e| BpfError::new(what(), &e))?;
+        fd.as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| BpfError::new(what(), &e))
     }
 }
 
@@ -109,8 +119,12 @@ impl Datapath for Steering {
     }
 
     fn drops(&self) -> Result<Vec<u64>, BpfError> {
-        let sums = self.drops.iter().map(|per_cpu| per_cpu.map(|values| values.iter().sum()));
-        sums.collect::<Result<_, _>>().map_err(|e| BpfError::new("read the drop counters", &e))
+        let sums = self
+            .drops
+            .iter()
+            .map(|per_cpu| per_cpu.map(|values| values.iter().sum()));
+        sums.collect::<Result<_, _>>()
+            .map_err(|e| BpfError::new("read the drop counters", &e))
     }
 }
 
@@ -139,8 +153,10 @@ impl DatapathSetup for Steering {
     /// The tcx link is pinned, so the program stays when the daemon is killed.
     fn attach_uplink(&mut self, interface: &str) -> Result<(), BpfError> {
         let what = || format!("attach {} to uplink {interface}", names::FROM_UPLINK);
-        let program =
-            self.ebpf.program_mut(names::FROM_UPLINK).ok_or_else(|| missing("program", names::FROM_UPLINK))?;
+        let program = self
+            .ebpf
+            .program_mut(names::FROM_UPLINK)
+            .ok_or_else(|| missing("program", names::FROM_UPLINK))?;
         let program: &mut SchedClassifier =
             program.try_into().map_err(|e| BpfError::new(what(), &e))?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
@@ -150,23 +166,28 @@ impl DatapathSetup for Steering {
             .map_err(|e| BpfError::new(what(), &e))?;
         let link = FdLink::try_from(link).map_err(|e| BpfError::new(what(), &e))?;
         let path = &self.uplink_pin;
-        link.pin(path).map_err(|e| BpfError::new(format!("pin {}", path.display()), &e))?;
+        link.pin(path)
+            .map_err(|e| BpfError::new(format!("pin {}", path.display()), &e))?;
         Ok(())
     }
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier =
-            program.try_into().map_err(|e| BpfError::new(format!("use program {name}"), &e))?;
-        program.load().map_err(|e| BpfError::new(format!("load program {name}"), &e))?;
+        let program: &mut SchedClassifier = program
+            .try_into()
+            .map_err(|e| BpfError::new(format!("use program {name}"), &e))?;
+        program
+            .load()
+            .map_err(|e| BpfError::new(format!("load program {name}"), &e))?;
     }
     Ok(())
 }
 
 fn pin(map: &Map, pins: &PinDir, name: &str) -> Result<(), BpfError> {
     let path = pins.path(name);
-    map.pin(&path).map_err(|e| BpfError::new(format!("pin map {}", path.display()), &e))
+    map.pin(&path)
+        .map_err(|e| BpfError::new(format!("pin map {}", path.display()), &e))
 }
 
 fn take_map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, BpfError>
@@ -175,7 +196,8 @@ where
     T::Error: std::error::Error + 'static,
 {
     let map = ebpf.take_map(name).ok_or_else(|| missing("map", name))?;
-    map.try_into().map_err(|e: T::Error| BpfError::new(format!("use map {name}"), &e))
+    map.try_into()
+        .map_err(|e: T::Error| BpfError::new(format!("use map {name}"), &e))
 }
 
 fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
@@ -186,10 +208,25 @@ fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
 }
 
 fn missing(kind: &str, name: &str) -> BpfError {
-    BpfError { what: format!("find {kind} {name}"), cause: "not in the steering object".into() }
+    BpfError {
+        what: format!("find {kind} {name}"),
+        cause: "not in the steering object".into(),
+    }
 }
 
 fn counters(words: CounterWords) -> SlotCounters {
-    let [sent_packets, sent_bytes, received_packets, received_bytes, dropped_packets] = words;
-    SlotCounters { sent_packets, sent_bytes, received_packets, received_bytes, dropped_packets }
+    let [
+        sent_packets,
+        sent_bytes,
+        received_packets,
+        received_bytes,
+        dropped_packets,
+    ] = words;
+    SlotCounters {
+        sent_packets,
+        sent_bytes,
+        received_packets,
+        received_bytes,
+        dropped_packets,
+    }
 }

@@ -31,7 +31,10 @@ impl AttachmentWords {
         // SAFETY: the kernel chooses where; nothing else is at that place, and the mapping is owned
         // by the value returned.
         let memory = unsafe { mmap(None, bytes, access, MapFlags::MAP_SHARED, map, 0) }?;
-        Ok(Self { memory: memory.cast(), len })
+        Ok(Self {
+            memory: memory.cast(),
+            len,
+        })
     }
 
     /// Stores a slot's word. Other CPUs' programs see the old word or the new one.

@@ -252,7 +252,14 @@ fn uplink(config: &Config, host: &dyn HostFacts) -> Check {
             let advice = "name an interface that is up and has an IPv4 address, or auto";
             failed(name, format!("{interface} cannot be used"), advice)
         }
-        (Err(e), _) => failed(name, e, "name another interface with --uplink, or auto"),
+        (Err(e), Uplink::Auto) => warning(
+            name,
+            format!("{e}: slots reach each other and the host only"),
+            "name another interface with --uplink",
+        ),
+        (Err(e), Uplink::Interface(_)) => {
+            failed(name, e, "name another interface with --uplink, or auto")
+        }
     }
 }
 

@@ -40,7 +40,11 @@ impl Engine {
             publish: Vec::new(),
             labels: holder.labels.clone(),
             lease: holder.lease,
-            source: if record.cold { Source::Cold } else { Source::Warm },
+            source: if record.cold {
+                Source::Cold
+            } else {
+                Source::Warm
+            },
             took_us: record.took_us,
             attached_at_ms: record.attached_at_ms,
         })
@@ -53,8 +57,13 @@ impl Engine {
             .ok_or_else(|| failed(format!("slot {} is not attached", slot_name(slot))))?;
         let netns = match &self.records[slot as usize].netns {
             Some(netns) if pass_fd => Some(netns.try_clone().map_err(|error| {
-                let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-                failed(format!("duplicate the namespace of {}: {errno}", slot_name(slot)))
+                let errno = error
+                    .raw_os_error()
+                    .map_or(Errno::UnknownErrno, Errno::from_raw);
+                failed(format!(
+                    "duplicate the namespace of {}: {errno}",
+                    slot_name(slot)
+                ))
             })?),
             _ => None,
         };
@@ -63,7 +72,10 @@ impl Engine {
 
     /// The slot's traffic since it was attached.
     pub(super) fn traffic(&self, slot: SlotIndex) -> Result<Traffic, PoolError> {
-        let now = self.datapath.slot_counters(slot).map_err(|e| failed(e.to_string()))?;
+        let now = self
+            .datapath
+            .slot_counters(slot)
+            .map_err(|e| failed(e.to_string()))?;
         Ok(traffic_since(self.records[slot as usize].baseline, now))
     }
 
@@ -97,7 +109,9 @@ fn traffic_since(baseline: SlotCounters, now: SlotCounters) -> Traffic {
     Traffic {
         sent_packets: now.sent_packets.saturating_sub(baseline.sent_packets),
         sent_bytes: now.sent_bytes.saturating_sub(baseline.sent_bytes),
-        received_packets: now.received_packets.saturating_sub(baseline.received_packets),
+        received_packets: now
+            .received_packets
+            .saturating_sub(baseline.received_packets),
         received_bytes: now.received_bytes.saturating_sub(baseline.received_bytes),
         dropped_packets: now.dropped_packets.saturating_sub(baseline.dropped_packets),
     }

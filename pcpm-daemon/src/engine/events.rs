@@ -88,7 +88,12 @@ impl EventLog {
         let lost = self.forgotten.saturating_sub(sequence);
         let skip = usize::try_from(sequence.saturating_sub(self.forgotten)).unwrap_or(usize::MAX);
         let events = (self.forgotten..).zip(&self.entries).skip(skip);
-        (events.map(|(sequence, entry)| entry.event(sequence)).collect(), lost)
+        (
+            events
+                .map(|(sequence, entry)| entry.event(sequence))
+                .collect(),
+            lost,
+        )
     }
 }
 
@@ -123,7 +128,13 @@ mod tests {
     fn a_reader_gets_what_came_since_it_last_read() {
         let log = log(5);
         let (events, lost) = log.since(3);
-        assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(
+            events
+                .iter()
+                .map(|event| event.sequence)
+                .collect::<Vec<_>>(),
+            [3, 4]
+        );
         assert_eq!(lost, 0);
         assert!(log.since(5).0.is_empty());
     }

@@ -30,7 +30,9 @@ impl Leases {
 
     /// What lives with the client's connection.
     pub(super) fn of(&self, client: ClientId) -> Vec<SlotIndex> {
-        let slots = self.slots.range((client, SlotIndex::MIN)..=(client, SlotIndex::MAX));
+        let slots = self
+            .slots
+            .range((client, SlotIndex::MIN)..=(client, SlotIndex::MAX));
         slots.map(|&(_, slot)| slot).collect()
     }
 }

@@ -192,7 +192,15 @@ impl Engine {
                 return Answer::Now(Box::new(Err(error)));
             }
         };
-        self.pending.insert(id, Pending { client, asked_at, pass_fd, reply: None });
+        self.pending.insert(
+            id,
+            Pending {
+                client,
+                asked_at,
+                pass_fd,
+                reply: None,
+            },
+        );
         if let Some(answer) = self.feed(Event::Attach(request), Some(id)) {
             return Answer::Now(Box::new(answer));
         }
@@ -218,11 +226,7 @@ impl Engine {
     }
 
     /// The owner's attachment, its traffic, and its namespace if asked for.
-    pub(crate) fn get(
-        &self,
-        owner: &str,
-        pass_fd: bool,
-    ) -> Result<(Attached, Traffic), PoolError> {
+    pub(crate) fn get(&self, owner: &str, pass_fd: bool) -> Result<(Attached, Traffic), PoolError> {
         let slot = self.slot_of(owner)?;
         let attached = self.attached(slot, pass_fd)?;
         Ok((attached, self.traffic(slot)?))
@@ -230,18 +234,28 @@ impl Engine {
 
     /// All attachments, by slot.
     pub(crate) fn list(&self) -> Vec<Attachment> {
-        self.pool.attached_slots().filter_map(|slot| self.attachment(slot)).collect()
+        self.pool
+            .attached_slots()
+            .filter_map(|slot| self.attachment(slot))
+            .collect()
     }
 
     /// Takes what a worker did.
     pub(crate) fn report(&mut self, report: Report) {
         let event = match report {
-            Report::Created { slot, netns, timings } => {
+            Report::Created {
+                slot,
+                netns,
+                timings,
+            } => {
                 self.totals.created += 1;
                 self.create_latency.record(timings);
                 let baseline = self.datapath.slot_counters(slot).unwrap_or_default();
-                self.records[slot as usize] =
-                    Record { netns: Some(netns), baseline, ..Record::default() };
+                self.records[slot as usize] = Record {
+                    netns: Some(netns),
+                    baseline,
+                    ..Record::default()
+                };
                 self.events.push(Happening::Ready, Some(slot), None);
                 Event::Created(slot)
             }
@@ -312,7 +326,9 @@ impl Engine {
     fn slot_of(&self, owner: &str) -> Result<SlotIndex, PoolError> {
         self.pool
             .slot_of(owner)
-            .ok_or_else(|| PoolError::NoSuchAttachment { owner: owner.to_owned() })
+            .ok_or_else(|| PoolError::NoSuchAttachment {
+                owner: owner.to_owned(),
+            })
     }
 
     fn checked(
@@ -325,14 +341,24 @@ impl Engine {
         limits::check_owner(&request.owner)?;
         limits::check_tenant(&tenant)?;
         limits::check_labels(&labels)?;
-        let timeout = request.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+        let timeout = request
+            .timeout_ms
+            .map_or(DEFAULT_TIMEOUT, Duration::from_millis);
         if timeout > LONGEST_TIMEOUT {
-            return Err(PoolError::invalid("timeout_ms", "at most 3600000 (one hour) is allowed"));
+            return Err(PoolError::invalid(
+                "timeout_ms",
+                "at most 3600000 (one hour) is allowed",
+            ));
         }
         let lease = request.lease.unwrap_or(Lease::Explicit);
         Ok(pool::AttachRequest {
             id,
-            holder: Holder { owner: request.owner, tenant, labels, lease },
+            holder: Holder {
+                owner: request.owner,
+                tenant,
+                labels,
+                lease,
+            },
             on_empty: request.on_empty.unwrap_or(OnEmpty::Wait),
             deadline: self.now() + timeout,
         })
@@ -351,7 +377,10 @@ impl Engine {
         let mut own_answer = None;
         for command in commands.drain(..) {
             if let Some((request, answer)) = self.carry_out(command) {
-                let reply = self.pending.remove(&request).and_then(|pending| pending.reply);
+                let reply = self
+                    .pending
+                    .remove(&request)
+                    .and_then(|pending| pending.reply);
                 match reply {
                     _ if own == Some(request) => own_answer = Some(answer),
                     // Whoever stops waiting cancels, so the receiver is there; if its connection
@@ -366,10 +395,7 @@ impl Engine {
         own_answer
     }
 
-    fn carry_out(
-        &mut self,
-        command: Command,
-    ) -> Option<(RequestId, Result<Attached, PoolError>)> {
+    fn carry_out(&mut self, command: Command) -> Option<(RequestId, Result<Attached, PoolError>)> {
         match command {
             Command::Create(slot) => self.work.create(SlotSpec {
                 index: slot,
@@ -381,7 +407,11 @@ impl Engine {
                 self.work.retire(RetiredSlot { index: slot, netns });
             }
             Command::Revoke { slot, holder } => self.revoke(slot, &holder),
-            Command::Grant { request, slot, source } => {
+            Command::Grant {
+                request,
+                slot,
+                source,
+            } => {
                 return Some((request, self.grant(request, slot, source)));
             }
             Command::Existing { request, slot } => {
@@ -401,9 +431,13 @@ impl Engine {
         source: Source,
     ) -> Result<Attached, PoolError> {
         let epoch = self.pool.epoch(slot);
-        let holder = self.pool.holder(slot).expect("the pool grants attached slots");
+        let holder = self
+            .pool
+            .holder(slot)
+            .expect("the pool grants attached slots");
         let tenant = self.tenants.acquire(&holder.tenant);
-        self.datapath.publish(slot, AttachmentWord::attached(epoch, tenant));
+        self.datapath
+            .publish(slot, AttachmentWord::attached(epoch, tenant));
         let pending = &self.pending[&request];
         let pass_fd = pending.pass_fd;
         let took = pending.asked_at.elapsed();
@@ -425,7 +459,11 @@ impl Engine {
     fn existing(&mut self, request: RequestId, slot: SlotIndex) -> Result<Attached, PoolError> {
         let pending = &self.pending[&request];
         let pass_fd = pending.pass_fd;
-        if self.pool.holder(slot).is_some_and(|holder| holder.lease == Lease::Connection) {
+        if self
+            .pool
+            .holder(slot)
+            .is_some_and(|holder| holder.lease == Lease::Connection)
+        {
             self.leases.grant(slot, pending.client);
         }
         self.attached(slot, pass_fd)
@@ -436,7 +474,9 @@ impl Engine {
             Refusal::Exhausted => {
                 self.totals.exhausted += 1;
                 let counts = self.pool.counts();
-                let exhausted = Happening::Exhausted { waiting: counts.waiting };
+                let exhausted = Happening::Exhausted {
+                    waiting: counts.waiting,
+                };
                 self.events.push(exhausted, None, None);
                 PoolError::PoolExhausted {
                     depth: counts.ready,
@@ -461,16 +501,19 @@ impl Engine {
     }
 
     fn revoke(&mut self, slot: SlotIndex, holder: &Holder) {
-        self.datapath.publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
+        self.datapath
+            .publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
         self.leases.end(slot);
         self.tenants.release(&holder.tenant);
         self.totals.detached += 1;
-        self.events.push(Happening::Detached, Some(slot), Some(holder));
+        self.events
+            .push(Happening::Detached, Some(slot), Some(holder));
     }
 
     /// What has to follow every change of the pool: watchers, the timer, the first fill's end.
     fn after_change(&mut self) {
-        self.watchers.touch(self.pool.take_touched(), self.events.next_sequence());
+        self.watchers
+            .touch(self.pool.take_touched(), self.events.next_sequence());
         let deadline = self.pool.next_deadline();
         if deadline != self.armed {
             self.armed = deadline;
@@ -493,7 +536,9 @@ impl Engine {
     fn note_failure(&mut self, slot: SlotIndex, reason: &str) {
         self.totals.failed += 1;
         tracing::warn!(slot = net::slot_name(slot), "{reason}");
-        let failed = Happening::Failed { reason: reason.to_owned() };
+        let failed = Happening::Failed {
+            reason: reason.to_owned(),
+        };
         self.events.push(failed, Some(slot), None);
     }
 }
@@ -508,6 +553,8 @@ async fn sleep_until(due: Option<Instant>) {
 
 /// Milliseconds since the Unix epoch.
 fn unix_time_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -75,7 +75,12 @@ pub(super) struct CreateLatency {
 
 impl CreateLatency {
     pub(super) fn record(&mut self, timings: CreateTimings) {
-        let CreateTimings { namespace, mount, link, configure } = timings;
+        let CreateTimings {
+            namespace,
+            mount,
+            link,
+            configure,
+        } = timings;
         self.whole.record(namespace + mount + link + configure);
         self.namespace.record(namespace);
         self.mount.record(mount);
@@ -117,8 +122,21 @@ impl Engine {
     }
 
     fn attach_totals(&self) -> AttachTotals {
-        let Totals { warm, cold, detached, exhausted, refused, .. } = self.totals;
-        AttachTotals { warm, cold, detached, exhausted, refused }
+        let Totals {
+            warm,
+            cold,
+            detached,
+            exhausted,
+            refused,
+            ..
+        } = self.totals;
+        AttachTotals {
+            warm,
+            cold,
+            detached,
+            exhausted,
+            refused,
+        }
     }
 
     fn refill_totals(&self) -> RefillTotals {
@@ -163,7 +181,10 @@ impl Engine {
         let counts = self.pool.counts();
         let mut warnings = Vec::new();
         if counts.failed > 0 {
-            warnings.push(format!("{} slots could not be made or destroyed", counts.failed));
+            warnings.push(format!(
+                "{} slots could not be made or destroyed",
+                counts.failed
+            ));
         }
         if counts.waiting > 0 {
             warnings.push(format!("{} requests wait for a slot", counts.waiting));

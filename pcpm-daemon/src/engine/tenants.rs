@@ -25,13 +25,16 @@ impl Tenants {
         }
         let id = self.unused();
         self.in_use.insert(id);
-        self.by_name.insert(name.to_owned(), Tenant { id, attachments: 1 });
+        self.by_name
+            .insert(name.to_owned(), Tenant { id, attachments: 1 });
         id
     }
 
     /// An attachment of the tenant ended.
     pub(super) fn release(&mut self, name: &str) {
-        let Some(tenant) = self.by_name.get_mut(name) else { return };
+        let Some(tenant) = self.by_name.get_mut(name) else {
+            return;
+        };
         tenant.attachments -= 1;
         if tenant.attachments == 0 {
             self.in_use.remove(&tenant.id);

@@ -41,11 +41,19 @@ impl Bench {
         let (datapath, work) = (FakeDatapath::default(), FakeWork::default());
         let engine = Engine::new(
             world,
-            PoolSettings { capacity, ready, creating: capacity },
+            PoolSettings {
+                capacity,
+                ready,
+                creating: capacity,
+            },
             Box::new(datapath.clone()),
             Box::new(work.clone()),
         );
-        Self { engine: Rc::new(RefCell::new(engine)), datapath, work }
+        Self {
+            engine: Rc::new(RefCell::new(engine)),
+            datapath,
+            work,
+        }
     }
 
     fn filled(slots: u32) -> Self {
@@ -88,7 +96,11 @@ impl Bench {
 
 fn created(slot: u32) -> Report {
     let netns = File::open("/dev/null").unwrap().into();
-    Report::Created { slot, netns, timings: net::CreateTimings::default() }
+    Report::Created {
+        slot,
+        netns,
+        timings: net::CreateTimings::default(),
+    }
 }
 
 fn request(owner: &str) -> types::AttachRequest {
@@ -119,17 +131,29 @@ fn a_detach_closes_the_datapath_before_the_slot_is_destroyed() {
     assert_eq!(bench.last_word(), (0, AttachmentWord::detached(1)));
     assert_eq!(*bench.work.retire.borrow(), [0]);
     let again = bench.engine.borrow_mut().detach("a");
-    assert_eq!(again, Err(PoolError::NoSuchAttachment { owner: "a".into() }));
+    assert_eq!(
+        again,
+        Err(PoolError::NoSuchAttachment { owner: "a".into() })
+    );
 }
 
 #[test]
 fn attachments_of_different_tenants_get_different_words() {
     let bench = Bench::filled(3);
     let tenant_of = |owner: &str, tenant: &str| {
-        bench.attach(types::AttachRequest { tenant: Some(tenant.into()), ..request(owner) }).unwrap();
+        bench
+            .attach(types::AttachRequest {
+                tenant: Some(tenant.into()),
+                ..request(owner)
+            })
+            .unwrap();
         bench.last_word().1.tenant()
     };
-    let (a, b, c) = (tenant_of("a", "red"), tenant_of("b", "blue"), tenant_of("c", "red"));
+    let (a, b, c) = (
+        tenant_of("a", "red"),
+        tenant_of("b", "blue"),
+        tenant_of("c", "red"),
+    );
     assert!(a == c && a != b, "{a} {b} {c}");
 }
 
@@ -138,8 +162,20 @@ fn bad_names_are_refused_before_anything_happens() {
     let bench = Bench::filled(1);
     for (request, field) in [
         (request("no spaces"), "owner"),
-        (types::AttachRequest { tenant: Some(String::new()), ..request("a") }, "tenant"),
-        (types::AttachRequest { timeout_ms: Some(u64::MAX), ..request("a") }, "timeout_ms"),
+        (
+            types::AttachRequest {
+                tenant: Some(String::new()),
+                ..request("a")
+            },
+            "tenant",
+        ),
+        (
+            types::AttachRequest {
+                timeout_ms: Some(u64::MAX),
+                ..request("a")
+            },
+            "timeout_ms",
+        ),
     ] {
         match bench.attach(request) {
             Err(PoolError::InvalidArgument { field: named, .. }) => assert_eq!(named, field),
@@ -155,7 +191,12 @@ fn an_exhausted_pool_says_how_deep_it_is_and_when_to_come_back() {
     let bench = Bench::filled(1);
     bench.attach(request("a")).unwrap();
     match bench.attach(request("b")) {
-        Err(PoolError::PoolExhausted { depth: 0, capacity: 1, waiting: 0, retry_after_ms }) => {
+        Err(PoolError::PoolExhausted {
+            depth: 0,
+            capacity: 1,
+            waiting: 0,
+            retry_after_ms,
+        }) => {
             assert!(retry_after_ms > 0);
         }
         other => panic!("{other:?}"),
@@ -165,9 +206,14 @@ fn an_exhausted_pool_says_how_deep_it_is_and_when_to_come_back() {
 #[test]
 fn a_request_that_waits_gets_the_next_slot() {
     let bench = Bench::new(1, 1);
-    let waiting = types::AttachRequest { on_empty: Some(OnEmpty::Wait), ..request("a") };
+    let waiting = types::AttachRequest {
+        on_empty: Some(OnEmpty::Wait),
+        ..request("a")
+    };
     let answer = bench.engine.borrow_mut().attach(waiting, 1);
-    let Answer::Later(_, mut receiver) = answer else { panic!("{answer:?}") };
+    let Answer::Later(_, mut receiver) = answer else {
+        panic!("{answer:?}")
+    };
     bench.work();
     assert_eq!(receiver.try_recv().unwrap().unwrap().attachment.owner, "a");
 }
@@ -176,18 +222,31 @@ fn a_request_that_waits_gets_the_next_slot() {
 fn what_is_leased_to_a_connection_ends_with_it_and_nothing_else() {
     let bench = Bench::filled(3);
     bench.engine.borrow_mut().client_came();
-    bench.attach(types::AttachRequest { lease: Some(Lease::Connection), ..request("a") }).unwrap();
+    bench
+        .attach(types::AttachRequest {
+            lease: Some(Lease::Connection),
+            ..request("a")
+        })
+        .unwrap();
     bench.attach(request("b")).unwrap();
     bench.engine.borrow_mut().client_left(1);
-    let owners: Vec<_> = bench.engine.borrow().list().into_iter().map(|a| a.owner).collect();
+    let owners: Vec<_> = bench
+        .engine
+        .borrow()
+        .list()
+        .into_iter()
+        .map(|a| a.owner)
+        .collect();
     assert_eq!(owners, ["b"]);
 }
 
 #[test]
 fn traffic_is_counted_from_the_attachment_on() {
     let bench = Bench::new(1, 1);
-    *bench.datapath.counters.borrow_mut() =
-        SlotCounters { sent_packets: 5, ..SlotCounters::default() };
+    *bench.datapath.counters.borrow_mut() = SlotCounters {
+        sent_packets: 5,
+        ..SlotCounters::default()
+    };
     drop(bench.engine.borrow_mut().start());
     bench.work();
     bench.attach(request("a")).unwrap();
@@ -207,7 +266,10 @@ fn a_watcher_gets_a_snapshot_and_then_what_changed() {
     assert_eq!((delta.full, delta.slots.len()), (false, 1));
     assert_eq!(delta.slots[0].state, SlotState::Attached);
     assert_eq!(delta.slots[0].owner.as_deref(), Some("a"));
-    assert_eq!(delta.events.last().map(|event| event.kind.as_str()), Some("attached"));
+    assert_eq!(
+        delta.events.last().map(|event| event.kind.as_str()),
+        Some("attached")
+    );
     assert!(subscription.delta().slots.is_empty());
 }
 
@@ -216,7 +278,10 @@ fn status_names_failed_slots_with_reason_and_pause() {
     let bench = Bench::new(1, 1);
     drop(bench.engine.borrow_mut().start());
     let reason = "create veth s0000 in hub 0: EEXIST".to_owned();
-    bench.engine.borrow_mut().report(Report::CreateFailed { slot: 0, reason });
+    bench
+        .engine
+        .borrow_mut()
+        .report(Report::CreateFailed { slot: 0, reason });
     let status = bench.engine.borrow().status();
     assert_eq!(status.slots.failed, 1);
     assert_eq!(status.failures[0].slot, "s0000");

@@ -26,11 +26,7 @@ struct Watcher {
 
 impl Watchers {
     /// Notes that slots changed, and events came if `next_sequence` grew.
-    pub(super) fn touch(
-        &mut self,
-        slots: impl Iterator<Item = SlotIndex>,
-        next_sequence: u64,
-    ) {
+    pub(super) fn touch(&mut self, slots: impl Iterator<Item = SlotIndex>, next_sequence: u64) {
         let mut touched = next_sequence != self.sequence;
         self.sequence = next_sequence;
         for slot in slots {
@@ -40,7 +36,9 @@ impl Watchers {
             }
         }
         if touched {
-            self.all.iter().for_each(|watcher| watcher.changed.notify_one());
+            self.all
+                .iter()
+                .for_each(|watcher| watcher.changed.notify_one());
         }
     }
 
@@ -66,9 +64,18 @@ impl Subscription {
         let id = watchers.next_id;
         watchers.next_id += 1;
         let changed: Rc<Notify> = Rc::default();
-        watchers.all.push(Watcher { id, owed: BTreeSet::new(), changed: changed.clone() });
+        watchers.all.push(Watcher {
+            id,
+            owed: BTreeSet::new(),
+            changed: changed.clone(),
+        });
         drop(borrowed);
-        Self { engine: engine.clone(), id, changed, next_event }
+        Self {
+            engine: engine.clone(),
+            id,
+            changed,
+            next_event,
+        }
     }
 
     /// Returns when something changed since the last frame.
@@ -89,15 +96,26 @@ impl Subscription {
     /// What changed since the last frame.
     pub(crate) fn delta(&self) -> WatchFrame {
         let mut engine = self.engine.borrow_mut();
-        let owed = engine.watchers.get(self.id).map(|watcher| std::mem::take(&mut watcher.owed));
-        let slots = owed.into_iter().flatten().map(|slot| engine.slot(slot)).collect();
+        let owed = engine
+            .watchers
+            .get(self.id)
+            .map(|watcher| std::mem::take(&mut watcher.owed));
+        let slots = owed
+            .into_iter()
+            .flatten()
+            .map(|slot| engine.slot(slot))
+            .collect();
         engine.frame(false, slots, &self.next_event)
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.engine.borrow_mut().watchers.all.retain(|watcher| watcher.id != self.id);
+        self.engine
+            .borrow_mut()
+            .watchers
+            .all
+            .retain(|watcher| watcher.id != self.id);
     }
 }
 

@@ -27,10 +27,22 @@ pub(crate) trait Work {
 /// What a worker did.
 #[derive(Debug)]
 pub(crate) enum Report {
-    Created { slot: u32, netns: OwnedFd, timings: CreateTimings },
-    CreateFailed { slot: u32, reason: String },
-    Retired { slot: u32 },
-    RetireFailed { slot: u32, reason: String },
+    Created {
+        slot: u32,
+        netns: OwnedFd,
+        timings: CreateTimings,
+    },
+    CreateFailed {
+        slot: u32,
+        reason: String,
+    },
+    Retired {
+        slot: u32,
+    },
+    RetireFailed {
+        slot: u32,
+        reason: String,
+    },
 }
 
 /// The threads. Dropping it without [`stop`](Self::stop) leaves them to end by themselves.
@@ -52,12 +64,24 @@ impl Workers {
     ) -> std::io::Result<(Self, WorkSender)> {
         let queue = Arc::new(Queue::default());
         let threads = kernels.into_iter().enumerate().map(|(number, kernel)| {
-            let worker = Worker { kernel, queue: queue.clone(), reports: reports.clone() };
+            let worker = Worker {
+                kernel,
+                queue: queue.clone(),
+                reports: reports.clone(),
+            };
             let name = format!("pcpm-refill-{number}");
-            thread::Builder::new().name(name).spawn(move || worker.run())
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || worker.run())
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        Ok((Self { queue: queue.clone(), threads }, WorkSender(queue)))
+        Ok((
+            Self {
+                queue: queue.clone(),
+                threads,
+            },
+            WorkSender(queue),
+        ))
     }
 
     /// Forgets what was not begun and waits for what was.
@@ -108,7 +132,12 @@ impl Queue {
     }
 
     fn close(&self) {
-        self.change(|jobs| *jobs = Jobs { closed: true, ..Jobs::default() });
+        self.change(|jobs| {
+            *jobs = Jobs {
+                closed: true,
+                ..Jobs::default()
+            }
+        });
         self.changed.notify_all();
     }
 
@@ -123,7 +152,10 @@ impl Queue {
             if let Some(job) = jobs.take(retired_last) {
                 return Some(job);
             }
-            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            jobs = self
+                .changed
+                .wait(jobs)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -166,8 +198,15 @@ impl Worker {
     fn create(&mut self, spec: &SlotSpec) {
         let slot = spec.index;
         let report = match self.kernel.create_slot(spec) {
-            Ok(new) => Report::Created { slot, netns: new.netns, timings: new.timings },
-            Err(error) => Report::CreateFailed { slot, reason: error.to_string() },
+            Ok(new) => Report::Created {
+                slot,
+                netns: new.netns,
+                timings: new.timings,
+            },
+            Err(error) => Report::CreateFailed {
+                slot,
+                reason: error.to_string(),
+            },
         };
         self.report(report);
     }
@@ -176,7 +215,10 @@ impl Worker {
         for (slot, result) in self.kernel.destroy_slots(slots) {
             self.report(match result {
                 Ok(()) => Report::Retired { slot },
-                Err(error) => Report::RetireFailed { slot, reason: error.to_string() },
+                Err(error) => Report::RetireFailed {
+                    slot,
+                    reason: error.to_string(),
+                },
             });
         }
     }
@@ -202,7 +244,11 @@ mod tests {
     }
 
     fn spec(index: u32) -> SlotSpec {
-        SlotSpec { index, address: [10, 0, 0, 1].into(), mtu: 1500 }
+        SlotSpec {
+            index,
+            address: [10, 0, 0, 1].into(),
+            mtu: 1500,
+        }
     }
 
     #[test]
@@ -216,7 +262,10 @@ mod tests {
             Some(Report::CreateFailed { slot: 3, reason }) => assert!(reason.contains("slot 3")),
             other => panic!("{other:?}"),
         }
-        assert!(matches!(inbox.blocking_recv(), Some(Report::Created { slot: 3, .. })));
+        assert!(matches!(
+            inbox.blocking_recv(),
+            Some(Report::Created { slot: 3, .. })
+        ));
         workers.stop();
     }
 
@@ -226,7 +275,8 @@ mod tests {
         queue.change(|jobs| {
             jobs.create.extend([spec(1), spec(2)]);
             let slots = 100..200;
-            jobs.retire.extend(slots.map(|index| RetiredSlot { index, netns: None }));
+            jobs.retire
+                .extend(slots.map(|index| RetiredSlot { index, netns: None }));
         });
         let mut order = Vec::new();
         let mut retired_last = false;

@@ -110,13 +110,23 @@ pub(crate) enum Command {
     /// Destroy the slot.
     Retire(SlotIndex),
     /// Let the slot's traffic pass, then answer the request.
-    Grant { request: RequestId, slot: SlotIndex, source: Source },
+    Grant {
+        request: RequestId,
+        slot: SlotIndex,
+        source: Source,
+    },
     /// Answer the request with the attachment its owner has already.
     Existing { request: RequestId, slot: SlotIndex },
     /// Answer the request with an error.
-    Refuse { request: RequestId, refusal: Refusal },
+    Refuse {
+        request: RequestId,
+        refusal: Refusal,
+    },
     /// Cut the slot's traffic; comes before its [`Command::Retire`]. Says who held it.
-    Revoke { slot: SlotIndex, holder: Box<Holder> },
+    Revoke {
+        slot: SlotIndex,
+        holder: Box<Holder>,
+    },
 }
 
 /// Why an attach is refused.
@@ -125,7 +135,10 @@ pub(crate) enum Refusal {
     /// No slot, or none in time.
     Exhausted,
     /// The owner holds this slot, attached with another value of this parameter.
-    OwnerExists { slot: SlotIndex, field: &'static str },
+    OwnerExists {
+        slot: SlotIndex,
+        field: &'static str,
+    },
     /// The pool is being drained.
     Draining,
 }
@@ -180,7 +193,11 @@ impl Pool {
     /// A pool of vacant slots. Nothing is made before the first event.
     pub(crate) fn new(settings: PoolSettings) -> Self {
         let slots = (0..settings.capacity)
-            .map(|_| Slot { state: State::Vacant, epoch: 0, failures: 0 })
+            .map(|_| Slot {
+                state: State::Vacant,
+                epoch: 0,
+                failures: 0,
+            })
             .collect();
         Self {
             settings,
@@ -224,9 +241,19 @@ impl Pool {
 
     /// When [`Event::Tick`] is due next.
     pub(crate) fn next_deadline(&self) -> Option<Now> {
-        let retry = self.failed.first().filter(|_| !self.draining).map(|&(at, _)| at);
-        let resume = self.refill_wanted().then(|| self.refill_pause.until()).flatten();
-        [self.waiting.next_deadline(), retry, resume].into_iter().flatten().min()
+        let retry = self
+            .failed
+            .first()
+            .filter(|_| !self.draining)
+            .map(|&(at, _)| at);
+        let resume = self
+            .refill_wanted()
+            .then(|| self.refill_pause.until())
+            .flatten();
+        [self.waiting.next_deadline(), retry, resume]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Slots by state.
@@ -290,7 +317,10 @@ impl Pool {
     fn attach(&mut self, request: AttachRequest, commands: &mut Vec<Command>) {
         let id = request.id;
         if self.draining {
-            commands.push(Command::Refuse { request: id, refusal: Refusal::Draining });
+            commands.push(Command::Refuse {
+                request: id,
+                refusal: Refusal::Draining,
+            });
         } else if let Some(answer) = self.answer_of_owner(&request) {
             commands.push(answer);
         } else if self.waiting.is_empty() && !self.ready.is_empty() {
@@ -298,7 +328,10 @@ impl Pool {
         } else if self.may_wait(request.on_empty) {
             self.waiting.push(request);
         } else {
-            commands.push(Command::Refuse { request: id, refusal: Refusal::Exhausted });
+            commands.push(Command::Refuse {
+                request: id,
+                refusal: Refusal::Exhausted,
+            });
         }
     }
 
@@ -307,7 +340,10 @@ impl Pool {
         let slot = self.slot_of(&request.holder.owner)?;
         let holder = self.holder(slot).expect("owners names attached slots only");
         Some(match holder.difference(&request.holder) {
-            None => Command::Existing { request: request.id, slot },
+            None => Command::Existing {
+                request: request.id,
+                slot,
+            },
             Some(field) => Command::Refuse {
                 request: request.id,
                 refusal: Refusal::OwnerExists { slot, field },
@@ -327,11 +363,18 @@ impl Pool {
     }
 
     fn grant(&mut self, request: AttachRequest, source: Source, commands: &mut Vec<Command>) {
-        let slot = self.ready.pop_front().expect("callers made sure that a slot is ready");
+        let slot = self
+            .ready
+            .pop_front()
+            .expect("callers made sure that a slot is ready");
         self.owners.insert(request.holder.owner.clone(), slot);
         self.slots[slot as usize].epoch += 1;
         self.set(slot, State::Attached(Box::new(request.holder)));
-        commands.push(Command::Grant { request: request.id, slot, source });
+        commands.push(Command::Grant {
+            request: request.id,
+            slot,
+            source,
+        });
     }
 
     fn detach(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
@@ -360,7 +403,9 @@ impl Pool {
     /// Gives ready slots to those who wait, in the order in which they came.
     fn serve_waiting(&mut self, commands: &mut Vec<Command>) {
         while !self.ready.is_empty() {
-            let Some(request) = self.waiting.pop() else { return };
+            let Some(request) = self.waiting.pop() else {
+                return;
+            };
             if let Some(answer) = self.answer_of_owner(&request) {
                 commands.push(answer);
                 continue;
@@ -389,7 +434,14 @@ impl Pool {
         self.slots[slot as usize].failures = failures;
         let retry_at = now + backoff::pause(failures);
         self.failed.insert((retry_at, slot));
-        self.set(slot, State::Failed(Box::new(FailedSlot { reason, retry_at, retire })));
+        self.set(
+            slot,
+            State::Failed(Box::new(FailedSlot {
+                reason,
+                retry_at,
+                retire,
+            })),
+        );
     }
 
     fn drain(&mut self, commands: &mut Vec<Command>) {
@@ -397,13 +449,19 @@ impl Pool {
         self.settings.ready = 0;
         self.counts.target = 0;
         while let Some(request) = self.waiting.pop() {
-            commands.push(Command::Refuse { request: request.id, refusal: Refusal::Draining });
+            commands.push(Command::Refuse {
+                request: request.id,
+                refusal: Refusal::Draining,
+            });
         }
     }
 
     fn refuse_late(&mut self, now: Now, commands: &mut Vec<Command>) {
         while let Some(request) = self.waiting.pop_late(now) {
-            commands.push(Command::Refuse { request: request.id, refusal: Refusal::Exhausted });
+            commands.push(Command::Refuse {
+                request: request.id,
+                refusal: Refusal::Exhausted,
+            });
         }
     }
 
@@ -415,7 +473,9 @@ impl Pool {
                 return;
             }
             self.failed.pop_first();
-            let State::Failed(failed) = &self.slots[slot as usize].state else { continue };
+            let State::Failed(failed) = &self.slots[slot as usize].state else {
+                continue;
+            };
             if failed.retire {
                 self.set(slot, State::Retiring);
                 commands.push(Command::Retire(slot));
@@ -432,7 +492,10 @@ impl Pool {
         }
         self.refill_pause.end();
         while self.refill_wanted() && self.counts.creating < self.settings.creating {
-            let slot = self.vacant.pop_front().expect("refill is wanted only with a vacant slot");
+            let slot = self
+                .vacant
+                .pop_front()
+                .expect("refill is wanted only with a vacant slot");
             self.set(slot, State::Creating);
             commands.push(Command::Create(slot));
         }

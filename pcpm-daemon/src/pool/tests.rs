@@ -21,7 +21,11 @@ struct Bench {
 impl Bench {
     fn new(capacity: u32, ready: u32) -> Self {
         let mut bench = Self {
-            pool: Pool::new(PoolSettings { capacity, ready, creating: 4 }),
+            pool: Pool::new(PoolSettings {
+                capacity,
+                ready,
+                creating: 4,
+            }),
             now: Duration::ZERO,
             to_create: VecDeque::new(),
             to_retire: VecDeque::new(),
@@ -48,7 +52,10 @@ impl Bench {
                 false
             }
             Command::Retire(slot) => {
-                assert!(!self.passing.contains(slot), "{slot} is retired while traffic passes");
+                assert!(
+                    !self.passing.contains(slot),
+                    "{slot} is retired while traffic passes"
+                );
                 self.to_retire.push_back(*slot);
                 false
             }
@@ -87,7 +94,12 @@ impl Bench {
         let id = self.next_request;
         self.next_request += 1;
         let deadline = self.now + SECOND;
-        self.event(Event::Attach(AttachRequest { id, holder, on_empty, deadline }))
+        self.event(Event::Attach(AttachRequest {
+            id,
+            holder,
+            on_empty,
+            deadline,
+        }))
     }
 
     fn attached(&mut self, owner: &str) -> SlotIndex {
@@ -169,8 +181,17 @@ fn a_repeated_attach_with_another_tenant_is_refused() {
     let mut bench = Bench::filled(2, 2);
     bench.attached("a");
     let answer = bench.attach_as(holder("a", "other"), OnEmpty::Fail);
-    let refusal = Refusal::OwnerExists { slot: 0, field: "tenant" };
-    assert_eq!(answer, [Command::Refuse { request: 1, refusal }]);
+    let refusal = Refusal::OwnerExists {
+        slot: 0,
+        field: "tenant",
+    };
+    assert_eq!(
+        answer,
+        [Command::Refuse {
+            request: 1,
+            refusal
+        }]
+    );
 }
 
 #[test]
@@ -178,7 +199,13 @@ fn an_empty_pool_refuses_those_who_do_not_wait() {
     let mut bench = Bench::filled(1, 1);
     bench.attached("a");
     let answer = bench.attach("b", OnEmpty::Fail);
-    assert_eq!(answer, [Command::Refuse { request: 1, refusal: Refusal::Exhausted }]);
+    assert_eq!(
+        answer,
+        [Command::Refuse {
+            request: 1,
+            refusal: Refusal::Exhausted
+        }]
+    );
 }
 
 #[test]
@@ -188,7 +215,10 @@ fn those_who_wait_are_served_in_order_of_arrival() {
         assert_eq!(bench.attach(owner, OnEmpty::Wait), []);
     }
     assert_eq!(bench.pool.counts().waiting, 3);
-    let served: Vec<_> = granted(&bench.work()).into_iter().map(|(request, _)| request).collect();
+    let served: Vec<_> = granted(&bench.work())
+        .into_iter()
+        .map(|(request, _)| request)
+        .collect();
     assert_eq!(served, [0, 1, 2]);
 }
 
@@ -202,8 +232,16 @@ fn a_request_for_a_new_slot_does_not_overtake_those_who_wait() {
         matches!(
             answers[..],
             [
-                Command::Grant { request: 0, source: Source::Warm, .. },
-                Command::Grant { request: 1, source: Source::Cold, .. },
+                Command::Grant {
+                    request: 0,
+                    source: Source::Warm,
+                    ..
+                },
+                Command::Grant {
+                    request: 1,
+                    source: Source::Cold,
+                    ..
+                },
             ]
         ),
         "{answers:?}"
@@ -215,7 +253,13 @@ fn a_request_for_a_new_slot_fails_at_once_when_none_can_be_made() {
     let mut bench = Bench::filled(1, 1);
     bench.attached("a");
     let answer = bench.attach("b", OnEmpty::Create);
-    assert_eq!(answer, [Command::Refuse { request: 1, refusal: Refusal::Exhausted }]);
+    assert_eq!(
+        answer,
+        [Command::Refuse {
+            request: 1,
+            refusal: Refusal::Exhausted
+        }]
+    );
 }
 
 #[test]
@@ -226,7 +270,13 @@ fn a_request_that_waits_is_refused_at_its_deadline() {
     assert_eq!(bench.pool.next_deadline(), Some(bench.now + SECOND));
     bench.now += SECOND;
     let answer = bench.event(Event::Tick);
-    assert_eq!(answer, [Command::Refuse { request: 1, refusal: Refusal::Exhausted }]);
+    assert_eq!(
+        answer,
+        [Command::Refuse {
+            request: 1,
+            refusal: Refusal::Exhausted
+        }]
+    );
     assert_eq!(bench.pool.next_deadline(), None);
 }
 
@@ -246,7 +296,13 @@ fn two_requests_of_one_owner_that_both_waited_share_one_slot() {
     bench.attach("a", OnEmpty::Wait);
     let answers = bench.work();
     assert!(
-        matches!(answers[..], [Command::Grant { slot: 0, .. }, Command::Existing { slot: 0, .. }]),
+        matches!(
+            answers[..],
+            [
+                Command::Grant { slot: 0, .. },
+                Command::Existing { slot: 0, .. }
+            ]
+        ),
         "{answers:?}"
     );
 }
@@ -259,21 +315,30 @@ fn a_failure_holds_refill_back_with_growing_pauses() {
         while let Some(slot) = bench.to_create.pop_front() {
             bench.event(Event::CreateFailed(slot, "EMFILE".into()));
         }
-        let resume = bench.pool.next_deadline().expect("a failed pool tries again");
+        let resume = bench
+            .pool
+            .next_deadline()
+            .expect("a failed pool tries again");
         assert!(resume > bench.now, "a hot loop");
         pauses.push(resume.saturating_sub(bench.now));
         bench.now = resume;
         bench.event(Event::Tick);
     }
     assert!(pauses.is_sorted(), "{pauses:?}");
-    assert!(bench.pool.counts().failed < 20, "one failure after the other");
+    assert!(
+        bench.pool.counts().failed < 20,
+        "one failure after the other"
+    );
 }
 
 #[test]
 fn a_failed_slot_is_made_again_once_the_trouble_is_over() {
     let mut bench = Bench::new(1, 1);
     let slot = bench.to_create.pop_front().expect("asked for");
-    bench.event(Event::CreateFailed(slot, "create veth s0000: EEXIST".into()));
+    bench.event(Event::CreateFailed(
+        slot,
+        "create veth s0000: EEXIST".into(),
+    ));
     let (reason, retry_at) = bench.pool.failure(slot).expect("failed");
     assert_eq!(reason, "create veth s0000: EEXIST");
     bench.now = retry_at;
@@ -300,9 +365,21 @@ fn a_draining_pool_refuses_everybody_and_makes_nothing() {
     bench.attached("a");
     bench.attach("b", OnEmpty::Wait);
     let answer = bench.event(Event::Drain);
-    assert_eq!(answer, [Command::Refuse { request: 1, refusal: Refusal::Draining }]);
+    assert_eq!(
+        answer,
+        [Command::Refuse {
+            request: 1,
+            refusal: Refusal::Draining
+        }]
+    );
     let answer = bench.attach("c", OnEmpty::Wait);
-    assert_eq!(answer, [Command::Refuse { request: 2, refusal: Refusal::Draining }]);
+    assert_eq!(
+        answer,
+        [Command::Refuse {
+            request: 2,
+            refusal: Refusal::Draining
+        }]
+    );
     let slot = bench.pool.slot_of("a").expect("still attached");
     bench.event(Event::Detach(slot));
     bench.work();
@@ -346,7 +423,9 @@ impl Bench {
                 self.event(Event::Cancel(request));
             }
             Step::CreateDone { ok } => {
-                let Some(slot) = self.to_create.pop_front() else { return };
+                let Some(slot) = self.to_create.pop_front() else {
+                    return;
+                };
                 self.event(if ok {
                     Event::Created(slot)
                 } else {
@@ -354,7 +433,9 @@ impl Bench {
                 });
             }
             Step::RetireDone { ok } => {
-                let Some(slot) = self.to_retire.pop_front() else { return };
+                let Some(slot) = self.to_retire.pop_front() else {
+                    return;
+                };
                 self.event(if ok {
                     Event::Retired(slot)
                 } else {
@@ -379,13 +460,23 @@ impl Bench {
             + counts.failed
             + counts.vacant;
         assert_eq!(all, counts.capacity, "every slot is in one state");
-        assert_eq!(self.passing, pool.attached_slots().collect(), "traffic passes if attached");
+        assert_eq!(
+            self.passing,
+            pool.attached_slots().collect(),
+            "traffic passes if attached"
+        );
         assert_eq!(u32::try_from(pool.owners.len()), Ok(counts.attached));
         for (owner, &slot) in &pool.owners {
             assert_eq!(pool.holder(slot).map(|holder| &holder.owner), Some(owner));
         }
-        assert!(counts.creating <= pool.settings.creating, "creations are bounded");
-        assert!(counts.waiting == 0 || counts.ready == 0, "nobody waits beside a ready slot");
+        assert!(
+            counts.creating <= pool.settings.creating,
+            "creations are bounded"
+        );
+        assert!(
+            counts.waiting == 0 || counts.ready == 0,
+            "nobody waits beside a ready slot"
+        );
         if let Some(deadline) = pool.next_deadline() {
             assert!(deadline > self.now, "due at once: a hot loop");
         }
