@@ -39,10 +39,9 @@ pub(crate) fn settle() -> Result<()> {
 fn outlive_a_namespace() -> Result<()> {
     let doomed = Netns::create()?;
     let _own = Netns::create()?;
-    let mut socket = RouteSocket::open()?;
+    let mut events = RouteSocket::listening_to_links()?;
     let veth = Message::new_veth(NEAR, FAR, doomed.raw(), 1500);
-    socket.request("make a link to a doomed namespace", vec![veth])?;
-    socket.listen_to_links()?;
+    RouteSocket::open()?.request("make a link to a doomed namespace", vec![veth])?;
     drop(doomed);
-    socket.wait_for(libc::RTM_DELLINK)
+    events.wait_for(libc::RTM_DELLINK)
 }

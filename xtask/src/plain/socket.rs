@@ -46,10 +46,12 @@ impl RouteSocket {
         self.collect(what, count)
     }
 
-    /// Subscribes to what happens to links.
-    pub(super) fn listen_to_links(&self) -> Result<()> {
+    /// Opens a socket that hears what happens to links.
+    pub(super) fn listening_to_links() -> Result<Self> {
+        let socket = Self::open()?;
         let groups = libc::RTMGRP_LINK.cast_unsigned();
-        bind(self.fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).context("listen to links")
+        bind(socket.fd.as_raw_fd(), &NetlinkAddr::new(0, groups)).context("listen to links")?;
+        Ok(socket)
     }
 
     /// Waits for a message of this kind.
