@@ -79,7 +79,7 @@ pub mod names {
     pub const FLOWS: &str = "FLOWS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` of [`super::SlotCounters`] by slot index.
     pub const SLOT_COUNTERS: &str = "SLOT_COUNTERS";
-    /// `BPF_MAP_TYPE_PERCPU_ARRAY` of `u64` packets by [`super::DropReason`].
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY` of `u64` packets by [`crate::drop_reason::DropReason`].
     pub const DROPS: &str = "DROPS";
     /// `BPF_MAP_TYPE_ARRAY` with one [`super::Config`].
     pub const CONFIG: &str = "CONFIG";

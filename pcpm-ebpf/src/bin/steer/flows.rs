@@ -1,4 +1,4 @@
-//! The flow table: finding, opening and following flows, and owning translated ports.
+//! The flow table: finding and following flows. Ports for new connections are chosen in `ports`.
 //!
 //! What the entries mean is written in `pcpm_ebpf::nat`.
 #![expect(
@@ -6,24 +6,17 @@
     reason = "flow entries are shared with other CPUs through raw pointers"
 )]
 
-use core::{arch::asm, ffi::c_void};
+use core::arch::asm;
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop},
-};
+use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns};
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind},
+    abi::{AttachmentWord, Flow, FlowKey, flow_kind},
     drop_reason::DropReason,
-    nat::{self, Direction, PORT_TRIES, PortSequence},
-    packet::{Frame, Transport, TransportKind, tcp_flag},
+    nat::{self, Direction},
+    packet::{Frame, Transport},
 };
 
-use crate::{
-    host,
-    maps::{self, FLOWS},
-    skb::Skb,
-};
+use crate::maps::{self, FLOWS};
 
 /// Notes that the host sent to `slot`: makes the flow, or keeps it alive.
 #[inline(always)]
@@ -90,169 +83,16 @@ pub(crate) fn answered_flow(frame: &Frame, transport: &Transport) -> Option<Answ
     })
 }
 
-/// The port that stands for a slot's connection to the world: the one it has, or a new one.
-#[inline(always)]
-pub(crate) fn translated_port(
-    skb: &Skb,
-    config: &Config,
-    slot: u32,
-    word: AttachmentWord,
-    frame: &Frame,
-    transport: &Transport,
-) -> Result<u16, DropReason> {
-    if transport.kind == TransportKind::EchoReply {
-        return Err(DropReason::NotReply);
-    }
-    let opening = Opening {
-        egress: FlowKey::leaving(flow_kind::EGRESS, frame, transport),
-        slot,
-        word,
-        now: now_ns(),
-    };
-    match opening.present_port(config, transport) {
-        Some(port) => Ok(port),
-        None => opening.new_port(skb, config, transport),
-    }
-}
-
-/// A connection to the world, and the moment it is looked at.
-struct Opening {
-    egress: FlowKey,
-    slot: u32,
-    word: AttachmentWord,
-    now: u64,
-}
-
-impl Opening {
-    /// The port the connection has, as long as the INGRESS entry agrees.
-    #[inline(always)]
-    fn present_port(&self, config: &Config, transport: &Transport) -> Option<u16> {
-        let egress = Entry::find(&self.egress)?;
-        let port = egress.flow.translated_port;
-        let reverse = self.egress.translated(config.uplink_address, port);
-        let ingress = Entry::find(&reverse)?;
-        if !nat::is_reverse_of(&ingress.flow, &self.egress, self.slot, self.word.epoch())
-            || !ingress.is_live(self.word, self.now)
-        {
-            return None;
-        }
-        ingress.follow(Direction::Forward, transport, self.now);
-        egress.refresh(self.now);
-        Some(port)
-    }
-
-    #[inline(always)]
-    fn new_port(
-        &self,
-        skb: &Skb,
-        config: &Config,
-        transport: &Transport,
-    ) -> Result<u16, DropReason> {
-        if transport.tcp_flags & tcp_flag::RST != 0 {
-            return Err(DropReason::NotReply);
-        }
-        let port = self.claim_port(skb, config)?;
-        let egress = self.flow(config.uplink_address, port);
-        insert(&self.egress, &egress, BPF_ANY)?;
-        Ok(port)
-    }
-
-    #[inline(always)]
-    fn claim_port(&self, skb: &Skb, config: &Config) -> Result<u16, DropReason> {
-        let mut search = Search {
-            skb: *skb,
-            reverse: self.egress.translated(config.uplink_address, 0),
-            owner: self.flow(self.egress.local_address, self.egress.local_port),
-            ports: PortSequence::new(config, random()),
-            found: false,
-        };
-        search.run();
-        if search.found {
-            Ok(search.reverse.local_port)
-        } else {
-            Err(DropReason::NoFreePort)
-        }
-    }
-
-    #[inline(always)]
-    fn flow(&self, address: u32, port: u16) -> Flow {
-        nat::new_flow(self.slot, self.word.epoch(), address, port, self.now)
-    }
-}
-
-/// A search for a port that nobody uses.
-struct Search {
-    skb: Skb,
-    /// The INGRESS key with the port that is tried.
-    reverse: FlowKey,
-    owner: Flow,
-    ports: PortSequence,
-    found: bool,
-}
-
-impl Search {
-    /// Tries ports until one is found, at most [`PORT_TRIES`]. The helper (5.17) has the verifier
-    /// follow one round instead of all of them.
-    #[inline(always)]
-    fn run(&mut self) {
-        let search = (&raw mut *self).cast();
-        // SAFETY: `try_next_port` has the signature that the helper calls, and `self` outlives it.
-        unsafe { bpf_loop(PORT_TRIES, try_next_port as *mut c_void, search, 0) };
-    }
-}
-
-const CONTINUE: i64 = 0;
-const STOP: i64 = 1;
-
-/// One round of [`Search::run`].
-extern "C" fn try_next_port(_round: u64, search: *mut c_void) -> i64 {
-    // SAFETY: `search` is what `Search::run` passed.
-    let search = unsafe { &mut *search.cast::<Search>() };
-    search.reverse.local_port = search.ports.next_port();
-    if host::has_socket(&search.skb, &search.reverse) || !claim(&search.reverse, &search.owner) {
-        return CONTINUE;
-    }
-    search.found = true;
-    STOP
-}
-
-/// Makes `flow` the owner of a translated port, unless the port has an owner that still exists.
-#[inline(always)]
-fn claim(key: &FlowKey, flow: &Flow) -> bool {
-    insert(key, flow, BPF_NOEXIST).is_ok() || take_over(key, flow)
-}
-
-/// Replaces a dead owner. Of several CPUs that find it dead only one wins the exchange; the others
-/// see epoch 0, which no attachment has, and try another port.
-#[inline(always)]
-fn take_over(key: &FlowKey, flow: &Flow) -> bool {
-    let Some(entry) = Entry::find(key) else {
-        return false;
-    };
-    let Ok(word) = maps::attachment(entry.flow.slot) else {
-        return false;
-    };
-    if entry.flow.epoch == 0 || entry.is_live(word, flow.last_seen_ns) || !entry.retire() {
-        return false;
-    }
-    if insert(key, flow, BPF_ANY).is_ok() {
-        return true;
-    }
-    // Nobody would ever take over an entry of epoch 0.
-    let _ = FLOWS.remove(key);
-    false
-}
-
 /// A flow entry: what it held when it was found, and where it lives.
-struct Entry {
-    flow: Flow,
+pub(crate) struct Entry {
+    pub(crate) flow: Flow,
     protocol: u8,
     place: *mut Flow,
 }
 
 impl Entry {
     #[inline(always)]
-    fn find(key: &FlowKey) -> Option<Self> {
+    pub(crate) fn find(key: &FlowKey) -> Option<Self> {
         let place = FLOWS.get_ptr_mut(key)?;
         // SAFETY: the pointer came from a lookup and is valid until the program ends. Another CPU
         // may write time and state meanwhile, each of which is one aligned store.
@@ -265,13 +105,13 @@ impl Entry {
     }
 
     #[inline(always)]
-    fn is_live(&self, word: AttachmentWord, now: u64) -> bool {
+    pub(crate) fn is_live(&self, word: AttachmentWord, now: u64) -> bool {
         nat::is_live(&self.flow, self.protocol, word, now)
     }
 
     /// Follows the connection's state, and keeps the entry alive.
     #[inline(always)]
-    fn follow(&self, direction: Direction, transport: &Transport, now: u64) {
+    pub(crate) fn follow(&self, direction: Direction, transport: &Transport, now: u64) {
         let before = self.flow.state;
         let after = nat::next_state(before, self.protocol, direction, transport.tcp_flags);
         if after != before {
@@ -282,7 +122,7 @@ impl Entry {
     }
 
     #[inline(always)]
-    fn refresh(&self, now: u64) {
+    pub(crate) fn refresh(&self, now: u64) {
         if nat::needs_refresh(self.flow.last_seen_ns, now) {
             // SAFETY: as in `find`; one aligned word.
             unsafe { (&raw mut (*self.place).last_seen_ns).write_volatile(now) };
@@ -291,7 +131,7 @@ impl Entry {
 
     /// Marks the entry as owned by nobody (epoch 0), unless it has changed hands since it was found.
     #[inline(always)]
-    fn retire(&self) -> bool {
+    pub(crate) fn retire(&self) -> bool {
         let owner = |epoch: u32| {
             let [a, b, c, d] = self.flow.slot.to_ne_bytes();
             let [e, f, g, h] = epoch.to_ne_bytes();
@@ -325,21 +165,17 @@ unsafe fn compare_exchange(word: *mut u64, expected: u64, new: u64) -> bool {
     seen == expected
 }
 
+/// Writes an entry; `flags` as for `bpf_map_update_elem`.
 #[inline(always)]
-fn insert(key: &FlowKey, flow: &Flow, flags: u32) -> Result<(), DropReason> {
+pub(crate) fn insert(key: &FlowKey, flow: &Flow, flags: u32) -> Result<(), DropReason> {
     FLOWS
         .insert(key, flow, u64::from(flags))
         .map_err(|_| DropReason::FlowTable)
 }
 
+/// The clock of `Flow::last_seen_ns`.
 #[inline(always)]
-fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
-}
-
-#[inline(always)]
-fn random() -> u32 {
-    // SAFETY: no arguments.
-    unsafe { bpf_get_prandom_u32() }
 }

@@ -10,7 +10,7 @@ use pcpm_ebpf::{
 use crate::{
     flows,
     host::{self, Hop, Route},
-    maps, rewrite,
+    maps, ports, rewrite,
     skb::Skb,
     verdict::Verdict,
 };
@@ -82,8 +82,8 @@ fn to_world(
         return Err(DropReason::NotUplink);
     }
     let ttl = next_ttl(frame.ttl)?;
-    let port = flows::translated_port(skb, config, slot, word, frame, transport)?;
+    let port = ports::translated_port(skb, config, slot, word, frame, transport)?;
     rewrite::time_to_live(skb, frame, ttl)?;
     rewrite::source(skb, frame, transport, config.uplink_address, port)?;
-    Ok(skb.redirect_neighbour(config.uplink_ifindex, hop.neighbour))
+    Ok(skb.redirect_neighbour(hop))
 }

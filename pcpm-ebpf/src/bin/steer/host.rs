@@ -25,10 +25,13 @@ pub(crate) enum Route {
     NotForwarded,
 }
 
-/// A link and the neighbour behind it (network byte order).
+/// A link and the neighbour behind it, whose address may be an IPv6 one for an IPv4 route.
 pub(crate) struct Hop {
     pub(crate) ifindex: u32,
-    pub(crate) neighbour: u32,
+    /// `AF_INET` or `AF_INET6`.
+    pub(crate) family: u8,
+    /// In network byte order; an IPv4 address is the first word.
+    pub(crate) neighbour: [u32; 4],
 }
 
 /// Room for a lookup.
@@ -67,8 +70,9 @@ pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Route, DropReason> {
     match status as u32 {
         BPF_FIB_LKUP_RET_SUCCESS => Ok(Route::Forward(Hop {
             ifindex: lookup.ifindex,
-            // SAFETY: the lookup was for IPv4.
-            neighbour: unsafe { lookup.__bindgen_anon_4.ipv4_dst },
+            family: lookup.family,
+            // SAFETY: the longest member of the union; all of it was initialised.
+            neighbour: unsafe { lookup.__bindgen_anon_4.ipv6_dst },
         })),
         BPF_FIB_LKUP_RET_NOT_FWDED => Ok(Route::NotForwarded),
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(DropReason::TooBig),

@@ -14,10 +14,9 @@ use aya_ebpf::{
 };
 use pcpm_ebpf::{drop_reason::DropReason, packet::PacketFields};
 
-use crate::verdict::Verdict;
+use crate::{host::Hop, verdict::Verdict};
 
 const PACKET_HOST: u32 = 0;
-const AF_INET: u32 = 2;
 
 /// A packet in the hands of a program.
 #[derive(Clone, Copy)]
@@ -137,19 +136,19 @@ impl Skb {
         Verdict::Redirect(unsafe { bpf_redirect_peer(ifindex, 0) } as i32)
     }
 
-    /// Sends out of `ifindex` to the neighbour `next_hop` (network byte order).
+    /// Sends to the neighbour at `hop`, whose hardware address the kernel looks up.
     #[inline(always)]
-    pub(crate) fn redirect_neighbour(&self, ifindex: u32, next_hop: u32) -> Verdict {
+    pub(crate) fn redirect_neighbour(&self, hop: &Hop) -> Verdict {
         let mut neighbour = bpf_redir_neigh {
-            nh_family: AF_INET,
+            nh_family: hop.family.into(),
             __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
-                ipv6_nh: [next_hop, 0, 0, 0],
+                ipv6_nh: hop.neighbour,
             },
         };
         let size = size_of::<bpf_redir_neigh>() as i32;
         // SAFETY: `neighbour` is initialised and of the given size.
         Verdict::Redirect(
-            unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, size, 0) } as i32,
+            unsafe { bpf_redirect_neigh(hop.ifindex, &raw mut neighbour, size, 0) } as i32,
         )
     }
 }
