@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use pcpm_api::types::{AttachReply, GetReply, SlotCounts, Status, WatchFrame};
 use serde_json::{Value, json};
 
@@ -56,9 +57,9 @@ impl Daemon {
         &self.socket
     }
 
-    /// Its process id, as seen outside of the world.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
+    /// The thread that serves the socket.
+    pub fn main_thread(&self) -> Pid {
+        self.process.main_thread()
     }
 
     /// All it wrote so far.

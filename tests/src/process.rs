@@ -36,6 +36,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Its first thread.
+    pub fn main_thread(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
     /// The child, for its pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
@@ -46,8 +51,7 @@ impl Process {
     /// # Errors
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal)
-            .with_context(|| format!("send {signal} to {}", self.name))
+        kill(self.main_thread(), signal).with_context(|| format!("send {signal} to {}", self.name))
     }
 
     /// Waits until it ends.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use pcpm_tests::{Daemon, Process, World};
 use serde::Serialize;
 use serde_json::json;
@@ -96,12 +98,12 @@ fn rounds_on_demand(count: usize) -> usize {
 /// The product in a world of its own, and the echo.
 struct Bench {
     slots: u32,
-    daemon: Daemon,
-    // Dropped after the daemon, which lives in it.
-    _world: World,
-    echo: Echo,
     request_bytes: usize,
     reply_bytes: usize,
+    daemon: Daemon,
+    echo: Echo,
+    // Dropped last: the others live in it.
+    _world: World,
 }
 
 impl Bench {
@@ -116,6 +118,13 @@ impl Bench {
         daemon.wait_until_ready(slots)?;
         let echo = Echo::start(&world, reply_bytes)?;
         let request_bytes = attach_request(&owner(0)).len();
+        for pid in [
+            Pid::from_raw(0),
+            daemon.main_thread(),
+            echo.process.main_thread(),
+        ] {
+            share_one_cpu(pid)?;
+        }
         Ok(Self {
             slots,
             daemon,
@@ -235,9 +244,17 @@ fn detach_all(daemon: &Daemon, owners: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Asker and answerer share a CPU: waking an idle one, above all in a virtual machine, takes several
+/// times as long as an answer, and whether that happens is the scheduler's whim.
+fn share_one_cpu(thread: Pid) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(0)?;
+    sched_setaffinity(thread, &cpus).context("choose a CPU")
+}
+
 /// The echo server, a process in the same world.
 struct Echo {
-    _process: Process,
+    process: Process,
     socket: PathBuf,
 }
 
@@ -264,7 +281,7 @@ impl Echo {
         BufReader::new(output).read_line(&mut line)?;
         ensure!(line == "ready\n", "the echo did not start");
         Ok(Self {
-            _process: process,
+            process,
             socket: world.path(inside),
         })
     }
@@ -292,7 +309,8 @@ impl Figures {
 
     fn show(&self) {
         println!(
-            "From request to answer, all clients at once; requests of {} bytes, answers of {}:\n",
+            "From request to answer, all clients at once, on the CPU of the server; requests of {} bytes, \
+             answers of {}:\n",
             self.request_bytes, self.reply_bytes
         );
         let heading = "clients|attach p50|p99|max|echo p50|p99|max|on demand p50|p99|max";

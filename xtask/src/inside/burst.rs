@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
-use pcpm_api::types::AttachReply;
+use pcpm_api::types::{AttachReply, ListReply};
 use pcpm_tests::{INTERNET_ADDRESS, Wire};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -89,9 +89,8 @@ pub(super) fn run(mode: Mode, count: u32) -> Result<BurstResult> {
 }
 
 fn start_one(mode: Mode, host: &Netns, index: u32, together: &Barrier) -> Result<Server> {
-    // A connection that an engine would have open long before.
     let mut wire = match mode {
-        Mode::Pooled => Some(Wire::connect(Path::new(pcpm_api::DEFAULT_SOCKET))?),
+        Mode::Pooled => Some(connect()?),
         Mode::OnDemand => None,
     };
     together.wait();
@@ -113,6 +112,13 @@ fn start_one(mode: Mode, host: &Netns, index: u32, together: &Barrier) -> Result
     })
 }
 
+/// A connection that has been used, as an engine has one.
+fn connect() -> Result<Wire> {
+    let mut wire = Wire::connect(Path::new(pcpm_api::DEFAULT_SOCKET))?;
+    wire.call::<ListReply>("List", &json!({}))?;
+    Ok(wire)
+}
+
 fn attach(wire: &mut Wire, index: u32) -> Result<Network> {
     let request = json!({"owner": format!("server-{index}"), "tenant": "demo"});
     let reply: AttachReply = wire.call("Attach", &request)?;
@@ -129,6 +135,7 @@ fn attach(wire: &mut Wire, index: u32) -> Result<Network> {
 
 fn make(host: &Netns, index: u32) -> Result<Network> {
     let made = OnDemand::create(host, index, Path::new(on_demand::DIRECTORY))?;
+    made.wait_until_usable()?;
     Ok(Network {
         netns: made.netns,
         address: made.address,

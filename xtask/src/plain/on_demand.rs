@@ -2,10 +2,13 @@
 //! link, address, routes, by one process that is already running, with no address management, no
 //! firewall rule and no program to start. What engines do in practice only comes on top.
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::message::{Link, Message};
 use super::namespace::{Netns, mount_own, sysctls};
@@ -20,6 +23,7 @@ const FIRST_LINK: u32 = 10_000;
 /// One network made on demand.
 #[derive(Debug)]
 pub(crate) struct OnDemand {
+    name: String,
     pub(crate) netns: PathBuf,
     pub(crate) address: Ipv4Addr,
     far_index: i32,
@@ -43,21 +47,33 @@ impl OnDemand {
         let namespace = Netns::create()?;
         mount_own(&netns)?;
         let made = Self {
+            name,
             netns,
             address: address(index),
             far_index: (FIRST_LINK + index).cast_signed(),
         };
         host_socket.request(
-            &format!("make the link {name}"),
-            made.link(&name, &namespace),
+            &format!("make the link {}", made.name),
+            made.link(&namespace),
         )?;
-        RouteSocket::open()?.request(&format!("configure {name}"), made.configuration())?;
+        let configure = format!("configure {}", made.name);
+        RouteSocket::open()?.request(&configure, made.configuration())?;
         Ok(made)
     }
 
-    fn link(&self, name: &str, namespace: &Netns) -> Vec<Message> {
+    /// Waits until the host's side of the link is up: before, the kernel drops what is sent there and
+    /// TCP tries again after a second. Engines wait for it in the same way, only longer.
+    pub(crate) fn wait_until_usable(&self) -> Result<()> {
+        let path = format!("/sys/class/net/{}/operstate", self.name);
+        while fs::read_to_string(&path).with_context(|| path.clone())? != "up\n" {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn link(&self, namespace: &Netns) -> Vec<Message> {
         let far = Link {
-            name,
+            name: &self.name,
             index: self.far_index,
             mac: None,
         };
