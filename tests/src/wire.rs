@@ -55,6 +55,16 @@ impl Wire {
         self.send_bytes(&bytes)
     }
 
+    /// From now on sending fails where it would wait.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn never_block(&mut self) -> Result<()> {
+        self.stream
+            .set_nonblocking(true)
+            .context("make the socket non-blocking")
+    }
+
     /// Ends the sending direction.
     ///
     /// # Errors
