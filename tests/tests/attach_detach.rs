@@ -135,7 +135,7 @@ fn exit_codes_tell_usage_daemon_and_exhaustion_apart() -> Result<()> {
     let world = World::new()?;
     assert_eq!(world.pcpm(["status"])?.fails()?.0, 3);
     let _daemon = world.pool_of(1)?;
-    assert_eq!(world.pcpm(["atach", "web"])?.fails()?.0, 2);
+    assert_eq!(world.pcpm(["explode", "web"])?.fails()?.0, 2);
     assert_eq!(world.pcpm(["detach", "nobody"])?.fails()?.0, 1);
     world.pcpm(["attach", "one"])?.run()?;
     let (code, error) = world

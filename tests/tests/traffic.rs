@@ -261,7 +261,7 @@ fn translated_ports_stay_out_of_the_hosts_own_range() -> Result<()> {
         .run()?;
     let ends: Vec<u32> = range
         .split_whitespace()
-        .map(|end| end.parse())
+        .map(str::parse)
         .collect::<Result<_, _>>()?;
     for _ in 0..5 {
         let seen_as = curl(&slot.place, INTERNET_ADDRESS)?;
@@ -412,10 +412,8 @@ fn a_slot_that_nobody_holds_passes_nothing() -> Result<()> {
     let world = World::new()?;
     let daemon = world.pool_of(2)?;
     let slot = attach(&daemon, "one", "t")?;
-    let ready = format!(
-        "/run/pcpm/netns/s000{}",
-        if slot.address.ends_with(".0") { 1 } else { 0 }
-    );
+    let other = u8::from(slot.address.ends_with(".0"));
+    let ready = format!("/run/pcpm/netns/s000{other}");
     let unheld = world.slot(ready);
     no_ping(&unheld, &slot.address)?;
     no_ping(&unheld, GATEWAY)?;

@@ -1,7 +1,7 @@
-//! The interface seen by a client that knows nothing of this project: the `varlink` package of PyPI.
+//! The interface seen by a client that knows nothing of this project: the `varlink` package of Python.
 
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use pcpm_tests::World;
@@ -11,7 +11,7 @@ static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// A Python with the package, in the build directory.
 fn python() -> Result<String> {
-    let _one_at_a_time = INSTALLING.lock().unwrap();
+    let _one_at_a_time = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let environment = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("varlink");
     let python = environment.join("bin/python");
     let installed = |python: &std::path::Path| {

@@ -60,7 +60,10 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<()> {
 /// Privileged tests: built as whoever calls, run as root.
 fn privileged(line: &str) -> Result<Command> {
     let mut command = steps::cargo(line);
-    command.env("PCPM_BIN_DIR", binaries()?);
+    // An error of a test is its own words; where it came from is in them.
+    command
+        .env("PCPM_BIN_DIR", binaries()?)
+        .env("RUST_LIB_BACKTRACE", "0");
     if !steps::is_root() {
         command.env(runner_variable(), steps::SUDO.join(" "));
     }
