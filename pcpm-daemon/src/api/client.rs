@@ -15,9 +15,8 @@ use zlink::{Connection, Reply};
 use super::{
     Service,
     calls::{Call, RawCall},
-    hangup::Hangup,
     service::{self, Info, ServiceError},
-    socket::BoundedStream,
+    socket::ClientStream,
 };
 use crate::engine::{Answer, Attached, ClientId, Subscription};
 
@@ -30,8 +29,8 @@ const WATCH_HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// A connected client.
 pub(super) struct Client {
-    connection: Connection<BoundedStream>,
-    hangup: Hangup,
+    connection: Connection<ClientStream>,
+    stream: ClientStream,
     service: Rc<Service>,
     id: ClientId,
 }
@@ -60,12 +59,12 @@ impl Client {
         service: Rc<Service>,
         id: ClientId,
     ) -> zlink::Result<Self> {
-        let hangup = Hangup::of(&stream)?;
-        let connection = Connection::new(BoundedStream::new(stream)?);
+        let stream = ClientStream::new(stream)?;
+        let connection = Connection::new(stream.clone());
         service.engine.borrow_mut().client_came();
         Ok(Self {
             connection,
-            hangup,
+            stream,
             service,
             id,
         })
@@ -148,7 +147,7 @@ impl Client {
                 tokio::select! {
                     biased;
                     answer = receiver => answer.map_err(|_| Gone)?,
-                    () = self.hangup.happened() => {
+                    () = self.stream.hangup() => {
                         self.service.engine.borrow_mut().cancel(id);
                         return Err(Gone);
                     }
@@ -218,7 +217,7 @@ impl Client {
         self.frame(subscription.snapshot()).await?;
         loop {
             tokio::select! {
-                () = self.hangup.happened() => return Err(Gone),
+                () = self.stream.hangup() => return Err(Gone),
                 () = next_frame(&subscription, interval) => {}
             }
             self.frame(subscription.delta()).await?;

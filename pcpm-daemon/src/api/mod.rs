@@ -4,7 +4,6 @@
 
 mod calls;
 mod client;
-mod hangup;
 #[cfg(test)]
 mod interface_tests;
 mod service;
