@@ -125,7 +125,7 @@ impl Wire {
         }
     }
 
-    /// Calls `method` for a stream of replies, to be taken with [`Self::next`].
+    /// Calls `method` for a stream of replies, to be taken with [`Self::next_reply`].
     ///
     /// # Errors
     /// When the other side does not take the call.

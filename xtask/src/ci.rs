@@ -8,7 +8,6 @@ use anyhow::{Context, Result, bail};
 use pcpm_tests::Process;
 
 use crate::ebpf::{self, EbpfVerb};
-use crate::report::table;
 use crate::steps;
 use crate::test::{self, TestArguments};
 
@@ -49,9 +48,8 @@ const STEPS: &[Step] = &[
 
 pub(crate) fn run() -> Result<()> {
     let outcomes: Vec<_> = STEPS.iter().map(attempt).collect();
-    println!("\n");
-    let rows = outcomes.iter().map(Outcome::row);
-    table(&rows.collect::<Vec<_>>());
+    println!();
+    outcomes.iter().for_each(Outcome::show);
     let failed = outcomes
         .iter()
         .filter(|outcome| outcome.error.is_some())
@@ -83,16 +81,12 @@ fn attempt((name, step): &Step) -> Outcome {
 }
 
 impl Outcome {
-    fn row(&self) -> Vec<String> {
-        let verdict = self
-            .error
-            .as_ref()
-            .map_or("ok".to_owned(), |error| format!("FAILED: {error:#}"));
-        vec![
-            self.name.to_owned(),
-            format!("{:.0} s", self.took.as_secs_f64()),
-            verdict,
-        ]
+    fn show(&self) {
+        let seconds = self.took.as_secs();
+        match &self.error {
+            None => println!("{:<16} {seconds:>4} s  ok", self.name),
+            Some(error) => println!("{:<16} {seconds:>4} s  FAILED: {error:#}", self.name),
+        }
     }
 }
 
