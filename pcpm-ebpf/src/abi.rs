@@ -157,14 +157,15 @@ pub struct Flow {
     pub slot: u32,
     /// The slot's epoch when the flow was made; a flow of another epoch does not exist.
     pub epoch: u32,
-    /// What `local_address` of the key is rewritten to (egress: uplink, ingress: slot).
-    pub translated_address: u32,
-    /// What `local_port` of the key is rewritten to.
+    /// What `local_port` of the key is rewritten to. The address follows from the key's kind: egress
+    /// the uplink's, ingress the slot's.
     pub translated_port: u16,
     /// Tracking state, see the packet logic.
     pub state: u8,
     /// Zero.
-    pub padding: u8,
+    pub padding: [u8; 5],
+    /// Ties slot, epoch and port to the entry's key, see the packet logic.
+    pub seal: [u64; 2],
 }
 
 /// Traffic of one slot, seen from the slot: sent is what it sends. Counted since the slot's index
@@ -188,6 +189,6 @@ const _: () = {
     assert!(size_of::<AttachmentWord>() == 8);
     assert!(size_of::<Config>() == 24);
     assert!(size_of::<FlowKey>() == 16);
-    assert!(size_of::<Flow>() == 24);
+    assert!(size_of::<Flow>() == 40);
     assert!(size_of::<SlotCounters>() == 40);
 };

@@ -7,6 +7,36 @@
 //! the two can deliver a packet to somebody else.
 //!
 //! A connection that the host opened to a slot has one HOST entry.
+//!
+//! # Entries are sealed
+//!
+//! The table is an LRU hash, whose elements the kernel uses again at once, without waiting for
+//! programs that still hold a pointer (`kernel/bpf/hashtab.c`, `prealloc_lru_pop`). Between a lookup
+//! of key K and the reading of the value, another CPU may evict the entry and copy that of a key K'
+//! into its place; so what is read may be K's value, that of K', or a mixture. `slot` and `epoch` say
+//! who gets the packet. They are one word, the owner; the seal is two more:
+//!
+//! ```text
+//! seal[0] = addresses of the key                             ^ f(owner)
+//! seal[1] = ports, protocol, kind of the key; translated port ^ g(owner)
+//! ```
+//!
+//! with f and g one-to-one. A reader that looked up K compares both with what K, and the owner it
+//! read, give; on difference the entry does not exist ([`is_sealed`]). It does not matter in which
+//! order words are written or read. Were another owner accepted than that of K, each word of the
+//! seal would be
+//!
+//! - the one of K: then f(owner of K) = f(owner of K'), so it is the same owner; or
+//! - the one of K': then that half of the key is the same in K and K'; both halves: it is the same
+//!   key, and the entry is one of K after all.
+//!
+//! So no packet gets to another attachment than the entry of its own key names. What is left are
+//! mixtures below the size of a word or of three entries; they pass with the chance of a random
+//! 64-bit number. With the same owner, the same ports and another peer, the translated port may be
+//! that of the other connection: the packet stays with its attachment, where no connection has it.
+//!
+//! Time and state are written after the check, perhaps into an entry that has just become another.
+//! They decide only about how long it lives.
 
 use crate::abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind};
 use crate::packet::{Frame, Transport, protocol, tcp_flag};
@@ -150,28 +180,62 @@ impl FlowKey {
     }
 }
 
-/// A new entry, seen now, whose local side is rewritten to `address` and `port`.
+/// A new entry for `key`, seen now, whose local port is rewritten to `port`.
 #[inline(always)]
-pub const fn new_flow(slot: u32, epoch: u32, address: u32, port: u16, now_ns: u64) -> Flow {
-    Flow {
+pub const fn new_flow(key: &FlowKey, slot: u32, epoch: u32, port: u16, now_ns: u64) -> Flow {
+    let mut flow = Flow {
         last_seen_ns: now_ns,
         slot,
         epoch,
-        translated_address: address,
         translated_port: port,
         state: state::OPENING,
-        padding: 0,
+        padding: [0; 5],
+        seal: [0; 2],
+    };
+    flow.seal_for(key);
+    flow
+}
+
+impl Flow {
+    /// Makes it the entry of `key`.
+    #[inline(always)]
+    pub const fn seal_for(&mut self, key: &FlowKey) {
+        self.seal = seal(key, self.slot, self.epoch, self.translated_port);
     }
+}
+
+/// Whether `flow` is the entry of `key`, all of it.
+#[inline(always)]
+pub const fn is_sealed(flow: &Flow, key: &FlowKey) -> bool {
+    let [addresses, ports] = seal(key, flow.slot, flow.epoch, flow.translated_port);
+    flow.seal[0] == addresses && flow.seal[1] == ports
+}
+
+#[inline(always)]
+const fn seal(key: &FlowKey, slot: u32, epoch: u32, translated_port: u16) -> [u64; 2] {
+    let owner = scramble((slot as u64) << 32 | epoch as u64);
+    let addresses = (key.local_address as u64) << 32 | key.remote_address as u64;
+    let ports = (key.local_port as u64) << 48
+        | (key.remote_port as u64) << 32
+        | (key.protocol as u64) << 24
+        | (key.kind as u64) << 16
+        | translated_port as u64;
+    [addresses ^ owner, ports ^ owner.rotate_left(32)]
+}
+
+/// One-to-one, and every bit of the result depends on many: single bytes that changed do not
+/// cancel out.
+#[inline(always)]
+const fn scramble(word: u64) -> u64 {
+    let mixed = (word ^ word >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 29
 }
 
 /// Whether the INGRESS entry `ingress` was made for the EGRESS connection `egress` of `slot` in
 /// `epoch`. Only then does the translated port belong to that connection.
 #[inline(always)]
 pub const fn is_reverse_of(ingress: &Flow, egress: &FlowKey, slot: u32, epoch: u32) -> bool {
-    ingress.slot == slot
-        && ingress.epoch == epoch
-        && ingress.translated_address == egress.local_address
-        && ingress.translated_port == egress.local_port
+    ingress.slot == slot && ingress.epoch == epoch && ingress.translated_port == egress.local_port
 }
 
 /// The ports to try for a new connection: [`PORT_TRIES`] of them, all in the configured range.

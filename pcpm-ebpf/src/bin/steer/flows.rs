@@ -34,7 +34,7 @@ pub(crate) fn open_host_flow(
         entry.follow(Direction::Forward, transport, now);
         return Ok(());
     }
-    let flow = nat::new_flow(slot, word.epoch(), 0, 0, now);
+    let flow = nat::new_flow(&key, slot, word.epoch(), 0, now);
     insert(&key, &flow, BPF_ANY)
 }
 
@@ -83,7 +83,8 @@ pub(crate) fn answered_flow(frame: &Frame, transport: &Transport) -> Option<Answ
     })
 }
 
-/// A flow entry: what it held when it was found, and where it lives.
+/// A flow entry: what it held when it was found, and where it lives. By now it may have become
+/// another one; `pcpm_ebpf::nat` says why that does no harm.
 pub(crate) struct Entry {
     pub(crate) flow: Flow,
     protocol: u8,
@@ -95,9 +96,9 @@ impl Entry {
     pub(crate) fn find(key: &FlowKey) -> Option<Self> {
         let place = FLOWS.get_ptr_mut(key)?;
         // SAFETY: the pointer came from a lookup and is valid until the program ends. Another CPU
-        // may write time and state meanwhile, each of which is one aligned store.
+        // may write meanwhile; what is read is used only if its seal is whole.
         let flow = unsafe { place.read_volatile() };
-        Some(Self {
+        nat::is_sealed(&flow, key).then_some(Self {
             flow,
             protocol: key.protocol,
             place,
@@ -129,18 +130,14 @@ impl Entry {
         }
     }
 
-    /// Marks the entry as owned by nobody (epoch 0), unless it has changed hands since it was found.
+    /// Breaks the seal, so that the entry does not exist, unless it has become another one since it
+    /// was found.
     #[inline(always)]
     pub(crate) fn retire(&self) -> bool {
-        let owner = |epoch: u32| {
-            let [a, b, c, d] = self.flow.slot.to_ne_bytes();
-            let [e, f, g, h] = epoch.to_ne_bytes();
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-        };
-        // SAFETY: `slot` and `epoch` are neighbours that fill one aligned word, see `abi::Flow`.
+        // SAFETY: an aligned word of the entry, see `abi::Flow`.
         unsafe {
-            let word = (&raw mut (*self.place).slot).cast();
-            compare_exchange(word, owner(self.flow.epoch), owner(0))
+            let seal = (&raw mut (*self.place).seal[1]).cast();
+            compare_exchange(seal, self.flow.seal[1], !self.flow.seal[1])
         }
     }
 }

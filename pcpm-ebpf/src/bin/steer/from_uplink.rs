@@ -15,7 +15,10 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     if !skb.is_for_this_host() || skb.has_vlan_tag() {
         return Ok(Verdict::Next);
     }
-    let (Ok(frame), Ok(config)) = (Frame::parse(skb), maps::config()) else {
+    let Ok(config) = maps::config() else {
+        return Ok(Verdict::Next);
+    };
+    let Ok(frame) = Frame::parse(skb) else {
         return Ok(Verdict::Next);
     };
     if config.capacity != 0 && config.in_pool(frame.destination) {

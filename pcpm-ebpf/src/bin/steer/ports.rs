@@ -83,7 +83,7 @@ impl Opening {
             return Err(DropReason::NotReply);
         }
         let port = self.claim_port(skb, config)?;
-        let egress = self.flow(config.uplink_address, port);
+        let egress = self.flow(&self.egress, port);
         insert(&self.egress, &egress, BPF_ANY)?;
         Ok(port)
     }
@@ -93,7 +93,7 @@ impl Opening {
         let mut search = Search {
             skb: *skb,
             reverse: self.egress.translated(config.uplink_address, 0),
-            owner: self.flow(self.egress.local_address, self.egress.local_port),
+            owner: self.flow(&self.egress, self.egress.local_port),
             ports: PortSequence::new(config, random()),
             found: false,
         };
@@ -106,8 +106,8 @@ impl Opening {
     }
 
     #[inline(always)]
-    fn flow(&self, address: u32, port: u16) -> Flow {
-        nat::new_flow(self.slot, self.word.epoch(), address, port, self.now)
+    fn flow(&self, key: &FlowKey, port: u16) -> Flow {
+        nat::new_flow(key, self.slot, self.word.epoch(), port, self.now)
     }
 }
 
@@ -116,6 +116,7 @@ struct Search {
     skb: Skb,
     /// The INGRESS key with the port that is tried.
     reverse: FlowKey,
+    /// Its entry, but for the seal.
     owner: Flow,
     ports: PortSequence,
     found: bool,
@@ -140,6 +141,7 @@ extern "C" fn try_next_port(_round: u64, search: *mut c_void) -> i64 {
     // SAFETY: `search` is what `Search::run` passed.
     let search = unsafe { &mut *search.cast::<Search>() };
     search.reverse.local_port = search.ports.next_port();
+    search.owner.seal_for(&search.reverse);
     if host::has_socket(&search.skb, &search.reverse) || !claim(&search.reverse, &search.owner) {
         return CONTINUE;
     }
@@ -154,7 +156,7 @@ fn claim(key: &FlowKey, flow: &Flow) -> bool {
 }
 
 /// Replaces a dead owner. Of several CPUs that find it dead only one wins the exchange; the others
-/// see epoch 0, which no attachment has, and try another port.
+/// see an entry that does not exist, and try another port.
 #[inline(always)]
 fn take_over(key: &FlowKey, flow: &Flow) -> bool {
     let Some(entry) = Entry::find(key) else {
@@ -163,13 +165,13 @@ fn take_over(key: &FlowKey, flow: &Flow) -> bool {
     let Ok(word) = maps::attachment(entry.flow.slot) else {
         return false;
     };
-    if entry.flow.epoch == 0 || entry.is_live(word, flow.last_seen_ns) || !entry.retire() {
+    if entry.is_live(word, flow.last_seen_ns) || !entry.retire() {
         return false;
     }
     if insert(key, flow, BPF_ANY).is_ok() {
         return true;
     }
-    // Nobody would ever take over an entry of epoch 0.
+    // Nobody would ever take over an entry with a broken seal.
     let _ = FLOWS.remove(key);
     false
 }
