@@ -5,7 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
 use anyhow::Context as _;
 use pcpm_api::types::{Check, CheckStatus};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc::{self, UnboundedReceiver},
     task::LocalSet,
 };
@@ -61,8 +61,8 @@ async fn serve(
     engine: Shared,
     inbox: UnboundedReceiver<Report>,
 ) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let listener = Listener::bind(&config.socket)?;
     tracing::info!(socket = %config.socket.display(), capacity = config.capacity, "serving");
     let service = Rc::new(Service {
@@ -73,14 +73,20 @@ async fn serve(
     tokio::task::spawn_local(Engine::run_timer(engine.clone()));
     tokio::task::spawn_local(take_reports(engine.clone(), inbox));
     tokio::task::spawn_local(announce_ready(engine.clone()));
-    tokio::select! {
-        () = listener.serve(service) => {}
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-    }
+    tokio::task::spawn_local(async move { listener.serve(service).await });
+    // The outermost future is polled whenever any task was woken, so it should have little to do.
+    let stopped = tokio::task::spawn_local(stop_signal(terminate, interrupt));
+    stopped.await.context("wait for a signal")?;
     notify(sd_notify::NotifyState::Stopping);
     engine.borrow_mut().drain();
     Ok(())
+}
+
+async fn stop_signal(mut terminate: Signal, mut interrupt: Signal) {
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
 }
 
 async fn take_reports(engine: Shared, mut inbox: UnboundedReceiver<Report>) {

@@ -1,14 +1,13 @@
 //! One client: reads a call, answers it, reads the next.
 
-use std::{rc::Rc, time::Duration};
+use std::{os::fd::OwnedFd, rc::Rc, time::Duration};
 
 use pcpm_api::{
     error::PoolError,
     limits::MESSAGE_BYTES,
-    types::{AttachReply, AttachRequest, DoctorReply, GetReply, ListReply, WatchRequest},
+    types::{AttachRequest, DoctorReply, Traffic, WatchRequest},
 };
 use serde::Serialize;
-use std::os::fd::OwnedFd;
 use tokio::net::UnixStream;
 use zlink::{Connection, Reply};
 
@@ -18,7 +17,7 @@ use super::{
     service::{self, Info, ServiceError},
     socket::ClientStream,
 };
-use crate::engine::{Answer, Attached, ClientId, Subscription};
+use crate::engine::{Answer, Attached, Attachment, ClientId, Subscription};
 
 /// Frames of a watcher are at least this far apart unless it asks for something else.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -160,32 +159,18 @@ impl Client {
         }
     }
 
-    async fn attached(&mut self, mode: Mode, attached: Attached) -> Step {
-        let Attached { attachment, netns } = attached;
+    async fn attached(&mut self, mode: Mode, (attachment, netns): Attached) -> Step {
         let netns_fd = netns.is_some().then_some(0);
-        let reply = AttachReply {
-            attachment,
-            netns_fd,
-        };
-        self.reply_with(mode, reply, netns.into_iter().collect())
-            .await
+        let reply = AttachReply { attachment, traffic: None, netns_fd };
+        self.reply_with(mode, reply, netns.into_iter().collect()).await
     }
 
-    async fn got(
-        &mut self,
-        mode: Mode,
-        got: Result<(Attached, pcpm_api::types::Traffic), PoolError>,
-    ) -> Step {
+    async fn got(&mut self, mode: Mode, got: Result<(Attached, Traffic), PoolError>) -> Step {
         match got {
-            Ok((Attached { attachment, netns }, traffic)) => {
+            Ok(((attachment, netns), traffic)) => {
                 let netns_fd = netns.is_some().then_some(0);
-                let reply = GetReply {
-                    attachment,
-                    traffic,
-                    netns_fd,
-                };
-                self.reply_with(mode, reply, netns.into_iter().collect())
-                    .await
+                let reply = AttachReply { attachment, traffic: Some(traffic), netns_fd };
+                self.reply_with(mode, reply, netns.into_iter().collect()).await
             }
             Err(error) => self.error(mode, &error).await,
         }
@@ -271,6 +256,23 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.service.engine.borrow_mut().client_left(self.id);
     }
+}
+
+/// The reply of `Attach`, and of `Get` with traffic.
+#[derive(Debug, Serialize)]
+struct AttachReply {
+    #[serde(flatten)]
+    attachment: Attachment,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic: Option<Traffic>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns_fd: Option<u32>,
+}
+
+/// The reply of `List`.
+#[derive(Debug, Serialize)]
+struct ListReply {
+    attachments: Vec<Attachment>,
 }
 
 /// A reply without parameters.

@@ -1,73 +1,143 @@
 //! How attachments and slots are described to clients.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::OwnedFd, rc::Rc};
 
 use nix::errno::Errno;
 use pcpm_api::{
     error::PoolError,
-    types::{Attachment, Slot, SlotState, Source, Traffic},
+    types::{Lease, PublishedPort, Slot, SlotState, Source, Traffic},
 };
 use pcpm_ebpf::abi::{GATEWAY_V4, SlotCounters, slot_mac};
+use serde::{Serialize, Serializer};
 
-use super::{Attached, Engine};
+use super::{Engine, World};
 use crate::{
     net::{slot_name, slot_path},
-    pool::SlotIndex,
+    pool::{Holder, SlotIndex},
 };
 
 /// The interface in every slot.
 const INTERFACE: &str = "eth0";
 
+/// What never changes about a slot, as text: written when the slot is made, so that an attach
+/// formats nothing.
+#[derive(Debug)]
+pub(super) struct SlotText {
+    name: String,
+    netns: String,
+    address: String,
+    gateway: String,
+    mac: String,
+}
+
+impl SlotText {
+    pub(super) fn new(world: &World, slot: SlotIndex) -> Self {
+        Self {
+            name: slot_name(slot),
+            netns: slot_path(&world.state_dir, slot).display().to_string(),
+            address: world.address(slot).to_string(),
+            gateway: Ipv4Addr::from(GATEWAY_V4).to_string(),
+            mac: mac_text(slot_mac(slot)),
+        }
+    }
+}
+
+/// How an attachment came about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    pub(super) source: Source,
+    pub(super) took_us: u64,
+    pub(super) attached_at_ms: u64,
+}
+
+/// An attachment, cheap to hand to a client's task. It is written as `types::Attachment`.
+#[derive(Clone, Debug)]
+pub(crate) struct Attachment {
+    holder: Rc<Holder>,
+    text: Rc<SlotText>,
+    epoch: u32,
+    mtu: u32,
+    origin: Origin,
+}
+
+/// The fields of `types::Attachment`, borrowed.
+#[derive(Serialize)]
+struct Fields<'a> {
+    id: String,
+    owner: &'a str,
+    tenant: &'a str,
+    slot: &'a str,
+    epoch: u32,
+    netns: &'a str,
+    interface: &'a str,
+    addresses: [&'a str; 1],
+    gateways: [&'a str; 1],
+    mac: &'a str,
+    mtu: u32,
+    publish: &'a [PublishedPort],
+    labels: &'a BTreeMap<String, String>,
+    lease: Lease,
+    source: Source,
+    took_us: u64,
+    attached_at_ms: u64,
+}
+
+impl Serialize for Attachment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { holder, text, origin, .. } = self;
+        let fields = Fields {
+            id: format!("{}-{}", text.name, self.epoch),
+            owner: &holder.owner,
+            tenant: &holder.tenant,
+            slot: &text.name,
+            epoch: self.epoch,
+            netns: &text.netns,
+            interface: INTERFACE,
+            addresses: [&text.address],
+            gateways: [&text.gateway],
+            mac: &text.mac,
+            mtu: self.mtu,
+            publish: &[],
+            labels: &holder.labels,
+            lease: holder.lease,
+            source: origin.source,
+            took_us: origin.took_us,
+            attached_at_ms: origin.attached_at_ms,
+        };
+        fields.serialize(serializer)
+    }
+}
+
 impl Engine {
     /// The attachment of an attached slot.
     pub(super) fn attachment(&self, slot: SlotIndex) -> Option<Attachment> {
-        let holder = self.pool.holder(slot)?;
         let record = &self.records[slot as usize];
-        let name = slot_name(slot);
-        let epoch = self.pool.epoch(slot);
         Some(Attachment {
-            id: format!("{name}-{epoch}"),
-            owner: holder.owner.clone(),
-            tenant: holder.tenant.clone(),
-            slot: name,
-            epoch,
-            netns: slot_path(&self.world.state_dir, slot).display().to_string(),
-            interface: INTERFACE.to_owned(),
-            addresses: vec![self.world.address(slot).to_string()],
-            gateways: vec![Ipv4Addr::from(GATEWAY_V4).to_string()],
-            mac: mac_text(slot_mac(slot)),
+            holder: self.pool.holder(slot)?.clone(),
+            text: record.text.clone()?,
+            epoch: self.pool.epoch(slot),
             mtu: self.world.mtu,
-            publish: Vec::new(),
-            labels: holder.labels.clone(),
-            lease: holder.lease,
-            source: if record.cold {
-                Source::Cold
-            } else {
-                Source::Warm
-            },
-            took_us: record.took_us,
-            attached_at_ms: record.attached_at_ms,
+            origin: record.origin?,
         })
     }
 
     /// The attachment of an attached slot, with a file descriptor of its namespace if asked for.
-    pub(super) fn attached(&self, slot: SlotIndex, pass_fd: bool) -> Result<Attached, PoolError> {
+    pub(super) fn attached(
+        &self,
+        slot: SlotIndex,
+        pass_fd: bool,
+    ) -> Result<(Attachment, Option<OwnedFd>), PoolError> {
         let attachment = self
             .attachment(slot)
             .ok_or_else(|| failed(format!("slot {} is not attached", slot_name(slot))))?;
         let netns = match &self.records[slot as usize].netns {
             Some(netns) if pass_fd => Some(netns.try_clone().map_err(|error| {
-                let errno = error
-                    .raw_os_error()
-                    .map_or(Errno::UnknownErrno, Errno::from_raw);
-                failed(format!(
-                    "duplicate the namespace of {}: {errno}",
-                    slot_name(slot)
-                ))
+                let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+                failed(format!("duplicate the namespace of {}: {errno}", slot_name(slot)))
             })?),
             _ => None,
         };
-        Ok(Attached { attachment, netns })
+        Ok((attachment, netns))
     }
 
     /// The slot's traffic since it was attached.

@@ -1,6 +1,6 @@
 //! What happened lately: a bounded log that watchers read from.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, rc::Rc};
 
 use pcpm_api::types::{self, Source};
 
@@ -48,8 +48,7 @@ struct Entry {
     time_ms: u64,
     happening: Happening,
     slot: Option<SlotIndex>,
-    /// Owner and tenant.
-    holder: Option<(String, String)>,
+    holder: Option<Rc<Holder>>,
 }
 
 /// The log. Sequence numbers start at 0 and have no gaps.
@@ -64,7 +63,7 @@ impl EventLog {
         &mut self,
         happening: Happening,
         slot: Option<SlotIndex>,
-        holder: Option<&Holder>,
+        holder: Option<&Rc<Holder>>,
     ) {
         if self.entries.len() == REMEMBERED {
             self.entries.pop_front();
@@ -74,7 +73,7 @@ impl EventLog {
             time_ms: unix_time_ms(),
             happening,
             slot,
-            holder: holder.map(|holder| (holder.owner.clone(), holder.tenant.clone())),
+            holder: holder.cloned(),
         });
     }
 
@@ -99,14 +98,14 @@ impl EventLog {
 
 impl Entry {
     fn event(&self, sequence: u64) -> types::Event {
-        let (owner, tenant) = self.holder.clone().unzip();
+        let holder = self.holder.as_deref();
         types::Event {
             sequence,
             time_ms: self.time_ms,
             kind: self.happening.kind().to_owned(),
             slot: self.slot.map(slot_name),
-            owner,
-            tenant,
+            owner: holder.map(|holder| holder.owner.clone()),
+            tenant: holder.map(|holder| holder.tenant.clone()),
             message: self.happening.message(),
         }
     }

@@ -27,7 +27,7 @@ use std::{
 use pcpm_api::{
     error::PoolError,
     limits::{self, DEFAULT_TENANT},
-    types::{self, Attachment, Lease, OnEmpty, Source, Traffic},
+    types::{self, Lease, OnEmpty, Source, Traffic},
 };
 use pcpm_ebpf::abi::{AttachmentWord, SlotCounters};
 use tokio::sync::{Notify, oneshot};
@@ -38,6 +38,7 @@ use crate::{
     pool::{self, Command, Event, Holder, Pool, PoolSettings, Refusal, RequestId, SlotIndex},
 };
 
+use attachment::{Origin, SlotText};
 use events::{EventLog, Happening};
 use latency::LatencyHistogram;
 use leases::Leases;
@@ -45,6 +46,7 @@ use tenants::Tenants;
 use watch::Watchers;
 use workers::{Report, Work};
 
+pub(crate) use attachment::Attachment;
 pub(crate) use watch::Subscription;
 
 /// How long a request waits that does not say how long.
@@ -75,13 +77,8 @@ impl World {
     }
 }
 
-/// What an attach gets.
-#[derive(Debug)]
-pub(crate) struct Attached {
-    pub(crate) attachment: Attachment,
-    /// The slot's namespace, if it was asked for.
-    pub(crate) netns: Option<OwnedFd>,
-}
+/// What an attach gets: the attachment and, if it was asked for, the slot's namespace.
+pub(crate) type Attached = (Attachment, Option<OwnedFd>);
 
 /// The answer to an attach, or where it will come.
 #[derive(Debug)]
@@ -105,9 +102,8 @@ struct Record {
     netns: Option<OwnedFd>,
     /// The counters when the slot became ready: traffic is counted from there.
     baseline: SlotCounters,
-    took_us: u64,
-    attached_at_ms: u64,
-    cold: bool,
+    text: Option<Rc<SlotText>>,
+    origin: Option<Origin>,
 }
 
 /// See the module's documentation.
@@ -254,7 +250,8 @@ impl Engine {
                 self.records[slot as usize] = Record {
                     netns: Some(netns),
                     baseline,
-                    ..Record::default()
+                    text: Some(Rc::new(SlotText::new(&self.world, slot))),
+                    origin: None,
                 };
                 self.events.push(Happening::Ready, Some(slot), None);
                 Event::Created(slot)
@@ -353,12 +350,12 @@ impl Engine {
         let lease = request.lease.unwrap_or(Lease::Explicit);
         Ok(pool::AttachRequest {
             id,
-            holder: Holder {
+            holder: Rc::new(Holder {
                 owner: request.owner,
                 tenant,
                 labels,
                 lease,
-            },
+            }),
             on_empty: request.on_empty.unwrap_or(OnEmpty::Wait),
             deadline: self.now() + timeout,
         })
@@ -447,10 +444,9 @@ impl Engine {
         if holder.lease == Lease::Connection {
             self.leases.grant(slot, pending.client);
         }
-        let record = &mut self.records[slot as usize];
-        record.took_us = took_us;
-        record.attached_at_ms = unix_time_ms();
-        record.cold = source == Source::Cold;
+        let attached_at_ms = unix_time_ms();
+        self.records[slot as usize].origin =
+            Some(Origin { source, took_us, attached_at_ms });
         self.totals.count_attach(source);
         self.attach_latency.record(took);
         self.attached(slot, pass_fd)
@@ -500,7 +496,7 @@ impl Engine {
         }
     }
 
-    fn revoke(&mut self, slot: SlotIndex, holder: &Holder) {
+    fn revoke(&mut self, slot: SlotIndex, holder: &Rc<Holder>) {
         self.datapath
             .publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
         self.leases.end(slot);

@@ -103,6 +103,14 @@ fn created(slot: u32) -> Report {
     }
 }
 
+/// The attachment as a client reads it; whatever is written, the interface must know.
+fn shown(attachment: &Attachment) -> types::Attachment {
+    let written = serde_json::to_value(attachment).unwrap();
+    let read: types::Attachment = serde_json::from_value(written.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), written);
+    read
+}
+
 fn request(owner: &str) -> types::AttachRequest {
     types::AttachRequest {
         owner: owner.into(),
@@ -114,7 +122,7 @@ fn request(owner: &str) -> types::AttachRequest {
 #[test]
 fn an_attach_opens_the_datapath_for_its_tenant_and_describes_the_slot() {
     let bench = Bench::filled(2);
-    let attachment = bench.attach(request("a")).unwrap().attachment;
+    let attachment = shown(&bench.attach(request("a")).unwrap().0);
     let (slot, word) = bench.last_word();
     assert_eq!((slot, word.epoch(), word.is_attached()), (0, 1, true));
     assert_eq!(attachment.netns, "/run/pcpm/netns/s0000");
@@ -215,7 +223,7 @@ fn a_request_that_waits_gets_the_next_slot() {
         panic!("{answer:?}")
     };
     bench.work();
-    assert_eq!(receiver.try_recv().unwrap().unwrap().attachment.owner, "a");
+    assert_eq!(shown(&receiver.try_recv().unwrap().unwrap().0).owner, "a");
 }
 
 #[test]

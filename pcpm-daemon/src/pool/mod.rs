@@ -20,6 +20,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    rc::Rc,
     time::Duration,
 };
 
@@ -74,7 +75,7 @@ impl Holder {
 #[derive(Clone, Debug)]
 pub(crate) struct AttachRequest {
     pub(crate) id: RequestId,
-    pub(crate) holder: Holder,
+    pub(crate) holder: Rc<Holder>,
     pub(crate) on_empty: OnEmpty,
     pub(crate) deadline: Now,
 }
@@ -125,7 +126,7 @@ pub(crate) enum Command {
     /// Cut the slot's traffic; comes before its [`Command::Retire`]. Says who held it.
     Revoke {
         slot: SlotIndex,
-        holder: Box<Holder>,
+        holder: Rc<Holder>,
     },
 }
 
@@ -149,7 +150,7 @@ enum State {
     Vacant,
     Creating,
     Ready,
-    Attached(Box<Holder>),
+    Attached(Rc<Holder>),
     Retiring,
     Failed(Box<FailedSlot>),
 }
@@ -267,7 +268,7 @@ impl Pool {
     }
 
     /// Who holds the slot.
-    pub(crate) fn holder(&self, slot: SlotIndex) -> Option<&Holder> {
+    pub(crate) fn holder(&self, slot: SlotIndex) -> Option<&Rc<Holder>> {
         match &self.slots[slot as usize].state {
             State::Attached(holder) => Some(holder),
             _ => None,
@@ -369,7 +370,7 @@ impl Pool {
             .expect("callers made sure that a slot is ready");
         self.owners.insert(request.holder.owner.clone(), slot);
         self.slots[slot as usize].epoch += 1;
-        self.set(slot, State::Attached(Box::new(request.holder)));
+        self.set(slot, State::Attached(request.holder));
         commands.push(Command::Grant {
             request: request.id,
             slot,

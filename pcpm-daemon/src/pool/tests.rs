@@ -94,6 +94,7 @@ impl Bench {
         let id = self.next_request;
         self.next_request += 1;
         let deadline = self.now + SECOND;
+        let holder = Rc::new(holder);
         self.event(Event::Attach(AttachRequest {
             id,
             holder,
