@@ -161,16 +161,26 @@ impl Client {
 
     async fn attached(&mut self, mode: Mode, (attachment, netns): Attached) -> Step {
         let netns_fd = netns.is_some().then_some(0);
-        let reply = AttachReply { attachment, traffic: None, netns_fd };
-        self.reply_with(mode, reply, netns.into_iter().collect()).await
+        let reply = AttachReply {
+            attachment,
+            traffic: None,
+            netns_fd,
+        };
+        self.reply_with(mode, reply, netns.into_iter().collect())
+            .await
     }
 
     async fn got(&mut self, mode: Mode, got: Result<(Attached, Traffic), PoolError>) -> Step {
         match got {
             Ok(((attachment, netns), traffic)) => {
                 let netns_fd = netns.is_some().then_some(0);
-                let reply = AttachReply { attachment, traffic: Some(traffic), netns_fd };
-                self.reply_with(mode, reply, netns.into_iter().collect()).await
+                let reply = AttachReply {
+                    attachment,
+                    traffic: Some(traffic),
+                    netns_fd,
+                };
+                self.reply_with(mode, reply, netns.into_iter().collect())
+                    .await
             }
             Err(error) => self.error(mode, &error).await,
         }

@@ -91,7 +91,13 @@ impl Socket for ClientStream {
     const CAN_TRANSFER_FDS: bool = true;
 
     fn split(self) -> (BoundedRead, Self) {
-        (BoundedRead { stream: self.clone(), unfinished: 0 }, self)
+        (
+            BoundedRead {
+                stream: self.clone(),
+                unfinished: 0,
+            },
+            self,
+        )
     }
 }
 
@@ -114,7 +120,9 @@ impl BoundedRead {
     async fn read_some(&self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.stream.0.readable().await?;
-            let Ok(read) = ready.try_io(|stream| stream.get_ref().read(buf)) else { continue };
+            let Ok(read) = ready.try_io(|stream| stream.get_ref().read(buf)) else {
+                continue;
+            };
             // A short read took all there was: no need to try again to find that out.
             if read.as_ref().is_ok_and(|&length| length < buf.len()) {
                 ready.clear_ready();
@@ -155,7 +163,13 @@ fn send(socket: BorrowedFd<'_>, buf: &[u8], fds: &[impl AsFd]) -> io::Result<usi
     let raw: Vec<_> = fds.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if fds.is_empty() { &[] } else { &rights[..] };
-    Ok(sendmsg::<()>(socket.as_raw_fd(), &data, control, flags, None)?)
+    Ok(sendmsg::<()>(
+        socket.as_raw_fd(),
+        &data,
+        control,
+        flags,
+        None,
+    )?)
 }
 
 #[cfg(test)]

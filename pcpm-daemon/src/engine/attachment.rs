@@ -84,7 +84,12 @@ struct Fields<'a> {
 
 impl Serialize for Attachment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { holder, text, origin, .. } = self;
+        let Self {
+            holder,
+            text,
+            origin,
+            ..
+        } = self;
         let fields = Fields {
             id: format!("{}-{}", text.name, self.epoch),
             owner: &holder.owner,
@@ -132,8 +137,13 @@ impl Engine {
             .ok_or_else(|| failed(format!("slot {} is not attached", slot_name(slot))))?;
         let netns = match &self.records[slot as usize].netns {
             Some(netns) if pass_fd => Some(netns.try_clone().map_err(|error| {
-                let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-                failed(format!("duplicate the namespace of {}: {errno}", slot_name(slot)))
+                let errno = error
+                    .raw_os_error()
+                    .map_or(Errno::UnknownErrno, Errno::from_raw);
+                failed(format!(
+                    "duplicate the namespace of {}: {errno}",
+                    slot_name(slot)
+                ))
             })?),
             _ => None,
         };

@@ -445,8 +445,11 @@ impl Engine {
             self.leases.grant(slot, pending.client);
         }
         let attached_at_ms = unix_time_ms();
-        self.records[slot as usize].origin =
-            Some(Origin { source, took_us, attached_at_ms });
+        self.records[slot as usize].origin = Some(Origin {
+            source,
+            took_us,
+            attached_at_ms,
+        });
         self.totals.count_attach(source);
         self.attach_latency.record(took);
         self.attached(slot, pass_fd)

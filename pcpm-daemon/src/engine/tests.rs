@@ -242,8 +242,8 @@ fn what_is_leased_to_a_connection_ends_with_it_and_nothing_else() {
         .engine
         .borrow()
         .list()
-        .into_iter()
-        .map(|a| a.owner)
+        .iter()
+        .map(|attachment| shown(attachment).owner)
         .collect();
     assert_eq!(owners, ["b"]);
 }

@@ -124,10 +124,7 @@ pub(crate) enum Command {
         refusal: Refusal,
     },
     /// Cut the slot's traffic; comes before its [`Command::Retire`]. Says who held it.
-    Revoke {
-        slot: SlotIndex,
-        holder: Rc<Holder>,
-    },
+    Revoke { slot: SlotIndex, holder: Rc<Holder> },
 }
 
 /// Why an attach is refused.
