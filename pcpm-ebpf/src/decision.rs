@@ -133,15 +133,12 @@ pub fn check_whole(frame: &Frame) -> Result<(), DropReason> {
     }
 }
 
-/// The time to live of a packet that the host forwards.
-///
-/// # Errors
-/// It has none left.
+/// The time to live of a packet that the host forwards, if it has any left.
 #[inline(always)]
-pub const fn next_ttl(ttl: u8) -> Result<u8, DropReason> {
+pub const fn next_ttl(ttl: u8) -> Option<u8> {
     match ttl {
-        0 | 1 => Err(DropReason::TtlExpired),
-        _ => Ok(ttl - 1),
+        0 | 1 => None,
+        _ => Some(ttl - 1),
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod abi;
 pub mod decision;
 pub mod drop_reason;
+pub mod icmp_error;
 pub mod nat;
 #[cfg(not(target_arch = "bpf"))]
 pub mod object;

@@ -12,11 +12,15 @@ pub const DESTINATION_MAC_OFFSET: u32 = 0;
 /// Offset of the TTL in the frame; the protocol follows it.
 pub const TTL_OFFSET: u32 = ETHERNET_LENGTH + 8;
 /// Offset of the IPv4 header checksum in the frame.
-pub const IP_CHECKSUM_OFFSET: u32 = ETHERNET_LENGTH + 10;
-/// Offset of the source address in the frame.
-pub const SOURCE_OFFSET: u32 = ETHERNET_LENGTH + 12;
-/// Offset of the destination address in the frame.
-pub const DESTINATION_OFFSET: u32 = ETHERNET_LENGTH + 16;
+pub const IP_CHECKSUM_OFFSET: u32 = ETHERNET_LENGTH + CHECKSUM_IN_IP;
+/// Offset of the source address in an IPv4 header.
+pub const SOURCE_IN_IP: u32 = 12;
+/// Offset of the destination address in an IPv4 header.
+pub const DESTINATION_IN_IP: u32 = 16;
+/// Offset of the checksum in an IPv4 header.
+pub const CHECKSUM_IN_IP: u32 = 10;
+/// Offset of the checksum in an ICMP message.
+pub const CHECKSUM_IN_ICMP: u32 = 2;
 
 /// IP protocol numbers that are understood.
 pub mod protocol {
@@ -44,8 +48,8 @@ const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const IPV4_MIN_LENGTH: u32 = 20;
-const ICMP_ECHO_REPLY: u8 = 0;
-const ICMP_ECHO_REQUEST: u8 = 8;
+pub(crate) const ICMP_ECHO_REPLY: u8 = 0;
+pub(crate) const ICMP_ECHO_REQUEST: u8 = 8;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 
@@ -155,7 +159,7 @@ impl Frame {
 }
 
 #[inline(always)]
-const fn address(high: u16, low: u16) -> u32 {
+pub(crate) const fn address(high: u16, low: u16) -> u32 {
     (high as u32) << 16 | low as u32
 }
 
@@ -170,7 +174,7 @@ fn expect_ipv4(ethertype: u16) -> Result<(), DropReason> {
 }
 
 #[inline(always)]
-fn ipv4_header_length(version_and_length: u8) -> Result<u32, DropReason> {
+pub(crate) fn ipv4_header_length(version_and_length: u8) -> Result<u32, DropReason> {
     let length = u32::from(version_and_length & 0x0f) * 4;
     if version_and_length >> 4 == 4 && length >= IPV4_MIN_LENGTH {
         Ok(length)
@@ -180,7 +184,7 @@ fn ipv4_header_length(version_and_length: u8) -> Result<u32, DropReason> {
 }
 
 #[inline(always)]
-fn fragment(flags_and_offset: u16) -> Fragment {
+pub(crate) fn fragment(flags_and_offset: u16) -> Fragment {
     match (
         flags_and_offset & FRAGMENT_OFFSET_MASK,
         flags_and_offset & MORE_FRAGMENTS,

@@ -12,6 +12,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("ping", "iputils-ping"),
+    ("tracepath", "iputils-tracepath"),
     ("traceroute", "traceroute"),
     ("nc", "netcat-openbsd"),
     ("curl", "curl"),

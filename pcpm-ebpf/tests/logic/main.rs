@@ -3,5 +3,6 @@
 mod decision;
 mod drop_reasons;
 mod frames;
+mod icmp_error;
 mod nat;
 mod packet;

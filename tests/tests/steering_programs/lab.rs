@@ -137,6 +137,8 @@ pub(crate) enum Fate {
     Dropped(DropReason),
     /// Into the stack of this namespace.
     Passed,
+    /// Into the stack of this namespace to be refused, with the reason that was counted.
+    Refused(DropReason),
     /// Left to whatever else is on the link.
     Left,
     /// Redirected, with these bytes and this mark.
@@ -238,6 +240,7 @@ impl Lab {
         let fate = match (action, dropped.as_slice()) {
             (TC_ACT_SHOT, [reason]) => Fate::Dropped(*reason),
             (TC_ACT_OK, []) => Fate::Passed,
+            (TC_ACT_OK, [reason]) => Fate::Refused(*reason),
             (TC_ACT_UNSPEC, []) => Fate::Left,
             (TC_ACT_REDIRECT, []) => Fate::Redirected { bytes, mark },
             other => bail!("{program} returned and counted {other:?}"),

@@ -4,9 +4,11 @@
 mod from_host;
 mod from_slot;
 mod host;
+mod icmp_errors;
 mod lab;
 mod network;
 mod packet;
+mod path;
 mod programs;
 mod to_world;
 mod traffic;

@@ -117,6 +117,24 @@ impl Packet {
         bytes
     }
 
+    /// The frame of an ICMP error of type `kind`, with the addresses of this packet, that quotes the
+    /// first `length` bytes of `quoted`.
+    pub(crate) fn error(&self, kind: u8, quoted: &Self, length: usize) -> Vec<u8> {
+        let mut payload = vec![kind, 1, 0, 0, 0, 0, 5, 0];
+        payload.extend(quoted.bytes()[14..].iter().take(length));
+        let sum = checksum(&payload);
+        payload[2..4].copy_from_slice(&sum.to_be_bytes());
+        let around = Self {
+            content: Content::Other { protocol: 1 },
+            ..self.clone()
+        };
+        let mut bytes = [self.destination_mac, self.source_mac].concat();
+        bytes.extend([0x08, 0x00]);
+        bytes.extend(around.ip_header(payload.len()));
+        bytes.extend(payload);
+        bytes
+    }
+
     fn ip_header(&self, payload: usize) -> Vec<u8> {
         let length = 20 + usize::from(self.options);
         let total = u16::try_from(length + payload).unwrap_or(u16::MAX);

@@ -12,7 +12,9 @@ use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod};
 use pcpm_ebpf::STEER_OBJECT;
-use pcpm_ebpf::abi::{AttachmentWord, Config, Flow, FlowKey, SLOTS_PER_HUB, SlotCounters, names};
+use pcpm_ebpf::abi::{
+    AttachmentWord, Config, Flow, FlowKey, SLOTS_PER_HUB, SlotCounters, flow_kind, names,
+};
 use pcpm_ebpf::drop_reason::DropReason;
 
 /// Slots that the maps have room for: two hubs.
@@ -139,6 +141,17 @@ impl Programs {
         Ok(chosen
             .map(|(Plain(key), Plain(flow))| (order(&key), (key, flow)))
             .collect())
+    }
+
+    /// All flows, of every kind.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn all_flows(&self) -> Result<Vec<(FlowKey, Flow)>> {
+        let kinds = [flow_kind::EGRESS, flow_kind::INGRESS, flow_kind::HOST];
+        let flows = kinds.map(|kind| self.flows(kind)).into_iter();
+        let flows = flows.collect::<Result<Vec<_>>>()?;
+        Ok(flows.into_iter().flat_map(BTreeMap::into_values).collect())
     }
 
     /// Changes all flows, as time or the table's limits would.

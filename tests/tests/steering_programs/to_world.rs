@@ -9,17 +9,17 @@ use pcpm_ebpf::drop_reason::DropReason;
 use crate::lab::{Fate, Hook, LAB_PORTS, LAB_UPLINK, Lab};
 use crate::packet::{Content, Packet};
 
-const PEER: [u8; 4] = [198, 51, 100, 1];
-const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x60];
-const EPOCH: u32 = 6;
-const MARKED: Hook = Hook::FromHub { mark: EPOCH };
-const SYN: u8 = 0x02;
+pub(crate) const PEER: [u8; 4] = [198, 51, 100, 1];
+pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x60];
+pub(crate) const EPOCH: u32 = 6;
+pub(crate) const MARKED: Hook = Hook::FromHub { mark: EPOCH };
+pub(crate) const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
-const UDP: Content = Content::Udp { from: 1000, to: 53 };
+pub(crate) const ACK: u8 = 0x10;
+pub(crate) const UDP: Content = Content::Udp { from: 1000, to: 53 };
 
 /// Slots 1 and 2 are held in the same epoch.
-fn lab() -> Result<Lab> {
+pub(crate) fn lab() -> Result<Lab> {
     let mut lab = Lab::new()?;
     for slot in [1, 2] {
         lab.publish(slot, AttachmentWord::attached(EPOCH, slot))?;
@@ -98,7 +98,7 @@ fn translated_port(lab: &Lab, slot: u32, content: Content) -> Result<u16> {
 }
 
 /// Sends `packet` and says which port stands for it.
-fn translate(lab: &mut Lab, slot: u32, packet: &Packet) -> Result<u16> {
+pub(crate) fn translate(lab: &mut Lab, slot: u32, packet: &Packet) -> Result<u16> {
     let fate = lab.send(MARKED, packet)?;
     let Fate::Redirected { bytes, mark } = fate else {
         bail!("{packet:?}: {fate:?}");
@@ -115,12 +115,12 @@ fn translate(lab: &mut Lab, slot: u32, packet: &Packet) -> Result<u16> {
     Ok(port)
 }
 
-fn answer_to(content: Content, port: u16) -> Packet {
+pub(crate) fn answer_to(content: Content, port: u16) -> Packet {
     let (_, answer) = seen_by_world(content, port);
     Packet::arriving(UPLINK_MAC, PEER, LAB_UPLINK, answer)
 }
 
-fn restored(answer: &Packet, slot: u32, content: Content) -> Packet {
+pub(crate) fn restored(answer: &Packet, slot: u32, content: Content) -> Packet {
     Packet {
         destination: Packet::address_of(slot),
         content: seen_by_world(content, own_port(content)).1,
@@ -384,20 +384,6 @@ fn what_cannot_be_translated_is_dropped() -> Result<()> {
     for (packet, reason) in [
         (
             Packet {
-                ttl: 1,
-                ..packet.clone()
-            },
-            DropReason::TtlExpired,
-        ),
-        (
-            Packet {
-                ttl: 0,
-                ..packet.clone()
-            },
-            DropReason::TtlExpired,
-        ),
-        (
-            Packet {
                 fragment: 0x2000,
                 ..packet.clone()
             },
@@ -444,6 +430,22 @@ fn what_cannot_be_translated_is_dropped() -> Result<()> {
         lab.flows(flow_kind::INGRESS)?.is_empty(),
         "no port was spent on it"
     );
+    Ok(())
+}
+
+#[test]
+fn a_packet_whose_time_is_over_is_left_for_the_host_to_refuse() -> Result<()> {
+    let mut lab = lab()?;
+    for ttl in [0, 1] {
+        let packet = Packet {
+            ttl,
+            ..Packet::of_slot(1, PEER, UDP)
+        };
+        let fate = lab.send(MARKED, &packet)?;
+        assert_eq!(fate, Fate::Refused(DropReason::TtlExpired));
+    }
+    assert!(lab.flows(flow_kind::INGRESS)?.is_empty());
+    assert_eq!(lab.counters(1)?.dropped_packets, 2);
     Ok(())
 }
 

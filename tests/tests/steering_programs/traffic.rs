@@ -22,7 +22,7 @@ fn pings(from: &Place, to: &str) -> bool {
 }
 
 /// Sends 20 MB over TCP from `client` to `server`, or back.
-fn transfer(client: &Place, server: &Place, address: &str, back: bool) -> Result<()> {
+pub(crate) fn transfer(client: &Place, server: &Place, address: &str, back: bool) -> Result<()> {
     let mut listening = server.tool("iperf3 -s -1 --logfile /dev/null").spawn()?;
     let mut arguments = vec!["-J", "-n", "20M", "-c", address];
     arguments.extend(back.then_some("-R"));

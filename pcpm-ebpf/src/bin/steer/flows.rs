@@ -12,6 +12,7 @@ use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns};
 use pcpm_ebpf::{
     abi::{AttachmentWord, Flow, FlowKey, flow_kind},
     drop_reason::DropReason,
+    icmp_error::Quote,
     nat::{self, Direction},
     packet::{Frame, Transport},
 };
@@ -58,7 +59,23 @@ pub(crate) fn answers_host(
     true
 }
 
-/// Where an answer from the world belongs.
+/// Whether an error by `slot` is about what the host sent to it.
+#[inline(always)]
+pub(crate) fn concerns_host(slot: u32, word: AttachmentWord, frame: &Frame, quote: &Quote) -> bool {
+    quote.is_by_receiver(frame)
+        && Entry::find(&quote.arriving(flow_kind::HOST))
+            .is_some_and(|entry| entry.flow.slot == slot && entry.is_live(word, now_ns()))
+}
+
+/// The flow that an error from the world is about, if it is one of a slot's present holder.
+#[inline(always)]
+pub(crate) fn quoted_flow(quote: &Quote) -> Option<Answered> {
+    let entry = Entry::find(&quote.leaving(flow_kind::INGRESS))?;
+    let word = maps::attachment(entry.flow.slot).ok()?;
+    entry.is_live(word, now_ns()).then(|| entry.answered())
+}
+
+/// Where a packet from the world belongs.
 pub(crate) struct Answered {
     pub(crate) slot: u32,
     pub(crate) epoch: u32,
@@ -76,11 +93,7 @@ pub(crate) fn answered_flow(frame: &Frame, transport: &Transport) -> Option<Answ
         return None;
     }
     entry.follow(Direction::Reply, transport, now);
-    Some(Answered {
-        slot: entry.flow.slot,
-        epoch: entry.flow.epoch,
-        port: entry.flow.translated_port,
-    })
+    Some(entry.answered())
 }
 
 /// A flow entry: what it held when it was found, and where it lives. By now it may have become
@@ -108,6 +121,15 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn is_live(&self, word: AttachmentWord, now: u64) -> bool {
         nat::is_live(&self.flow, self.protocol, word, now)
+    }
+
+    #[inline(always)]
+    fn answered(&self) -> Answered {
+        Answered {
+            slot: self.flow.slot,
+            epoch: self.flow.epoch,
+            port: self.flow.translated_port,
+        }
     }
 
     /// Follows the connection's state, and keeps the entry alive.

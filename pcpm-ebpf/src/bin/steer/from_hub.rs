@@ -4,6 +4,7 @@ use pcpm_ebpf::{
     abi::{AttachmentWord, Config},
     decision::{check_mark, check_whole, is_gateway_ping, next_ttl},
     drop_reason::DropReason,
+    icmp_error::Quote,
     packet::{Frame, Transport},
 };
 
@@ -44,21 +45,29 @@ fn steer(skb: &Skb, config: &Config, slot: u32, frame: &Frame) -> Result<Verdict
     check_mark(skb.mark(), word)?;
     skb.set_mark(0);
     check_whole(frame)?;
-    let transport = Transport::parse(skb, frame)?;
     match host::route(skb, frame)? {
-        Route::Forward(hop) => to_world(skb, config, slot, word, frame, &transport, &hop),
-        Route::NotForwarded => to_this_host(slot, word, frame, &transport),
+        Route::Forward(hop) => to_world(skb, config, slot, word, frame, &hop),
+        Route::NotForwarded => to_this_host(skb, slot, word, frame),
     }
 }
 
 #[inline(always)]
 fn to_this_host(
+    skb: &Skb,
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
-    transport: &Transport,
 ) -> Result<Verdict, DropReason> {
-    if is_gateway_ping(frame, transport) || flows::answers_host(slot, word, frame, transport) {
+    let may_pass = match Transport::parse(skb, frame) {
+        Ok(transport) => {
+            is_gateway_ping(frame, &transport) || flows::answers_host(slot, word, frame, &transport)
+        }
+        Err(DropReason::NotReply) => {
+            flows::concerns_host(slot, word, frame, &Quote::parse(skb, frame)?)
+        }
+        Err(reason) => return Err(reason),
+    };
+    if may_pass {
         Ok(Verdict::Pass)
     } else {
         Err(DropReason::HostClosed)
@@ -72,7 +81,6 @@ fn to_world(
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
-    transport: &Transport,
     hop: &Hop,
 ) -> Result<Verdict, DropReason> {
     if config.uplink_ifindex == 0 || config.uplink_address == 0 {
@@ -81,9 +89,40 @@ fn to_world(
     if hop.ifindex != config.uplink_ifindex {
         return Err(DropReason::NotUplink);
     }
-    let ttl = next_ttl(frame.ttl)?;
-    let port = ports::translated_port(skb, config, slot, word, frame, transport)?;
+    let Some(ttl) = next_ttl(frame.ttl) else {
+        return Ok(expired(slot));
+    };
+    match Transport::parse(skb, frame) {
+        Ok(transport) => {
+            let port = ports::translated_port(skb, config, slot, word, frame, &transport)?;
+            rewrite::source(skb, frame, &transport, config.uplink_address, port)?;
+        }
+        Err(DropReason::NotReply) => error_to_world(skb, config, slot, word, frame)?,
+        Err(reason) => return Err(reason),
+    }
     rewrite::time_to_live(skb, frame, ttl)?;
-    rewrite::source(skb, frame, transport, config.uplink_address, port)?;
     Ok(skb.redirect_neighbour(hop))
+}
+
+/// The host's stack forwards nothing without decrementing the TTL first (`net/ipv4/ip_forward.c`):
+/// it finds that there is none left, answers the sender, and drops the packet.
+#[inline(always)]
+fn expired(slot: u32) -> Verdict {
+    maps::count_dropped(slot);
+    Verdict::Refuse(DropReason::TtlExpired)
+}
+
+/// An error about what a peer of the slot sent, for instance to a port that has been closed since.
+#[inline(always)]
+fn error_to_world(
+    skb: &Skb,
+    config: &Config,
+    slot: u32,
+    word: AttachmentWord,
+    frame: &Frame,
+) -> Result<(), DropReason> {
+    let quote = Quote::parse(skb, frame)?;
+    let port = ports::quoted_port(config, slot, word, frame, &quote)?;
+    rewrite::quoted_destination(skb, frame, &quote, config.uplink_address, port)?;
+    rewrite::ip_source(skb, frame, config.uplink_address)
 }

@@ -1,9 +1,10 @@
-//! tc ingress of the uplink: the world's answers to slots. All else is the host's.
+//! tc ingress of the uplink: the world's answers to slots, and errors. All else is the host's.
 
 use pcpm_ebpf::{
     abi::Config,
     decision::check_whole,
     drop_reason::DropReason,
+    icmp_error::Quote,
     packet::{Frame, Transport},
 };
 
@@ -29,6 +30,7 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     }
     match Transport::parse(skb, &frame) {
         Ok(transport) => answer(skb, config, &frame, &transport),
+        Err(DropReason::NotReply) => error(skb, config, &frame),
         Err(_) => Ok(Verdict::Next),
     }
 }
@@ -46,6 +48,23 @@ fn answer(
     let link = maps::hub_link(flow.slot)?;
     let address = config.slot_address(flow.slot);
     rewrite::destination(skb, frame, transport, address, flow.port)?;
+    skb.set_mark(flow.epoch);
+    Ok(skb.redirect_peer(link))
+}
+
+/// An error about what a slot sent, by any router on the way.
+#[inline(always)]
+fn error(skb: &Skb, config: &Config, frame: &Frame) -> Result<Verdict, DropReason> {
+    let Ok(quote) = Quote::parse(skb, frame) else {
+        return Ok(Verdict::Next);
+    };
+    let Some(flow) = flows::quoted_flow(&quote) else {
+        return Ok(Verdict::Next);
+    };
+    let link = maps::hub_link(flow.slot)?;
+    let address = config.slot_address(flow.slot);
+    rewrite::quoted_source(skb, frame, &quote, address, flow.port)?;
+    rewrite::ip_destination(skb, frame, address)?;
     skb.set_mark(flow.epoch);
     Ok(skb.redirect_peer(link))
 }

@@ -10,6 +10,7 @@ use aya_ebpf::{
 use pcpm_ebpf::{
     abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind},
     drop_reason::DropReason,
+    icmp_error::Quote,
     nat::{self, Direction, PORT_TRIES, PortSequence},
     packet::{Frame, Transport, TransportKind, tcp_flag},
 };
@@ -46,6 +47,27 @@ pub(crate) fn translated_port(
     }
 }
 
+/// The port that stands for the connection whose packet an error by `slot` quotes.
+#[inline(always)]
+pub(crate) fn quoted_port(
+    config: &Config,
+    slot: u32,
+    word: AttachmentWord,
+    frame: &Frame,
+    quote: &Quote,
+) -> Result<u16, DropReason> {
+    let connection = Opening {
+        egress: quote.arriving(flow_kind::EGRESS),
+        slot,
+        word,
+        now: now_ns(),
+    };
+    match connection.entries(config) {
+        Some((egress, _)) if quote.is_by_receiver(frame) => Ok(egress.flow.translated_port),
+        _ => Err(DropReason::NotReply),
+    }
+}
+
 /// A connection to the world, and the moment it is looked at.
 struct Opening {
     egress: FlowKey,
@@ -55,21 +77,24 @@ struct Opening {
 }
 
 impl Opening {
-    /// The port the connection has, as long as the INGRESS entry agrees.
+    /// The port the connection has, which the packet at hand keeps alive.
     #[inline(always)]
     fn present_port(&self, config: &Config, transport: &Transport) -> Option<u16> {
+        let (egress, ingress) = self.entries(config)?;
+        ingress.follow(Direction::Forward, transport, self.now);
+        egress.refresh(self.now);
+        Some(egress.flow.translated_port)
+    }
+
+    /// The EGRESS and the INGRESS entry, as long as they agree.
+    #[inline(always)]
+    fn entries(&self, config: &Config) -> Option<(Entry, Entry)> {
         let egress = Entry::find(&self.egress)?;
         let port = egress.flow.translated_port;
         let reverse = self.egress.translated(config.uplink_address, port);
         let ingress = Entry::find(&reverse)?;
-        if !nat::is_reverse_of(&ingress.flow, &self.egress, self.slot, self.word.epoch())
-            || !ingress.is_live(self.word, self.now)
-        {
-            return None;
-        }
-        ingress.follow(Direction::Forward, transport, self.now);
-        egress.refresh(self.now);
-        Some(port)
+        let agree = nat::is_reverse_of(&ingress.flow, &self.egress, self.slot, self.word.epoch());
+        (agree && ingress.is_live(self.word, self.now)).then_some((egress, ingress))
     }
 
     #[inline(always)]

@@ -7,9 +7,11 @@ use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use pcpm_ebpf::{
     abi::{GATEWAY_MAC, LINK_INDEX_BASE, slot_mac},
     drop_reason::DropReason,
+    icmp_error::Quote,
     packet::{
-        DESTINATION_MAC_OFFSET, DESTINATION_OFFSET, Frame, IP_CHECKSUM_OFFSET, SOURCE_OFFSET,
-        TTL_OFFSET, Transport, TransportKind,
+        CHECKSUM_IN_ICMP, CHECKSUM_IN_IP, DESTINATION_IN_IP, DESTINATION_MAC_OFFSET,
+        ETHERNET_LENGTH, Frame, IP_CHECKSUM_OFFSET, SOURCE_IN_IP, TTL_OFFSET, Transport,
+        TransportKind, protocol,
     },
 };
 
@@ -54,7 +56,8 @@ pub(crate) fn source(
     port: u16,
 ) -> Result<(), DropReason> {
     let checksum = Checksum::of(frame, transport.kind);
-    change_address(skb, &checksum, SOURCE_OFFSET, frame.source, address)?;
+    cover_address(skb, &checksum, frame.source, address)?;
+    ip_source(skb, frame, address)?;
     let offset = frame.transport_offset + source_port_offset(transport.kind);
     change_port(skb, &checksum, offset, transport.source_port, port)
 }
@@ -69,15 +72,94 @@ pub(crate) fn destination(
     port: u16,
 ) -> Result<(), DropReason> {
     let checksum = Checksum::of(frame, transport.kind);
-    change_address(
-        skb,
-        &checksum,
-        DESTINATION_OFFSET,
-        frame.destination,
-        address,
-    )?;
+    cover_address(skb, &checksum, frame.destination, address)?;
+    ip_destination(skb, frame, address)?;
     let offset = frame.transport_offset + destination_port_offset(transport.kind);
     change_port(skb, &checksum, offset, transport.destination_port, port)
+}
+
+/// Makes a packet whose transport header does not cover the addresses come from `address`.
+#[inline(always)]
+pub(crate) fn ip_source(skb: &Skb, frame: &Frame, address: u32) -> Result<(), DropReason> {
+    change_address(skb, ETHERNET_LENGTH, SOURCE_IN_IP, frame.source, address)
+}
+
+/// Makes a packet whose transport header does not cover the addresses go to `address`.
+#[inline(always)]
+pub(crate) fn ip_destination(skb: &Skb, frame: &Frame, address: u32) -> Result<(), DropReason> {
+    change_address(
+        skb,
+        ETHERNET_LENGTH,
+        DESTINATION_IN_IP,
+        frame.destination,
+        address,
+    )
+}
+
+/// Makes the packet that an error quotes come from `address` and `port`.
+#[inline(always)]
+pub(crate) fn quoted_source(
+    skb: &Skb,
+    frame: &Frame,
+    quote: &Quote,
+    address: u32,
+    port: u16,
+) -> Result<(), DropReason> {
+    change_address(skb, quote.ip_offset, SOURCE_IN_IP, quote.source, address)?;
+    let offset = quote.transport_offset + source_port_offset(quote.transport.kind);
+    let old = quote.transport.source_port;
+    quoted_sums(skb, frame, quote, (quote.source, address), (old, port))?;
+    skb.store(offset, &port.to_be())
+}
+
+/// Makes the packet that an error quotes go to `address` and `port`.
+#[inline(always)]
+pub(crate) fn quoted_destination(
+    skb: &Skb,
+    frame: &Frame,
+    quote: &Quote,
+    address: u32,
+    port: u16,
+) -> Result<(), DropReason> {
+    let old = quote.destination;
+    change_address(skb, quote.ip_offset, DESTINATION_IN_IP, old, address)?;
+    let offset = quote.transport_offset + destination_port_offset(quote.transport.kind);
+    let ports = (quote.transport.destination_port, port);
+    quoted_sums(skb, frame, quote, (old, address), ports)?;
+    skb.store(offset, &port.to_be())
+}
+
+/// Updates the quoted transport checksum, if it is in the quote, and that of the error around it,
+/// for a change of the quoted address and port.
+///
+/// The latter covers all of the quote. Where a field and a checksum that covers it change within the
+/// quote, the sum over both stays; only what is not made up for in the quote counts: the port when
+/// there is no quoted checksum, and the address when there is, whose change it carries as well as
+/// the IP header's checksum does.
+#[inline(always)]
+fn quoted_sums(
+    skb: &Skb,
+    frame: &Frame,
+    quote: &Quote,
+    addresses: (u32, u32),
+    ports: (u16, u16),
+) -> Result<(), DropReason> {
+    let outer = frame.transport_offset + CHECKSUM_IN_ICMP;
+    let (old, new) = (in_memory(ports.0), in_memory(ports.1));
+    if quote.checksum_offset == 0 {
+        return skb.replace_transport_checksum(outer, old, new, 2);
+    }
+    // The helper for IP headers adds up, without regard to what the device may still have to do.
+    skb.replace_ip_checksum(quote.checksum_offset, old, new, 2)?;
+    if quote.protocol == protocol::ICMP {
+        return Ok(());
+    }
+    let (old, new) = (
+        u64::from(addresses.0.to_be()),
+        u64::from(addresses.1.to_be()),
+    );
+    skb.replace_ip_checksum(quote.checksum_offset, old, new, 4)?;
+    skb.replace_transport_checksum(outer, new, old, 4)
 }
 
 /// Where the transport checksum is, and what it covers.
@@ -104,22 +186,30 @@ impl Checksum {
     }
 }
 
+/// Updates the transport checksum for a change of one of the addresses.
+#[inline(always)]
+fn cover_address(skb: &Skb, checksum: &Checksum, from: u32, to: u32) -> Result<(), DropReason> {
+    if !checksum.covers_addresses {
+        return Ok(());
+    }
+    let flags = checksum.flags | u64::from(BPF_F_PSEUDO_HDR) | 4;
+    let (old, new) = (u64::from(from.to_be()), u64::from(to.to_be()));
+    skb.replace_transport_checksum(checksum.offset, old, new, flags)
+}
+
+/// Changes an address in the IP header at `header`, and its checksum.
 #[inline(always)]
 fn change_address(
     skb: &Skb,
-    checksum: &Checksum,
-    offset: u32,
+    header: u32,
+    field: u32,
     from: u32,
     to: u32,
 ) -> Result<(), DropReason> {
     let to = to.to_be();
     let (old, new) = (u64::from(from.to_be()), u64::from(to));
-    if checksum.covers_addresses {
-        let flags = checksum.flags | u64::from(BPF_F_PSEUDO_HDR) | 4;
-        skb.replace_transport_checksum(checksum.offset, old, new, flags)?;
-    }
-    skb.replace_ip_checksum(IP_CHECKSUM_OFFSET, old, new, 4)?;
-    skb.store(offset, &to)
+    skb.replace_ip_checksum(header + CHECKSUM_IN_IP, old, new, 4)?;
+    skb.store(header + field, &to)
 }
 
 #[inline(always)]
@@ -130,10 +220,15 @@ fn change_port(
     from: u16,
     to: u16,
 ) -> Result<(), DropReason> {
-    let to = to.to_be();
-    let (old, new) = (u64::from(from.to_be()), u64::from(to));
+    let (old, new) = (in_memory(from), in_memory(to));
     skb.replace_transport_checksum(checksum.offset, old, new, checksum.flags | 2)?;
-    skb.store(offset, &to)
+    skb.store(offset, &to.to_be())
+}
+
+/// A field as the checksum helpers want it.
+#[inline(always)]
+fn in_memory(field: u16) -> u64 {
+    u64::from(field.to_be())
 }
 
 /// An echo's identifier stands at the same place in request and reply.

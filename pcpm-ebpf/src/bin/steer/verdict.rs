@@ -10,6 +10,8 @@ use crate::maps;
 pub(crate) enum Verdict {
     /// Into the network stack of this namespace.
     Pass,
+    /// Into the network stack of this namespace, which refuses it and says so to the sender.
+    Refuse(DropReason),
     /// None of our business: the next program on this link decides.
     Next,
     /// What a redirect helper returned: redirected, or shot when the helper refused.
@@ -21,6 +23,10 @@ pub(crate) enum Verdict {
 pub(crate) fn finish(outcome: Result<Verdict, DropReason>) -> i32 {
     match outcome {
         Ok(Verdict::Pass) => TC_ACT_OK,
+        Ok(Verdict::Refuse(reason)) => {
+            maps::count_reason(reason);
+            TC_ACT_OK
+        }
         Ok(Verdict::Next) => TC_ACT_UNSPEC,
         Ok(Verdict::Redirect(action)) => action,
         Err(reason) => {
