@@ -18,7 +18,10 @@ pub(crate) struct DemoArguments {
 pub(crate) fn run(arguments: &DemoArguments) -> Result<()> {
     release::enter()?;
     let servers = arguments.servers;
-    println!("{servers} web servers are started at once, each a process in a network of its own.");
+    println!(
+        "{servers} networks are asked for at once; then {servers} web servers are started at once,"
+    );
+    println!("each a process in a network of its own, and a page is fetched from each.");
     println!("All of it happens in private namespaces; nothing of this machine is touched.\n");
     let pooled = pooled(servers)?;
     let on_demand = on_demand(servers)?;
@@ -28,8 +31,10 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<()> {
 fn pooled(servers: u32) -> Result<BurstResult> {
     let world = World::new()?;
     let _internet = HttpServer::start(&world.internet(), "0.0.0.0:80")?;
-    let mut daemon = world.spawn_daemon(&["--capacity", &servers.to_string()])?;
-    progress::fill(&daemon, servers)?;
+    // One network for each that is only asked for, and one for each server.
+    let slots = 2 * servers;
+    let mut daemon = world.spawn_daemon(&["--capacity", &slots.to_string()])?;
+    progress::fill(&daemon, slots)?;
     let result = burst(&world, "pooled", servers)?;
     daemon.stop(pcpm_tests::PATIENCE)?;
     drop(world);
