@@ -77,6 +77,9 @@ pub mod names {
     pub const HUBS: &str = "HUBS";
     /// `BPF_MAP_TYPE_LRU_HASH`: [`super::FlowKey`] to [`super::Flow`].
     pub const FLOWS: &str = "FLOWS";
+    /// `BPF_MAP_TYPE_LRU_HASH`: [`super::FlowKey`] of datagrams under way in fragments to
+    /// [`super::Flow`].
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` of [`super::SlotCounters`] by slot index.
     pub const SLOT_COUNTERS: &str = "SLOT_COUNTERS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` of `u64` packets by [`crate::drop_reason::DropReason`].
@@ -124,6 +127,9 @@ pub mod flow_kind {
     pub const INGRESS: u8 = 2;
     /// A connection that the host opened to a slot: local = slot, remote = host.
     pub const HOST: u8 = 3;
+    /// A datagram in fragments, in a table of its own: local = slot, or the uplink's address in its
+    /// place, and the datagram's identification as its port.
+    pub const FRAGMENT: u8 = 4;
 }
 
 /// Key of the flow table. Addresses and ports are in host byte order; for ICMP echo the identifier

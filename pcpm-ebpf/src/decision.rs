@@ -4,7 +4,7 @@
 
 use crate::abi::{AttachmentWord, Config, GATEWAY_MAC, GATEWAY_V4, SLOTS_PER_HUB, slot_mac};
 use crate::drop_reason::DropReason;
-use crate::packet::{Fragment, Frame, Mac, Transport, TransportKind};
+use crate::packet::{Frame, Mac, Transport, TransportKind};
 
 /// Where a slot's packet is to go, as far as its destination address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,20 +116,6 @@ pub const fn check_mark(mark: u32, word: AttachmentWord) -> Result<(), DropReaso
         Ok(())
     } else {
         Err(DropReason::Stale)
-    }
-}
-
-/// Whether a packet is a whole datagram. Fragments are neither translated nor matched with flows:
-/// all but the first carry no ports, and without the others the first is worth nothing.
-///
-/// # Errors
-/// It is a fragment.
-#[inline(always)]
-pub fn check_whole(frame: &Frame) -> Result<(), DropReason> {
-    if frame.fragment == Fragment::Whole {
-        Ok(())
-    } else {
-        Err(DropReason::Fragment)
     }
 }
 

@@ -77,7 +77,7 @@ drop_reasons! {
         "Slots may ping their gateway and answer the host; anything else for the host, or for a \
          destination without a route, ends here."
     Fragment "fragment"
-        "IP fragments carry no ports: they are passed between slots, never to host or world."
+        "A fragment to host or world came before the first of its datagram, which has the ports."
     NotReply "not-reply"
         "A TCP reset, an ICMP error or another ICMP message that belongs to no flow."
     UnsupportedProtocol "unsupported-protocol"

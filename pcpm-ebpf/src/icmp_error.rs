@@ -69,7 +69,7 @@ impl Quote {
         ] = packet.fields(ip_offset).ok_or(DropReason::Malformed)?;
         let [version_and_length, _] = lengths.to_be_bytes();
         let [_, ip_protocol] = ttl_and_protocol.to_be_bytes();
-        if fragment(fragments) == Fragment::Later {
+        if fragment(fragments).is_later() {
             return Err(DropReason::NotReply);
         }
         let transport_offset = ip_offset + ipv4_header_length(version_and_length)?;

@@ -8,6 +8,12 @@
 //!
 //! A connection that the host opened to a slot has one HOST entry.
 //!
+//! Only the first fragment of a datagram has ports. What it decided stands in an entry of a table of
+//! its own (FRAGMENT) until the last one, which its successors follow. A first fragment that decides
+//! otherwise ends it, and so does time, so that a datagram that was never finished does not decide
+//! for a later one with the same identification. Fragments that come before the first are lost, as
+//! with any translation that does not put datagrams together.
+//!
 //! # Entries are sealed
 //!
 //! The table is an LRU hash, whose elements the kernel uses again at once, without waiting for
@@ -58,6 +64,9 @@ const UDP_UNANSWERED_NS: u64 = 30 * SECOND_NS;
 const UDP_NS: u64 = 300 * SECOND_NS;
 /// RFC 5508 REQ-2: ICMP queries at least 60 seconds.
 const ICMP_NS: u64 = 60 * SECOND_NS;
+
+/// The parts of a datagram travel together; the identification comes again after 65536 others.
+const FRAGMENTS_NS: u64 = 2 * SECOND_NS;
 
 /// Tracking states, `Flow::state`.
 pub mod state {
@@ -126,6 +135,14 @@ pub const fn is_live(flow: &Flow, ip_protocol: u8, word: AttachmentWord, now_ns:
     word.is_attached() && flow.epoch == word.epoch() && !is_idle(flow, ip_protocol, now_ns)
 }
 
+/// Whether the datagram whose first fragment made `flow` may still go on at `now_ns`.
+#[inline(always)]
+pub const fn may_go_on(flow: &Flow, word: AttachmentWord, now_ns: u64) -> bool {
+    word.is_attached()
+        && flow.epoch == word.epoch()
+        && now_ns.saturating_sub(flow.last_seen_ns) <= FRAGMENTS_NS
+}
+
 #[inline(always)]
 const fn is_idle(flow: &Flow, ip_protocol: u8, now_ns: u64) -> bool {
     // Another CPU's later clock reading may already stand in the entry.
@@ -164,6 +181,31 @@ impl FlowKey {
             protocol: frame.protocol,
             kind,
             padding: 0,
+        }
+    }
+
+    /// What the fragments of one datagram have in common that leaves a slot.
+    #[inline(always)]
+    pub const fn leaving_fragment(frame: &Frame) -> Self {
+        Self {
+            local_address: frame.source,
+            remote_address: frame.destination,
+            local_port: frame.identification,
+            remote_port: 0,
+            protocol: frame.protocol,
+            kind: flow_kind::FRAGMENT,
+            padding: 0,
+        }
+    }
+
+    /// What the fragments of one datagram have in common that goes to the address that stands for
+    /// slots.
+    #[inline(always)]
+    pub const fn arriving_fragment(frame: &Frame) -> Self {
+        Self {
+            local_address: frame.destination,
+            remote_address: frame.source,
+            ..Self::leaving_fragment(frame)
         }
     }
 

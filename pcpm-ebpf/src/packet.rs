@@ -99,7 +99,17 @@ pub enum Fragment {
     /// The beginning, with the ports.
     First,
     /// Something after the beginning, without ports.
-    Later,
+    Middle,
+    /// The end, without ports.
+    Last,
+}
+
+impl Fragment {
+    /// Whether this is behind the part that has the ports.
+    #[inline(always)]
+    pub const fn is_later(self) -> bool {
+        matches!(self, Self::Middle | Self::Last)
+    }
 }
 
 /// The Ethernet and IPv4 headers of a frame. Addresses are in host byte order.
@@ -121,6 +131,8 @@ pub struct Frame {
     pub ttl: u8,
     /// Which part of the datagram this is.
     pub fragment: Fragment,
+    /// What the parts of one datagram have in common.
+    pub identification: u16,
 }
 
 impl Frame {
@@ -137,7 +149,7 @@ impl Frame {
         let [
             lengths,
             _,
-            _,
+            identification,
             fragments,
             ttl_and_protocol,
             _,
@@ -154,6 +166,7 @@ impl Frame {
             protocol,
             ttl,
             fragment: fragment(fragments),
+            identification,
         })
     }
 }
@@ -191,7 +204,8 @@ pub(crate) fn fragment(flags_and_offset: u16) -> Fragment {
     ) {
         (0, 0) => Fragment::Whole,
         (0, _) => Fragment::First,
-        _ => Fragment::Later,
+        (_, 0) => Fragment::Last,
+        _ => Fragment::Middle,
     }
 }
 
@@ -234,7 +248,7 @@ impl Transport {
     /// ICMP messages, [`DropReason::Malformed`] for a short frame.
     #[inline(always)]
     pub fn parse(packet: &(impl PacketFields + ?Sized), frame: &Frame) -> Result<Self, DropReason> {
-        if frame.fragment == Fragment::Later {
+        if frame.fragment.is_later() {
             return Err(DropReason::Fragment);
         }
         match frame.protocol {

@@ -55,6 +55,7 @@ fn the_object_names_all_programs_and_maps() {
         names::ATTACHMENTS,
         names::HUBS,
         names::FLOWS,
+        names::FRAGMENTS,
         names::SLOT_COUNTERS,
         names::DROPS,
         names::CONFIG,

@@ -19,10 +19,11 @@ use super::BpfError;
 
 /// What is pinned: all maps that are declared (the compiler's own live with the programs), and the
 /// link that holds the uplink's program.
-pub(super) const PINNED: [&str; 7] = [
+pub(super) const PINNED: [&str; 8] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
+    names::FRAGMENTS,
     names::SLOT_COUNTERS,
     names::DROPS,
     names::CONFIG,

@@ -5,8 +5,7 @@ use std::net::Ipv4Addr;
 use crate::frames::{Ipv4, icmp, ports};
 use pcpm_ebpf::abi::{AttachmentWord, Config, GATEWAY_MAC, slot_mac};
 use pcpm_ebpf::decision::{
-    Destination, check_mark, check_sender, check_tenants, check_whole, destination,
-    is_gateway_ping, next_ttl,
+    Destination, check_mark, check_sender, check_tenants, destination, is_gateway_ping, next_ttl,
 };
 use pcpm_ebpf::drop_reason::DropReason;
 use pcpm_ebpf::packet::protocol;
@@ -161,19 +160,6 @@ fn a_forwarded_packet_lives_a_hop_less() {
     assert_eq!(next_ttl(2), Some(1));
     for spent in [0, 1] {
         assert_eq!(next_ttl(spent), None);
-    }
-}
-
-#[test]
-fn only_whole_datagrams_have_connections() {
-    let fragment = |flags_and_offset| Ipv4 {
-        flags_and_offset,
-        ..Ipv4::default()
-    };
-    assert_eq!(check_whole(&fragment(0x4000).frame()), Ok(()));
-    for flags_and_offset in [0x2000, 0x2010, 0x0010] {
-        let refused = check_whole(&fragment(flags_and_offset).frame());
-        assert_eq!(refused, Err(DropReason::Fragment), "{flags_and_offset:x}");
     }
 }
 

@@ -7,8 +7,8 @@ use crate::frames::{Ipv4, icmp, ports, tcp};
 use pcpm_ebpf::abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind};
 use pcpm_ebpf::nat::{
     Direction::{self, Forward, Reply},
-    PORT_TRIES, PortSequence, idle_timeout_ns, is_live, is_reverse_of, is_sealed, needs_refresh,
-    new_flow, next_state,
+    PORT_TRIES, PortSequence, idle_timeout_ns, is_live, is_reverse_of, is_sealed, may_go_on,
+    needs_refresh, new_flow, next_state,
     state::{ANSWERED, CLOSING, ESTABLISHED, OPENING},
 };
 use pcpm_ebpf::packet::{
@@ -203,6 +203,37 @@ fn a_port_belongs_to_one_connection_only() {
             "{key:?} {slot} {epoch}"
         );
     }
+}
+
+#[test]
+fn the_fragments_of_a_datagram_have_one_key() {
+    let fragment = |flags_and_offset, source, destination| Ipv4 {
+        source,
+        destination,
+        flags_and_offset,
+        ..Ipv4::default()
+    };
+    let (slot, peer) = ([10, 213, 0, 7], [192, 0, 2, 1]);
+    let first = fragment(0x2000, slot, peer).frame();
+    let last = fragment(0x0010, slot, peer).frame();
+    let key = FlowKey::leaving_fragment(&first);
+    assert_eq!(key, FlowKey::leaving_fragment(&last));
+    let answer = fragment(0x0010, peer, slot).frame();
+    assert_eq!(key, FlowKey::arriving_fragment(&answer));
+    let mut other = last;
+    other.identification += 1;
+    assert_ne!(key, FlowKey::leaving_fragment(&other));
+}
+
+#[test]
+fn a_datagram_in_fragments_is_waited_for_only_shortly() {
+    let second = nanoseconds(Duration::from_secs(1));
+    let flow = new_flow(&FlowKey::default(), 7, WORD.epoch(), 0, second);
+    assert!(may_go_on(&flow, WORD, 2 * second));
+    assert!(!may_go_on(&flow, WORD, 10 * second));
+    let next = AttachmentWord::attached(WORD.epoch() + 1, 1);
+    let nobody = AttachmentWord::detached(WORD.epoch());
+    assert!(!may_go_on(&flow, next, second) && !may_go_on(&flow, nobody, second));
 }
 
 #[test]

@@ -147,8 +147,8 @@ fn only_the_first_fragment_has_ports() {
         (0x0000, Fragment::Whole, true),
         (0x4000, Fragment::Whole, true),
         (0x2000, Fragment::First, true),
-        (0x2001, Fragment::Later, false),
-        (0x1fff, Fragment::Later, false),
+        (0x2001, Fragment::Middle, false),
+        (0x1fff, Fragment::Last, false),
     ];
     for (flags_and_offset, fragment, has_ports) in cases {
         let packet = Ipv4 {

@@ -1,6 +1,7 @@
 //! The steering programs in the kernel: single packets through each program, then real traffic
 //! between slots, host and internet. The daemon has no part in this.
 
+mod fragments;
 mod from_host;
 mod from_slot;
 mod host;

@@ -384,13 +384,6 @@ fn what_cannot_be_translated_is_dropped() -> Result<()> {
     for (packet, reason) in [
         (
             Packet {
-                fragment: 0x2000,
-                ..packet.clone()
-            },
-            DropReason::Fragment,
-        ),
-        (
-            Packet {
                 fragment: 0x0010,
                 ..packet.clone()
             },

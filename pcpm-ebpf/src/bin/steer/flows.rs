@@ -107,7 +107,12 @@ pub(crate) struct Entry {
 impl Entry {
     #[inline(always)]
     pub(crate) fn find(key: &FlowKey) -> Option<Self> {
-        let place = FLOWS.get_ptr_mut(key)?;
+        Self::at(FLOWS.get_ptr_mut(key)?, key)
+    }
+
+    /// The entry of `key` at `place`, which was found by it.
+    #[inline(always)]
+    pub(crate) fn at(place: *mut Flow, key: &FlowKey) -> Option<Self> {
         // SAFETY: the pointer came from a lookup and is valid until the program ends. Another CPU
         // may write meanwhile; what is read is used only if its seal is whole.
         let flow = unsafe { place.read_volatile() };

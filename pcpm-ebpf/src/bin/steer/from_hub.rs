@@ -2,14 +2,14 @@
 
 use pcpm_ebpf::{
     abi::{AttachmentWord, Config},
-    decision::{check_mark, check_whole, is_gateway_ping, next_ttl},
+    decision::{check_mark, is_gateway_ping, next_ttl},
     drop_reason::DropReason,
     icmp_error::Quote,
     packet::{Frame, Transport},
 };
 
 use crate::{
-    flows,
+    flows, fragments,
     host::{self, Hop, Route},
     maps, ports, rewrite,
     skb::Skb,
@@ -44,7 +44,6 @@ fn steer(skb: &Skb, config: &Config, slot: u32, frame: &Frame) -> Result<Verdict
     let word = maps::attachment(slot)?;
     check_mark(skb.mark(), word)?;
     skb.set_mark(0);
-    check_whole(frame)?;
     match host::route(skb, frame)? {
         Route::Forward(hop) => to_world(skb, config, slot, word, frame, &hop),
         Route::NotForwarded => to_this_host(skb, slot, word, frame),
@@ -65,13 +64,17 @@ fn to_this_host(
         Err(DropReason::NotReply) => {
             flows::concerns_host(slot, word, frame, &Quote::parse(skb, frame)?)
         }
+        Err(DropReason::Fragment) => {
+            fragments::follow(frame, slot, word)?;
+            return Ok(Verdict::Pass);
+        }
         Err(reason) => return Err(reason),
     };
-    if may_pass {
-        Ok(Verdict::Pass)
-    } else {
-        Err(DropReason::HostClosed)
+    if !may_pass {
+        return Err(DropReason::HostClosed);
     }
+    fragments::let_others_follow(frame, slot, word)?;
+    Ok(Verdict::Pass)
 }
 
 #[inline(always)]
@@ -95,9 +98,14 @@ fn to_world(
     match Transport::parse(skb, frame) {
         Ok(transport) => {
             let port = ports::translated_port(skb, config, slot, word, frame, &transport)?;
+            fragments::let_others_follow(frame, slot, word)?;
             rewrite::source(skb, frame, &transport, config.uplink_address, port)?;
         }
         Err(DropReason::NotReply) => error_to_world(skb, config, slot, word, frame)?,
+        Err(DropReason::Fragment) => {
+            fragments::follow(frame, slot, word)?;
+            rewrite::ip_source(skb, frame, config.uplink_address)?;
+        }
         Err(reason) => return Err(reason),
     }
     rewrite::time_to_live(skb, frame, ttl)?;

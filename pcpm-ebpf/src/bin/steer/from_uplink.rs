@@ -2,13 +2,12 @@
 
 use pcpm_ebpf::{
     abi::Config,
-    decision::check_whole,
     drop_reason::DropReason,
     icmp_error::Quote,
     packet::{Frame, Transport},
 };
 
-use crate::{flows, maps, rewrite, skb::Skb, verdict::Verdict};
+use crate::{flows, fragments, maps, rewrite, skb::Skb, verdict::Verdict};
 
 /// What cannot be read here is for the host's stack to judge, never dropped.
 #[inline(always)]
@@ -25,12 +24,14 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     if config.capacity != 0 && config.in_pool(frame.destination) {
         return Err(DropReason::PoolFromUplink);
     }
-    if frame.destination != config.uplink_address || check_whole(&frame).is_err() {
+    if frame.destination != config.uplink_address {
         return Ok(Verdict::Next);
     }
+    fragments::forget_last(&frame);
     match Transport::parse(skb, &frame) {
         Ok(transport) => answer(skb, config, &frame, &transport),
         Err(DropReason::NotReply) => error(skb, config, &frame),
+        Err(DropReason::Fragment) => later_fragment(skb, config, &frame),
         Err(_) => Ok(Verdict::Next),
     }
 }
@@ -47,6 +48,7 @@ fn answer(
     };
     let link = maps::hub_link(flow.slot)?;
     let address = config.slot_address(flow.slot);
+    fragments::let_others_arrive(frame, flow.slot, flow.epoch)?;
     rewrite::destination(skb, frame, transport, address, flow.port)?;
     skb.set_mark(flow.epoch);
     Ok(skb.redirect_peer(link))
@@ -66,5 +68,17 @@ fn error(skb: &Skb, config: &Config, frame: &Frame) -> Result<Verdict, DropReaso
     rewrite::quoted_source(skb, frame, &quote, address, flow.port)?;
     rewrite::ip_destination(skb, frame, address)?;
     skb.set_mark(flow.epoch);
+    Ok(skb.redirect_peer(link))
+}
+
+/// What follows the first fragment of an answer. The host's own datagrams come in fragments, too.
+#[inline(always)]
+fn later_fragment(skb: &Skb, config: &Config, frame: &Frame) -> Result<Verdict, DropReason> {
+    let Some((slot, epoch)) = fragments::arrived_at(frame) else {
+        return Ok(Verdict::Next);
+    };
+    let link = maps::hub_link(slot)?;
+    rewrite::ip_destination(skb, frame, config.slot_address(slot))?;
+    skb.set_mark(epoch);
     Ok(skb.redirect_peer(link))
 }

@@ -8,6 +8,8 @@
 #[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
+mod fragments;
+#[cfg(target_arch = "bpf")]
 mod from_host;
 #[cfg(target_arch = "bpf")]
 mod from_hub;

@@ -17,6 +17,8 @@ use crate::skb::Skb;
 const DEFAULT_SLOTS: usize = 1024;
 const DEFAULT_HUBS: usize = 2;
 const DEFAULT_FLOWS: usize = 65_536;
+/// Datagrams in fragments under way at one time.
+const DATAGRAMS: usize = 8192;
 
 #[btf_map]
 static ATTACHMENTS: Array<AttachmentWord, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usize }> =
@@ -27,6 +29,9 @@ static HUBS: Array<u32, DEFAULT_HUBS> = Array::new();
 
 #[btf_map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, DEFAULT_FLOWS> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FlowKey, Flow, DATAGRAMS> = LruHashMap::new();
 
 #[btf_map]
 static SLOT_COUNTERS: PerCpuArray<SlotCounters, DEFAULT_SLOTS> = PerCpuArray::new();

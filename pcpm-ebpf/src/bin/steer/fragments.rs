@@ -1,0 +1,89 @@
+//! Datagrams in fragments: the first, which has the ports, decides for the others.
+//!
+//! What the entries mean is written in `pcpm_ebpf::nat`.
+
+use aya_ebpf::bindings::BPF_ANY;
+use pcpm_ebpf::{
+    abi::{AttachmentWord, FlowKey},
+    drop_reason::DropReason,
+    nat,
+    packet::{Fragment, Frame},
+};
+
+use crate::{
+    flows::{Entry, now_ns},
+    maps::{self, FRAGMENTS},
+};
+
+/// Notes that a packet of `slot` was let pass: if it is a first fragment, others follow it.
+#[inline(always)]
+pub(crate) fn let_others_follow(
+    frame: &Frame,
+    slot: u32,
+    word: AttachmentWord,
+) -> Result<(), DropReason> {
+    remember(frame, &FlowKey::leaving_fragment(frame), slot, word.epoch())
+}
+
+/// Lets a later fragment of `slot` pass if the first one did.
+#[inline(always)]
+pub(crate) fn follow(frame: &Frame, slot: u32, word: AttachmentWord) -> Result<(), DropReason> {
+    let key = FlowKey::leaving_fragment(frame);
+    let entry = find(&key).ok_or(DropReason::Fragment)?;
+    if entry.flow.slot != slot || !nat::may_go_on(&entry.flow, word, now_ns()) {
+        return Err(DropReason::Fragment);
+    }
+    forget_at_the_end(frame, &key);
+    Ok(())
+}
+
+/// Notes that a packet from the world was let pass to `slot`.
+#[inline(always)]
+pub(crate) fn let_others_arrive(frame: &Frame, slot: u32, epoch: u32) -> Result<(), DropReason> {
+    remember(frame, &FlowKey::arriving_fragment(frame), slot, epoch)
+}
+
+/// The slot and its epoch that the first fragment of a datagram from the world went to.
+#[inline(always)]
+pub(crate) fn arrived_at(frame: &Frame) -> Option<(u32, u32)> {
+    let key = FlowKey::arriving_fragment(frame);
+    let entry = find(&key)?;
+    let word = maps::attachment(entry.flow.slot).ok()?;
+    if !nat::may_go_on(&entry.flow, word, now_ns()) {
+        return None;
+    }
+    forget_at_the_end(frame, &key);
+    Some((entry.flow.slot, entry.flow.epoch))
+}
+
+/// A first fragment from the world begins another datagram than the one that had its
+/// identification before.
+#[inline(always)]
+pub(crate) fn forget_last(frame: &Frame) {
+    if frame.fragment == Fragment::First {
+        let _ = FRAGMENTS.remove(FlowKey::arriving_fragment(frame));
+    }
+}
+
+#[inline(always)]
+fn find(key: &FlowKey) -> Option<Entry> {
+    Entry::at(FRAGMENTS.get_ptr_mut(key)?, key)
+}
+
+#[inline(always)]
+fn remember(frame: &Frame, key: &FlowKey, slot: u32, epoch: u32) -> Result<(), DropReason> {
+    if frame.fragment != Fragment::First {
+        return Ok(());
+    }
+    let flow = nat::new_flow(key, slot, epoch, 0, now_ns());
+    FRAGMENTS
+        .insert(key, &flow, u64::from(BPF_ANY))
+        .map_err(|_| DropReason::FlowTable)
+}
+
+#[inline(always)]
+fn forget_at_the_end(frame: &Frame, key: &FlowKey) {
+    if frame.fragment == Fragment::Last {
+        let _ = FRAGMENTS.remove(key);
+    }
+}
