@@ -1,6 +1,11 @@
 //! The running daemon: starts the workers, the engine and the service, and ends them when told to.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use pcpm_api::types::{Check, CheckStatus};
@@ -23,6 +28,12 @@ use crate::{
 
 /// Slots that may be in creation for each worker; more would only wait before the workers.
 const CREATING_PER_WORKER: u32 = 16;
+
+/// Reports taken before anybody else has a turn.
+const REPORTS_AT_ONCE: usize = 64;
+
+/// How long reports may gather; less than it takes to make what [`CREATING_PER_WORKER`] allows.
+const GATHER_REPORTS: Duration = Duration::from_millis(4);
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) fn until_stopped(config: &Config, built: Built) -> anyhow::Result<()> {
@@ -89,9 +100,18 @@ async fn stop_signal(mut terminate: Signal, mut interrupt: Signal) {
     }
 }
 
+/// Takes what the workers did. While nobody waits for it, reports are left to gather: waking for each
+/// slot made takes the processors from the workers that make them.
 async fn take_reports(engine: Shared, mut inbox: UnboundedReceiver<Report>) {
-    while let Some(report) = inbox.recv().await {
-        engine.borrow_mut().report(report);
+    let wanted = engine.borrow().somebody_waits();
+    let mut reports = Vec::new();
+    while inbox.recv_many(&mut reports, REPORTS_AT_ONCE).await > 0 {
+        let mut engine = engine.borrow_mut();
+        reports.drain(..).for_each(|report| engine.report(report));
+        if !engine.has_waiting() {
+            drop(engine);
+            let _in_time = tokio::time::timeout(GATHER_REPORTS, wanted.notified()).await;
+        }
     }
 }
 

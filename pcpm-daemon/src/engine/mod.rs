@@ -128,6 +128,7 @@ pub(crate) struct Engine {
     /// Wakes the timer when the pool's next deadline changed.
     deadline_changed: Rc<Notify>,
     armed: Option<pool::Now>,
+    somebody_waits: Rc<Notify>,
     /// Told once, when the warm target is reached for the first time.
     filled: Option<oneshot::Sender<()>>,
     commands: Vec<Command>,
@@ -161,6 +162,7 @@ impl Engine {
             started: Instant::now(),
             deadline_changed: Rc::default(),
             armed: None,
+            somebody_waits: Rc::default(),
             filled: None,
             commands: Vec::new(),
         }
@@ -204,6 +206,7 @@ impl Engine {
         if let Some(pending) = self.pending.get_mut(&id) {
             pending.reply = Some(reply);
         }
+        self.somebody_waits.notify_one();
         Answer::Later(id, receiver)
     }
 
@@ -246,7 +249,7 @@ impl Engine {
             } => {
                 self.totals.created += 1;
                 self.create_latency.record(timings);
-                let baseline = self.datapath.slot_counters(slot).unwrap_or_default();
+                let baseline = self.baseline(slot);
                 self.records[slot as usize] = Record {
                     netns: Some(netns),
                     baseline,
@@ -271,6 +274,16 @@ impl Engine {
             }
         };
         self.feed(event, None);
+    }
+
+    /// Told when a request begins to wait.
+    pub(crate) fn somebody_waits(&self) -> Rc<Notify> {
+        self.somebody_waits.clone()
+    }
+
+    /// Whether a request waits.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.pool.counts().waiting > 0
     }
 
     /// Refuses everybody from now on.
@@ -529,6 +542,14 @@ impl Engine {
         if let Some(filled) = self.filled.take() {
             // The daemon may have stopped listening: it is shutting down.
             let _nobody_listens = filled.send(());
+        }
+    }
+
+    /// The counters of a slot that was just made; an index that was never used has counted nothing.
+    fn baseline(&self, slot: SlotIndex) -> SlotCounters {
+        match self.pool.epoch(slot) {
+            0 => SlotCounters::default(),
+            _ => self.datapath.slot_counters(slot).unwrap_or_default(),
         }
     }
 

@@ -249,17 +249,15 @@ fn what_is_leased_to_a_connection_ends_with_it_and_nothing_else() {
 }
 
 #[test]
-fn traffic_is_counted_from_the_attachment_on() {
-    let bench = Bench::new(1, 1);
-    *bench.datapath.counters.borrow_mut() = SlotCounters {
-        sent_packets: 5,
-        ..SlotCounters::default()
-    };
-    drop(bench.engine.borrow_mut().start());
+fn traffic_of_an_earlier_holder_is_not_counted() {
+    let bench = Bench::filled(1);
+    bench.attach(request("first")).unwrap();
+    bench.datapath.counters.borrow_mut().sent_packets = 5;
+    bench.engine.borrow_mut().detach("first").unwrap();
     bench.work();
-    bench.attach(request("a")).unwrap();
+    bench.attach(request("second")).unwrap();
     bench.datapath.counters.borrow_mut().sent_packets = 7;
-    let (_, traffic) = bench.engine.borrow().get("a", false).unwrap();
+    let (_, traffic) = bench.engine.borrow().get("second", false).unwrap();
     assert_eq!(traffic.sent_packets, 2);
 }
 
