@@ -135,10 +135,27 @@ impl Client {
     /// # Errors
     /// As [`Client::call`].
     pub fn detach(&mut self, owner: &str) -> Result<(), ClientError> {
-        let request = DetachRequest {
+        self.detach_as(&DetachRequest {
             owner: owner.into(),
-        };
-        let Nothing {} = self.call("Detach", &request)?;
+            id: None,
+        })
+    }
+
+    /// Ends the attachment of `owner` if it is still the one that `id` names.
+    ///
+    /// # Errors
+    /// As for [`Client::detach`]; [`PoolError::NoSuchAttachment`] if it is another one by now.
+    ///
+    /// [`PoolError::NoSuchAttachment`]: crate::error::PoolError::NoSuchAttachment
+    pub fn detach_only(&mut self, owner: &str, id: &str) -> Result<(), ClientError> {
+        self.detach_as(&DetachRequest {
+            owner: owner.into(),
+            id: Some(id.into()),
+        })
+    }
+
+    fn detach_as(&mut self, request: &DetachRequest) -> Result<(), ClientError> {
+        let Nothing {} = self.call("Detach", request)?;
         Ok(())
     }
 

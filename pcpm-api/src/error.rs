@@ -40,7 +40,10 @@ pub enum PoolError {
     },
     /// The owner holds a slot attached with other parameters.
     #[serde(rename = "io.pcpm.Pool.OwnerExists")]
-    #[error("owner '{owner}' has an attachment with another {field}; detach it first")]
+    #[error(
+        "owner '{owner}' has an attachment already{}; detach it first",
+        with_other(field)
+    )]
     OwnerExists {
         /// Whom the request named.
         owner: String,
@@ -65,6 +68,13 @@ pub enum PoolError {
         /// What went wrong.
         reason: String,
     },
+}
+
+fn with_other(field: &str) -> String {
+    match field {
+        "owner" => String::new(),
+        other => format!(", and its {other} differs"),
+    }
 }
 
 impl PoolError {

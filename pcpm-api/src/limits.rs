@@ -56,7 +56,7 @@ pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), PoolError> 
         ));
     }
     for (key, value) in labels {
-        check_name("labels", key, LABEL_KEY_BYTES)?;
+        check_name("key of labels", key, LABEL_KEY_BYTES)?;
         let field = format!("labels.{key}");
         if value.len() > LABEL_VALUE_BYTES {
             return Err(PoolError::invalid(

@@ -239,6 +239,8 @@ pub struct AttachRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusive: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pass_fd: Option<bool>,
 }
 
@@ -248,6 +250,8 @@ pub struct AttachRequest {
 #[serde(deny_unknown_fields)]
 pub struct DetachRequest {
     pub owner: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// Parameters of `Get`.

@@ -12,7 +12,7 @@ use crate::{
     bpf::{DatapathSetup as _, PinDir, Sizes, Steering},
     config::{self, Config},
     doctor::{self, NetworkFacts},
-    engine::World,
+    engine::{self, World},
     net::{Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
 };
 
@@ -61,6 +61,7 @@ impl HostWorld {
             pool_cidr: config.pool_cidr,
             mtu,
             uplink: uplink.map(shown),
+            life: engine::unix_time_ms(),
         };
         Ok(Built {
             world,

@@ -13,7 +13,7 @@ mod open_files;
 mod pool;
 mod serve;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use anyhow::bail;
 use clap::Parser;
@@ -77,6 +77,7 @@ fn daemon(config: &Config) -> anyhow::Result<()> {
 }
 
 fn locked_daemon(config: &Config) -> anyhow::Result<()> {
+    let stop = serve::StopSignals::listen()?;
     open_files::raise_limit();
     let mut host = net::Host::open(&config.state_dir)?;
     let swept = net::HostKernel::sweep(&mut host);
@@ -97,7 +98,7 @@ fn locked_daemon(config: &Config) -> anyhow::Result<()> {
     let mut world = host_world::HostWorld::new(host);
     let served = world
         .build(config)
-        .and_then(|built| serve::until_stopped(config, built));
+        .and_then(|built| serve::until_stopped(config, built, stop));
     let errors = world.remove();
     served?;
     if !errors.is_empty() {
@@ -112,9 +113,10 @@ fn start_log(args: &Args) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().with_ansi(false).init();
+        log.without_time().init();
     } else {
         log.init();
     }

@@ -1,7 +1,7 @@
 //! The running daemon: starts the workers, the engine and the service, and ends them when told to.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context as _;
 use pcpm_api::types::{Check, CheckStatus};
 use tokio::{
+    runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc::{self, UnboundedReceiver},
     task::LocalSet,
@@ -29,14 +30,51 @@ use crate::{
 /// Slots that may be in creation for each worker; more would only wait before the workers.
 const CREATING_PER_WORKER: u32 = 16;
 
+/// Checks of the host that run at once; others wait their turn.
+const DOCTORS_AT_ONCE: usize = 2;
+
+/// How long clients that waited for a slot have to take the answer that there will be none.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
 /// Reports taken before anybody else has a turn.
 const REPORTS_AT_ONCE: usize = 64;
 
 /// How long reports may gather; less than it takes to make what [`CREATING_PER_WORKER`] allows.
 const GATHER_REPORTS: Duration = Duration::from_millis(4);
 
-/// Serves until SIGTERM or SIGINT.
-pub(crate) fn until_stopped(config: &Config, built: Built) -> anyhow::Result<()> {
+/// The signals that stop the daemon, heard from the moment this exists: what is being made when one
+/// comes is finished first, and then removed in order.
+pub(crate) struct StopSignals {
+    runtime: Runtime,
+    signals: [(&'static str, Signal); 3],
+}
+
+impl StopSignals {
+    /// Begins to listen. SIGHUP comes when the terminal that the daemon was started from is closed.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(DOCTORS_AT_ONCE)
+            .build()
+            .context("start the runtime")?;
+        let inside = runtime.enter();
+        let listen = |name, kind| anyhow::Ok((name, signal(kind).context("listen for signals")?));
+        let signals = [
+            listen("SIGTERM", SignalKind::terminate())?,
+            listen("SIGINT", SignalKind::interrupt())?,
+            listen("SIGHUP", SignalKind::hangup())?,
+        ];
+        drop(inside);
+        Ok(Self { runtime, signals })
+    }
+}
+
+/// Serves until a signal stops it.
+pub(crate) fn until_stopped(
+    config: &Config,
+    built: Built,
+    stop: StopSignals,
+) -> anyhow::Result<()> {
     let (reports, inbox) = mpsc::unbounded_channel();
     let (workers, work) = Workers::start(built.kernels, &reports).context("start the workers")?;
     let settings = PoolSettings {
@@ -50,54 +88,55 @@ pub(crate) fn until_stopped(config: &Config, built: Built) -> anyhow::Result<()>
         Box::new(built.steering),
         Box::new(work),
     );
-    let served = run(config, engine, inbox);
+    let engine = Rc::new(RefCell::new(engine));
+    let StopSignals { runtime, signals } = stop;
+    let served = LocalSet::new().block_on(&runtime, serve(config, engine, inbox, signals));
     workers.stop();
     served
-}
-
-fn run(config: &Config, engine: Engine, inbox: UnboundedReceiver<Report>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let local = LocalSet::new();
-    local.block_on(
-        &runtime,
-        serve(config, Rc::new(RefCell::new(engine)), inbox),
-    )
 }
 
 async fn serve(
     config: &Config,
     engine: Shared,
     inbox: UnboundedReceiver<Report>,
+    signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
-    let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let listener = Listener::bind(&config.socket)?;
     tracing::info!(socket = %config.socket.display(), capacity = config.capacity, "serving");
     let service = Rc::new(Service {
         engine: engine.clone(),
         doctor: doctor(config),
         max_clients: config.api.max_clients,
+        unanswered: Cell::new(0),
     });
+    let clients = service.clone();
     tokio::task::spawn_local(Engine::run_timer(engine.clone()));
     tokio::task::spawn_local(take_reports(engine.clone(), inbox));
     tokio::task::spawn_local(announce_ready(engine.clone()));
-    tokio::task::spawn_local(async move { listener.serve(service).await });
+    tokio::task::spawn_local(async move { listener.serve(clients).await });
     // The outermost future is polled whenever any task was woken, so it should have little to do.
-    let stopped = tokio::task::spawn_local(stop_signal(terminate, interrupt));
+    let stopped = tokio::task::spawn_local(stop_signal(signals));
     stopped.await.context("wait for a signal")?;
     notify(sd_notify::NotifyState::Stopping);
     engine.borrow_mut().drain();
+    // Whoever waited is told why it gets nothing; one that does not read is not waited for.
+    let answered = async {
+        while service.unanswered.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let _in_time = tokio::time::timeout(LAST_ANSWERS, answered).await;
     Ok(())
 }
 
-async fn stop_signal(mut terminate: Signal, mut interrupt: Signal) {
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-    }
+async fn stop_signal(signals: [(&'static str, Signal); 3]) {
+    let [mut terminate, mut interrupt, mut hangup] = signals;
+    let name = tokio::select! {
+        _ = terminate.1.recv() => terminate.0,
+        _ = interrupt.1.recv() => interrupt.0,
+        _ = hangup.1.recv() => hangup.0,
+    };
+    tracing::info!("{name}: stopping");
 }
 
 /// Takes what the workers did. While nobody waits for it, reports are left to gather: waking for each
@@ -106,10 +145,8 @@ async fn take_reports(engine: Shared, mut inbox: UnboundedReceiver<Report>) {
     let wanted = engine.borrow().somebody_waits();
     let mut reports = Vec::new();
     while inbox.recv_many(&mut reports, REPORTS_AT_ONCE).await > 0 {
-        let mut engine = engine.borrow_mut();
-        reports.drain(..).for_each(|report| engine.report(report));
-        if !engine.has_waiting() {
-            drop(engine);
+        let waited_for = engine.borrow_mut().reports(reports.drain(..));
+        if !waited_for {
             let _in_time = tokio::time::timeout(GATHER_REPORTS, wanted.notified()).await;
         }
     }

@@ -211,6 +211,7 @@ impl AttachOptions {
             on_empty: self.on_empty,
             timeout_ms: self.timeout.map(milliseconds),
             lease: Some(lease),
+            exclusive: None,
             pass_fd: None,
         }
     }
@@ -262,6 +263,7 @@ mod tests {
             on_empty: Some(OnEmpty::Fail),
             timeout_ms: Some(2000),
             lease: Some(Lease::Connection),
+            exclusive: None,
             pass_fd: None,
         };
         assert_eq!(request, expected);

@@ -66,6 +66,12 @@ impl RawCall<'_> {
     fn parameters<T: DeserializeOwned>(&self) -> Result<T, ServiceError> {
         let text = self.parameters.map_or("{}", RawValue::get);
         let text = if text == "null" { "{}" } else { text };
+        // serde would take a list for the parameters in their order.
+        if !text.starts_with('{') {
+            return Err(ServiceError::InvalidParameter {
+                parameter: "parameters".to_owned(),
+            });
+        }
         serde_json::from_str(text).map_err(|error| ServiceError::InvalidParameter {
             parameter: parameter_at_fault(text, &error),
         })
@@ -124,7 +130,7 @@ mod tests {
             (r#"{"owner": "a", "on_empty": "sometimes"}"#, "on_empty"),
             (r#"{"owner": "a", "labels": {"x": 1}}"#, "labels"),
             (r#"{"owner": "a", "timeout_ms": -1}"#, "timeout_ms"),
-            ("[1]", "parameters"),
+            (r#"["a", null]"#, "parameters"),
         ] {
             let call =
                 format!(r#"{{"method": "io.pcpm.Pool.Attach", "parameters": {parameters}}}"#);

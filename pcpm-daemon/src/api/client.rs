@@ -8,7 +8,7 @@ use pcpm_api::{
     types::{AttachRequest, DoctorReply, Traffic, WatchRequest},
 };
 use serde::Serialize;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::oneshot::Receiver};
 use zlink::{Connection, Reply};
 
 use super::{
@@ -17,7 +17,10 @@ use super::{
     service::{self, Info, ServiceError},
     socket::ClientStream,
 };
-use crate::engine::{Answer, Attached, Attachment, ClientId, Subscription};
+use crate::{
+    engine::{Answer, AttachAnswer, Attached, Attachment, ClientId, Subscription},
+    pool::RequestId,
+};
 
 /// Frames of a watcher are at least this far apart unless it asks for something else.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
@@ -112,7 +115,11 @@ impl Client {
         match call {
             Call::Attach(request) => self.attach(request, mode).await,
             Call::Detach(request) => {
-                let done = self.service.engine.borrow_mut().detach(&request.owner);
+                let done = self
+                    .service
+                    .engine
+                    .borrow_mut()
+                    .detach(&request.owner, request.id.as_deref());
                 self.result(mode, done.map(|()| NoParameters {})).await
             }
             Call::Get(request) => {
@@ -143,17 +150,32 @@ impl Client {
         let attached = match answer {
             Answer::Now(attached) => *attached,
             Answer::Later(id, receiver) => {
-                tokio::select! {
-                    biased;
-                    answer = receiver => answer.map_err(|_| Gone)?,
-                    () = self.stream.hangup() => {
-                        self.service.engine.borrow_mut().cancel(id);
-                        return Err(Gone);
-                    }
-                }
+                let _unanswered = Unanswered::count(&self.service);
+                let answer = self.later(id, receiver).await?;
+                return self.attach_answer(mode, answer).await;
             }
         };
-        match attached {
+        self.attach_answer(mode, attached).await
+    }
+
+    /// Waits for the answer, as long as the client does.
+    async fn later(
+        &self,
+        id: RequestId,
+        answer: Receiver<AttachAnswer>,
+    ) -> Result<AttachAnswer, Gone> {
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(|_| Gone),
+            () = self.stream.hangup() => {
+                self.service.engine.borrow_mut().cancel(id);
+                Err(Gone)
+            }
+        }
+    }
+
+    async fn attach_answer(&mut self, mode: Mode, answer: AttachAnswer) -> Step {
+        match answer {
             Ok(attached) => self.attached(mode, attached).await,
             Err(error) => self.error(mode, &error).await,
         }
@@ -198,6 +220,9 @@ impl Client {
     }
 
     async fn watch(&mut self, request: &WatchRequest, mode: Mode) -> Step {
+        if mode.oneway {
+            return Ok(());
+        }
         if !mode.more {
             return self.error(mode, &ServiceError::ExpectedMore {}).await;
         }
@@ -283,6 +308,22 @@ struct AttachReply {
 #[derive(Debug, Serialize)]
 struct ListReply {
     attachments: Vec<Attachment>,
+}
+
+/// Counts a client as unanswered while it lives.
+struct Unanswered(Rc<Service>);
+
+impl Unanswered {
+    fn count(service: &Rc<Service>) -> Self {
+        service.unanswered.update(|clients| clients + 1);
+        Self(service.clone())
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.unanswered.update(|clients| clients - 1);
+    }
 }
 
 /// A reply without parameters.

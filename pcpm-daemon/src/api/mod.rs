@@ -10,6 +10,7 @@ mod service;
 mod socket;
 
 use std::{
+    cell::Cell,
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -29,6 +30,8 @@ pub(crate) struct Service {
     /// Checks the host; may block, so it is run on a thread of its own.
     pub(crate) doctor: std::sync::Arc<dyn Fn() -> Vec<Check> + Send + Sync>,
     pub(crate) max_clients: u32,
+    /// Clients that waited, or wait, for a slot and have no answer yet.
+    pub(crate) unanswered: Cell<u32>,
 }
 
 /// The bound socket; the path is removed when it is dropped.

@@ -104,13 +104,14 @@ impl Socket for ClientStream {
 impl ReadHalf for BoundedRead {
     async fn read(&mut self, buf: &mut [u8]) -> Result<ReadResult> {
         let length = self.read_some(buf).await?;
-        let read = &buf[..length];
-        self.unfinished = match read.iter().rposition(|&byte| byte == 0) {
-            Some(end) => length - end - 1,
-            None => self.unfinished + length,
-        };
-        if self.unfinished > MESSAGE_BYTES {
-            return Err(Error::BufferOverflow);
+        for part in buf[..length].split_inclusive(|&byte| byte == 0) {
+            self.unfinished += part.len();
+            if self.unfinished > MESSAGE_BYTES {
+                return Err(Error::BufferOverflow);
+            }
+            if part.ends_with(&[0]) {
+                self.unfinished = 0;
+            }
         }
         Ok(ReadResult::new(length))
     }

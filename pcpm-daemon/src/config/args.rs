@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<String>,
 
-    /// Directory of the journal, the lock file and the namespaces [default: /run/pcpm]
+    /// Directory of the lock file and the namespaces [default: /run/pcpm]
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<String>,
 

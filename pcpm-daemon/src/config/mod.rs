@@ -28,7 +28,7 @@ pub(crate) const DEFAULT_FILE: &str = "/etc/pcpm/pcpmd.toml";
 pub(crate) struct Config {
     /// Where the Varlink socket is made.
     pub(crate) socket: PathBuf,
-    /// Directory of the journal, the lock file and the namespaces' mounts.
+    /// Directory of the lock file and the namespaces' mounts.
     pub(crate) state_dir: PathBuf,
     /// Where maps and programs are pinned; a bpf file system is mounted there if there is none.
     pub(crate) bpffs: PathBuf,

@@ -20,9 +20,7 @@ pub(super) fn to_toml(config: &Config) -> String {
 }
 
 fn places(file: &mut Printer, config: &Config) {
-    file.about(&[
-        "Directory of the journal, the lock file and the namespaces (netns/SLOT). Best on a tmpfs.",
-    ]);
+    file.about(&["Directory of the lock file and the namespaces (netns/SLOT). Best on a tmpfs."]);
     file.set("state_dir", &quoted(&config.state_dir.display()));
     file.about(&[
         "Unix socket of the Varlink service io.pcpm.Pool. Default: pcpm.sock in state_dir.",

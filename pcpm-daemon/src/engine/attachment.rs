@@ -57,7 +57,15 @@ pub(crate) struct Attachment {
     text: Rc<SlotText>,
     epoch: u32,
     mtu: u32,
+    life: u64,
     origin: Origin,
+}
+
+impl Attachment {
+    /// Names this attachment and no other, ever: epochs begin anew with the daemon.
+    pub(super) fn id(&self) -> String {
+        format!("{}-{}-{:x}", self.text.name, self.epoch, self.life)
+    }
 }
 
 /// The fields of `types::Attachment`, borrowed.
@@ -91,7 +99,7 @@ impl Serialize for Attachment {
             ..
         } = self;
         let fields = Fields {
-            id: format!("{}-{}", text.name, self.epoch),
+            id: self.id(),
             owner: &holder.owner,
             tenant: &holder.tenant,
             slot: &text.name,
@@ -122,6 +130,7 @@ impl Engine {
             text: record.text.clone()?,
             epoch: self.pool.epoch(slot),
             mtu: self.world.mtu,
+            life: self.world.life,
             origin: record.origin?,
         })
     }

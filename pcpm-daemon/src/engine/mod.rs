@@ -68,6 +68,8 @@ pub(crate) struct World {
     pub(crate) pool_cidr: ipnet::Ipv4Net,
     pub(crate) mtu: u32,
     pub(crate) uplink: Option<types::Uplink>,
+    /// Tells this life of the daemon from all others: when it began.
+    pub(crate) life: u64,
 }
 
 impl World {
@@ -80,11 +82,14 @@ impl World {
 /// What an attach gets: the attachment and, if it was asked for, the slot's namespace.
 pub(crate) type Attached = (Attachment, Option<OwnedFd>);
 
+/// What a request for a slot comes to.
+pub(crate) type AttachAnswer = Result<Attached, PoolError>;
+
 /// The answer to an attach, or where it will come.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    Now(Box<Result<Attached, PoolError>>),
-    Later(RequestId, oneshot::Receiver<Result<Attached, PoolError>>),
+    Now(Box<AttachAnswer>),
+    Later(RequestId, oneshot::Receiver<AttachAnswer>),
 }
 
 /// A request that has no answer yet.
@@ -93,7 +98,7 @@ struct Pending {
     client: ClientId,
     asked_at: Instant,
     pass_fd: bool,
-    reply: Option<oneshot::Sender<Result<Attached, PoolError>>>,
+    reply: Option<oneshot::Sender<AttachAnswer>>,
 }
 
 /// What the engine knows of a slot beside the pool's state.
@@ -132,6 +137,8 @@ pub(crate) struct Engine {
     /// Told once, when the warm target is reached for the first time.
     filled: Option<oneshot::Sender<()>>,
     commands: Vec<Command>,
+    /// Slots granted to requests that then failed; to be detached.
+    unusable: Vec<SlotIndex>,
 }
 
 impl Engine {
@@ -165,6 +172,7 @@ impl Engine {
             somebody_waits: Rc::default(),
             filled: None,
             commands: Vec::new(),
+            unusable: Vec::new(),
         }
     }
 
@@ -217,9 +225,15 @@ impl Engine {
         }
     }
 
-    /// Ends the owner's attachment; its traffic is cut when this returns.
-    pub(crate) fn detach(&mut self, owner: &str) -> Result<(), PoolError> {
+    /// Ends the owner's attachment, or only if it is the one that `id` names; its traffic is cut when
+    /// this returns.
+    pub(crate) fn detach(&mut self, owner: &str, id: Option<&str>) -> Result<(), PoolError> {
         let slot = self.slot_of(owner)?;
+        if id.is_some_and(|id| self.attachment(slot).is_none_or(|held| held.id() != id)) {
+            return Err(PoolError::NoSuchAttachment {
+                owner: owner.to_owned(),
+            });
+        }
         self.feed(Event::Detach(slot), None);
         Ok(())
     }
@@ -240,7 +254,7 @@ impl Engine {
     }
 
     /// Takes what a worker did.
-    pub(crate) fn report(&mut self, report: Report) {
+    fn report(&mut self, report: Report) {
         let event = match report {
             Report::Created {
                 slot,
@@ -281,8 +295,9 @@ impl Engine {
         self.somebody_waits.clone()
     }
 
-    /// Whether a request waits.
-    pub(crate) fn has_waiting(&self) -> bool {
+    /// Takes what the workers did; says whether a request waits for what they do next.
+    pub(crate) fn reports(&mut self, reports: impl Iterator<Item = Report>) -> bool {
+        reports.for_each(|report| self.report(report));
         self.pool.counts().waiting > 0
     }
 
@@ -369,6 +384,7 @@ impl Engine {
                 labels,
                 lease,
             }),
+            exclusive: request.exclusive.unwrap_or(false),
             on_empty: request.on_empty.unwrap_or(OnEmpty::Wait),
             deadline: self.now() + timeout,
         })
@@ -376,11 +392,7 @@ impl Engine {
 
     /// Feeds the pool and carries out what it decides. The answer to request `own`, if there is one
     /// now, is returned; all others go to whoever waits for them.
-    fn feed(
-        &mut self,
-        event: Event,
-        own: Option<RequestId>,
-    ) -> Option<Result<Attached, PoolError>> {
+    fn feed(&mut self, event: Event, own: Option<RequestId>) -> Option<AttachAnswer> {
         let mut commands = std::mem::take(&mut self.commands);
         let now = self.now();
         self.pool.handle(event, now, &mut commands);
@@ -402,6 +414,9 @@ impl Engine {
         }
         self.commands = commands;
         self.after_change();
+        while let Some(slot) = self.unusable.pop() {
+            self.feed(Event::Detach(slot), None);
+        }
         own_answer
     }
 
@@ -465,7 +480,9 @@ impl Engine {
         });
         self.totals.count_attach(source);
         self.attach_latency.record(took);
+        // A request that is refused after all must not keep the slot.
         self.attached(slot, pass_fd)
+            .inspect_err(|_| self.unusable.push(slot))
     }
 
     fn existing(&mut self, request: RequestId, slot: SlotIndex) -> Result<Attached, PoolError> {
@@ -572,7 +589,7 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// Milliseconds since the Unix epoch.
-fn unix_time_ms() -> u64 {
+pub(crate) fn unix_time_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

@@ -113,11 +113,17 @@ impl Engine {
     /// When a refused client may find a slot: those who wait get theirs first.
     pub(super) fn retry_after_ms(&self) -> u64 {
         const GUESS_US: u64 = 10_000;
+        const NOTHING_COMING_MS: u64 = 1000;
         let create_us = match self.create_latency.whole.summary().p50_us {
             0 => GUESS_US,
             measured => measured,
         };
-        let ahead = u64::from(self.pool.counts().waiting) + 1;
+        let counts = self.pool.counts();
+        if counts.creating + counts.vacant + counts.retiring + counts.failed == 0 {
+            // Somebody has to detach first, and nobody knows when.
+            return NOTHING_COMING_MS;
+        }
+        let ahead = u64::from(counts.waiting) + 1;
         (create_us * ahead).div_ceil(1000)
     }
 

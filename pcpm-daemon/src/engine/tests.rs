@@ -37,6 +37,7 @@ impl Bench {
             pool_cidr: "10.213.0.0/16".parse().unwrap(),
             mtu: 1400,
             uplink: None,
+            life: 7,
         };
         let (datapath, work) = (FakeDatapath::default(), FakeWork::default());
         let engine = Engine::new(
@@ -135,14 +136,41 @@ fn an_attach_opens_the_datapath_for_its_tenant_and_describes_the_slot() {
 fn a_detach_closes_the_datapath_before_the_slot_is_destroyed() {
     let bench = Bench::filled(1);
     bench.attach(request("a")).unwrap();
-    bench.engine.borrow_mut().detach("a").unwrap();
+    bench.engine.borrow_mut().detach("a", None).unwrap();
     assert_eq!(bench.last_word(), (0, AttachmentWord::detached(1)));
     assert_eq!(*bench.work.retire.borrow(), [0]);
-    let again = bench.engine.borrow_mut().detach("a");
+    let again = bench.engine.borrow_mut().detach("a", None);
     assert_eq!(
         again,
         Err(PoolError::NoSuchAttachment { owner: "a".into() })
     );
+}
+
+#[test]
+fn an_attachment_that_is_gone_cannot_take_its_owners_next_one_with_it() {
+    let bench = Bench::filled(2);
+    let old = shown(&bench.attach(request("a")).unwrap().0).id;
+    bench.engine.borrow_mut().detach("a", Some(&old)).unwrap();
+    let new = shown(&bench.attach(request("a")).unwrap().0).id;
+    let late = bench.engine.borrow_mut().detach("a", Some(&old));
+    assert_eq!(late, Err(PoolError::NoSuchAttachment { owner: "a".into() }));
+    bench.engine.borrow_mut().detach("a", Some(&new)).unwrap();
+}
+
+#[test]
+fn an_exclusive_request_is_refused_where_others_get_what_there_is() {
+    let bench = Bench::filled(2);
+    bench.attach(request("a")).unwrap();
+    bench.attach(request("a")).unwrap();
+    let exclusive = types::AttachRequest {
+        exclusive: Some(true),
+        ..request("a")
+    };
+    let refused = PoolError::OwnerExists {
+        owner: "a".into(),
+        field: "owner".into(),
+    };
+    assert_eq!(bench.attach(exclusive).unwrap_err(), refused);
 }
 
 #[test]
@@ -253,7 +281,7 @@ fn traffic_of_an_earlier_holder_is_not_counted() {
     let bench = Bench::filled(1);
     bench.attach(request("first")).unwrap();
     bench.datapath.counters.borrow_mut().sent_packets = 5;
-    bench.engine.borrow_mut().detach("first").unwrap();
+    bench.engine.borrow_mut().detach("first", None).unwrap();
     bench.work();
     bench.attach(request("second")).unwrap();
     bench.datapath.counters.borrow_mut().sent_packets = 7;

@@ -76,6 +76,8 @@ impl Holder {
 pub(crate) struct AttachRequest {
     pub(crate) id: RequestId,
     pub(crate) holder: Rc<Holder>,
+    /// Refuse it if the owner has an attachment, whatever its parameters.
+    pub(crate) exclusive: bool,
     pub(crate) on_empty: OnEmpty,
     pub(crate) deadline: Now,
 }
@@ -337,16 +339,19 @@ impl Pool {
     fn answer_of_owner(&self, request: &AttachRequest) -> Option<Command> {
         let slot = self.slot_of(&request.holder.owner)?;
         let holder = self.holder(slot).expect("owners names attached slots only");
-        Some(match holder.difference(&request.holder) {
-            None => Command::Existing {
-                request: request.id,
-                slot,
+        let differs = request.exclusive.then_some("owner");
+        Some(
+            match differs.or_else(|| holder.difference(&request.holder)) {
+                None => Command::Existing {
+                    request: request.id,
+                    slot,
+                },
+                Some(field) => Command::Refuse {
+                    request: request.id,
+                    refusal: Refusal::OwnerExists { slot, field },
+                },
             },
-            Some(field) => Command::Refuse {
-                request: request.id,
-                refusal: Refusal::OwnerExists { slot, field },
-            },
-        })
+        )
     }
 
     /// Whether a request that finds no ready slot is queued. One that has a slot made needs one that

@@ -98,6 +98,7 @@ impl Bench {
         self.event(Event::Attach(AttachRequest {
             id,
             holder,
+            exclusive: false,
             on_empty,
             deadline,
         }))

@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgid};
-use pcpm_api::client::Client;
-use pcpm_api::types::Lease;
+use pcpm_api::client::{Client, ClientError};
+use pcpm_api::error::PoolError;
+use pcpm_api::types::{AttachRequest, Attachment, Lease};
 
 use super::Session;
 use crate::cli::RunArgs;
@@ -35,7 +36,10 @@ const FORWARDED: [Signal; 9] = [
 /// killed, and runs the command.
 pub(super) fn run(session: &Session, args: &RunArgs) -> Result<ExitCode> {
     let owner = args.name.clone().unwrap_or_else(made_up_owner);
-    let request = args.options.request(&owner, Lease::Connection);
+    let request = AttachRequest {
+        exclusive: Some(true),
+        ..args.options.request(&owner, Lease::Connection)
+    };
     let mut client = session.connect()?;
     let (attachment, netns) = client.attach_with_netns(&request)?;
     // Not before: a wait for a slot can be interrupted.
@@ -43,7 +47,7 @@ pub(super) fn run(session: &Session, args: &RunArgs) -> Result<ExitCode> {
     let command = namespace::command(&args.command, &attachment);
     let child = namespace::spawn_inside(command, netns, signals.before());
     let ended = child.and_then(|child| follow(child, &signals));
-    give_back(&mut client, &owner);
+    give_back(&mut client, &attachment);
     Ok(code_of(ended?).into())
 }
 
@@ -66,9 +70,11 @@ fn catch_signals() -> Result<Signals> {
 }
 
 /// The command's own status matters more than a slot that the daemon takes back by itself.
-fn give_back(client: &mut Client, owner: &str) {
-    if let Err(error) = client.detach(owner) {
-        failure::complain(&format!("detach {owner}: {error}"));
+/// One that somebody has detached, and perhaps attached anew, meanwhile is not ours to give back.
+fn give_back(client: &mut Client, Attachment { owner, id, .. }: &Attachment) {
+    match client.detach_only(owner, id) {
+        Ok(()) | Err(ClientError::Pool(PoolError::NoSuchAttachment { .. })) => {}
+        Err(error) => failure::complain(&format!("detach {owner}: {error}")),
     }
 }
 
