@@ -102,4 +102,6 @@ drop_reasons! {
         "The host tried to forward a packet to a slot; only what the host itself sends may pass."
     PoolFromUplink "pool-from-uplink"
         "A packet from outside was addressed to the pool directly."
+    SpoofedFromUplink "spoofed-from-uplink"
+        "A packet from outside claimed to come from the pool."
 }

@@ -117,6 +117,14 @@ const fn next_tcp_state(before: u8, direction: Direction, tcp_flags: u8) -> u8 {
     }
 }
 
+/// Whether a packet of the host opens a connection to a slot. Its answers do not: somebody may have
+/// asked in the slot's name, and the slot must not get to the host's services that way.
+#[inline(always)]
+pub const fn opens_connection(ip_protocol: u8, tcp_flags: u8) -> bool {
+    const OF_INTEREST: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN | tcp_flag::RST;
+    ip_protocol != protocol::TCP || tcp_flags & OF_INTEREST == tcp_flag::SYN
+}
+
 /// Idle time after which a flow no longer exists.
 #[inline(always)]
 pub const fn idle_timeout_ns(ip_protocol: u8, flow_state: u8) -> u64 {

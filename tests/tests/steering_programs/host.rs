@@ -109,6 +109,34 @@ fn a_slot_answers_the_host() -> Result<()> {
 }
 
 #[test]
+fn what_the_host_answers_to_a_stranger_opens_nothing_for_the_slot() -> Result<()> {
+    const SYN_ACK: u8 = 0x12;
+    const ACK: u8 = 0x10;
+    let mut lab = lab()?;
+    for flags in [SYN_ACK, ACK] {
+        let answered = Packet::arriving(
+            GATEWAY_MAC,
+            GATEWAY,
+            Packet::address_of(1),
+            Content::Tcp {
+                from: 22,
+                to: 40_000,
+                flags,
+            },
+        );
+        lab.send(Hook::FromHost { mark: 0 }, &answered)?;
+        let next = Content::Tcp {
+            from: 40_000,
+            to: 22,
+            flags: ACK,
+        };
+        let fate = lab.send(MARKED, &answer(&answered, next))?;
+        assert_eq!(fate, Fate::Dropped(DropReason::HostClosed), "{flags:#x}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_slot_may_answer_a_ping_but_not_ping_back() -> Result<()> {
     let mut lab = lab()?;
     let host = LAB_UPLINK.octets();

@@ -456,6 +456,22 @@ fn only_the_uplink_leads_to_the_world() -> Result<()> {
 }
 
 #[test]
+fn nobody_outside_speaks_in_a_slots_name() -> Result<()> {
+    let mut lab = lab()?;
+    let port = translate(&mut lab, 1, &Packet::of_slot(1, PEER, UDP))?;
+    for destination_mac in [answer_to(UDP, port).destination_mac, [0xff; 6]] {
+        let spoofed = Packet {
+            source: Packet::address_of(2).into(),
+            destination_mac,
+            ..answer_to(UDP, port)
+        };
+        let fate = lab.send(Hook::FromUplink, &spoofed)?;
+        assert_eq!(fate, Fate::Dropped(DropReason::SpoofedFromUplink));
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_not_for_a_slot_stays_the_hosts() -> Result<()> {
     let mut lab = lab()?;
     let port = translate(&mut lab, 1, &Packet::of_slot(1, PEER, UDP))?;

@@ -35,6 +35,9 @@ pub(crate) fn open_host_flow(
         entry.follow(Direction::Forward, transport, now);
         return Ok(());
     }
+    if !nat::opens_connection(key.protocol, transport.tcp_flags) {
+        return Ok(());
+    }
     let flow = nat::new_flow(&key, slot, word.epoch(), 0, now);
     insert(&key, &flow, BPF_ANY)
 }

@@ -12,7 +12,7 @@ use crate::{flows, fragments, maps, rewrite, skb::Skb, verdict::Verdict};
 /// What cannot be read here is for the host's stack to judge, never dropped.
 #[inline(always)]
 pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
-    if !skb.is_for_this_host() || skb.has_vlan_tag() {
+    if skb.has_vlan_tag() {
         return Ok(Verdict::Next);
     }
     let Ok(config) = maps::config() else {
@@ -21,7 +21,17 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     let Ok(frame) = Frame::parse(skb) else {
         return Ok(Verdict::Next);
     };
-    if config.capacity != 0 && config.in_pool(frame.destination) {
+    if config.capacity == 0 {
+        return Ok(Verdict::Next);
+    }
+    // Whatever link address it is sent to: the host would take a broadcast, too.
+    if config.in_pool(frame.source) {
+        return Err(DropReason::SpoofedFromUplink);
+    }
+    if !skb.is_for_this_host() {
+        return Ok(Verdict::Next);
+    }
+    if config.in_pool(frame.destination) {
         return Err(DropReason::PoolFromUplink);
     }
     if frame.destination != config.uplink_address {
