@@ -15,7 +15,7 @@ use crate::process::Process;
 ///
 /// # Errors
 /// When nothing happens.
-pub(crate) fn wait_for_path(path: &Path, maker: &Process) -> Result<()> {
+pub fn wait_for_path(path: &Path, maker: &Process) -> Result<()> {
     let changes = watch_nearest(path)?;
     if path.exists() {
         return Ok(());

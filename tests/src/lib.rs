@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 pub use daemon::Daemon;
+pub use event::wait_for_path;
 pub use http::HttpServer;
 pub use place::{Place, Tool};
 pub use process::Process;

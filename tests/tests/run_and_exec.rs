@@ -104,3 +104,30 @@ fn exec_enters_the_slot_of_an_owner() -> Result<()> {
     assert_eq!(daemon.status()?.slots.attached, 1);
     Ok(())
 }
+
+#[test]
+fn a_run_that_ends_leaves_the_next_holder_of_its_name_alone() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.pool_of(3)?;
+    let (mut running, _) = run_until_first_line(&world, "echo started; exec sleep 1000")?;
+    daemon.detach("job")?;
+    let next = daemon.attach("job", "another")?.attachment;
+    running.signal(Signal::SIGTERM)?;
+    running.wait(PATIENCE)?;
+    assert_eq!(daemon.get("job")?.attachment.id, next.id);
+    Ok(())
+}
+
+#[test]
+fn two_runs_do_not_share_a_slot() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.pool_of(3)?;
+    let (_running, _) = run_until_first_line(&world, "echo started; exec sleep 1000")?;
+    let (code, error) = world
+        .pcpm(["run", "--name", "job", "--", "true"])?
+        .fails()?;
+    assert_eq!(code, 1);
+    assert!(error.contains("job"), "{error}");
+    assert_eq!(daemon.status()?.slots.attached, 1);
+    Ok(())
+}

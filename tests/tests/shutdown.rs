@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use pcpm_tests::{HostState, PATIENCE, World};
+use pcpm_tests::{HostState, PATIENCE, World, binary, wait_for_path};
+use serde_json::json;
 
 #[test]
 fn nothing_is_left_after_sigterm() -> Result<()> {
@@ -116,5 +117,36 @@ fn four_thousand_slots_are_gone_within_fifteen_seconds() -> Result<()> {
         "after the daemon, which wrote:\n{}",
         daemon.log()
     );
+    Ok(())
+}
+
+#[test]
+fn nothing_is_left_after_a_signal_while_the_hubs_are_made() -> Result<()> {
+    let world = World::new()?;
+    let before = HostState::of(world.host())?;
+    let capacity = ["--capacity", "16000", "--ready", "0"];
+    let mut starting = world.host().command(binary("pcpmd")?, capacity).spawn()?;
+    wait_for_path(&world.path("/run/pcpm/hubs/0"), &starting)?;
+    starting.signal(Signal::SIGTERM)?;
+    assert!(starting.wait(PATIENCE)?.success());
+    let difference = HostState::of(world.host())?.difference(&before);
+    assert_eq!(difference, "");
+    Ok(())
+}
+
+#[test]
+fn who_waits_for_a_slot_when_the_daemon_stops_is_told() -> Result<()> {
+    let world = World::new()?;
+    let mut daemon = world.pool_of(1)?;
+    daemon.attach("first", "t")?;
+    let mut wire = daemon.connect()?;
+    wire.send(&json!({
+        "method": "io.pcpm.Pool.Attach",
+        "parameters": {"owner": "second", "on_empty": "wait", "timeout_ms": 60_000},
+    }))?;
+    daemon.wait_until("a request waits", |counts| counts.waiting == 1)?;
+    daemon.stop(PATIENCE)?;
+    let answer = wire.receive()?.context("no answer")?;
+    assert_eq!(answer["error"], "io.pcpm.Pool.Draining", "{answer}");
     Ok(())
 }
