@@ -9,11 +9,12 @@ use pcpm_api::types::{self, Check};
 use pcpm_ebpf::abi::{self, SLOTS_PER_HUB};
 
 use crate::{
-    bpf::{DatapathSetup as _, PinDir, Sizes, Steering},
+    bpf::{Datapath as _, DatapathSetup as _, PinDir, Sizes, Steering},
     config::{self, Config},
     doctor::{self, NetworkFacts},
     engine::{self, World},
     net::{Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
+    uplink::UplinkSearch,
 };
 
 /// The MTU of slots where there is no uplink to take it from.
@@ -34,6 +35,7 @@ pub(crate) struct Built {
     pub(crate) steering: Steering,
     /// One for each refill worker.
     pub(crate) kernels: Vec<Box<dyn SlotKernel>>,
+    pub(crate) uplink: UplinkSearch,
 }
 
 impl HostWorld {
@@ -46,13 +48,11 @@ impl HostWorld {
         let uplink = self.find_uplink(&config.uplink)?;
         let pins = self.pins.insert(PinDir::create(&config.bpffs)?);
         let mut steering = Steering::load(sizes(config), pins)?;
-        steering.configure(programs_config(config, uplink.as_ref()))?;
+        steering.configure(programs_config(config))?;
         self.host.prepare()?;
         let mtu = uplink.as_ref().map_or(DEFAULT_MTU, |uplink| uplink.mtu);
         let hubs = self.create_hubs(config, mtu, &mut steering)?;
-        if let Some(uplink) = &uplink {
-            steering.attach_uplink(&uplink.name)?;
-        }
+        steering.follow_uplink(uplink.as_ref())?;
         let kernels = (0..config.refill.workers)
             .map(|_| self.host.worker(hubs.clone()))
             .collect();
@@ -60,13 +60,19 @@ impl HostWorld {
             state_dir: config.state_dir.clone(),
             pool_cidr: config.pool_cidr,
             mtu,
-            uplink: uplink.map(shown),
+            uplink: uplink.as_ref().map(shown),
             life: engine::unix_time_ms(),
+        };
+        let uplink = UplinkSearch {
+            state_dir: config.state_dir.clone(),
+            choice: uplink_choice(&config.uplink),
+            found: uplink,
         };
         Ok(Built {
             world,
             steering,
             kernels,
+            uplink,
         })
     }
 
@@ -122,7 +128,7 @@ fn network_facts(config: &Config, state_dir: &Path) -> anyhow::Result<NetworkFac
     let conflict = host.conflict(config.pool_cidr);
     Ok(NetworkFacts {
         uplink: uplink
-            .map(|found| found.map(shown))
+            .map(|found| found.as_ref().map(shown))
             .map_err(|e| e.to_string()),
         conflict: conflict
             .map(|found| found.map(|c| c.0))
@@ -137,9 +143,10 @@ fn uplink_choice(uplink: &config::Uplink) -> UplinkChoice {
     }
 }
 
-fn shown(uplink: Uplink) -> types::Uplink {
+/// The uplink as clients see it.
+pub(crate) fn shown(uplink: &Uplink) -> types::Uplink {
     types::Uplink {
-        interface: uplink.name,
+        interface: uplink.name.clone(),
         address: uplink.address.to_string(),
         mtu: uplink.mtu,
     }
@@ -157,15 +164,14 @@ fn hub_count(config: &Config) -> u32 {
     config.capacity.div_ceil(SLOTS_PER_HUB)
 }
 
-fn programs_config(config: &Config, uplink: Option<&Uplink>) -> abi::Config {
+fn programs_config(config: &Config) -> abi::Config {
     abi::Config {
         pool_base: config.pool_cidr.network().into(),
         pool_mask: config.pool_cidr.netmask().into(),
         capacity: config.capacity,
-        uplink_ifindex: uplink.map_or(0, |uplink| uplink.ifindex),
-        uplink_address: uplink.map_or(0, |uplink| uplink.address.into()),
         nat_port_first: config.nat.ports.first,
         nat_port_last: config.nat.ports.last,
+        ..abi::Config::default()
     }
 }
 

@@ -12,6 +12,7 @@ mod net;
 mod open_files;
 mod pool;
 mod serve;
+mod uplink;
 
 use std::{io::IsTerminal, process::ExitCode};
 

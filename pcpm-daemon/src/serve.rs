@@ -24,6 +24,7 @@ use crate::{
         workers::{Report, Workers},
     },
     host_world::{self, Built},
+    net::Uplink,
     pool::PoolSettings,
 };
 
@@ -90,7 +91,11 @@ pub(crate) fn until_stopped(
     );
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;
-    let served = LocalSet::new().block_on(&runtime, serve(config, engine, inbox, signals));
+    let (changes, uplinks) = mpsc::unbounded_channel();
+    let served = built.uplink.follow(changes).and_then(|()| {
+        let inboxes = (inbox, uplinks);
+        LocalSet::new().block_on(&runtime, serve(config, engine, inboxes, signals))
+    });
     workers.stop();
     served
 }
@@ -98,7 +103,7 @@ pub(crate) fn until_stopped(
 async fn serve(
     config: &Config,
     engine: Shared,
-    inbox: UnboundedReceiver<Report>,
+    (reports, uplinks): (UnboundedReceiver<Report>, UnboundedReceiver<Option<Uplink>>),
     signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
     let listener = Listener::bind(&config.socket)?;
@@ -111,7 +116,8 @@ async fn serve(
     });
     let clients = service.clone();
     tokio::task::spawn_local(Engine::run_timer(engine.clone()));
-    tokio::task::spawn_local(take_reports(engine.clone(), inbox));
+    tokio::task::spawn_local(take_reports(engine.clone(), reports));
+    tokio::task::spawn_local(take_uplinks(engine.clone(), uplinks));
     tokio::task::spawn_local(announce_ready(engine.clone()));
     tokio::task::spawn_local(async move { listener.serve(clients).await });
     // The outermost future is polled whenever any task was woken, so it should have little to do.
@@ -149,6 +155,12 @@ async fn take_reports(engine: Shared, mut inbox: UnboundedReceiver<Report>) {
         if !waited_for {
             let _in_time = tokio::time::timeout(GATHER_REPORTS, wanted.notified()).await;
         }
+    }
+}
+
+async fn take_uplinks(engine: Shared, mut uplinks: UnboundedReceiver<Option<Uplink>>) {
+    while let Some(uplink) = uplinks.recv().await {
+        engine.borrow_mut().set_uplink(uplink);
     }
 }
 

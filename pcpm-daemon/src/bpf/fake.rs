@@ -5,12 +5,15 @@ use std::{cell::RefCell, rc::Rc};
 use pcpm_ebpf::abi::{AttachmentWord, SlotCounters};
 
 use super::{BpfError, Datapath};
+use crate::net::Uplink;
 
 /// Clones share what they remember.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeDatapath {
     /// Every word published, in order.
     pub(crate) published: Rc<RefCell<Vec<(u32, AttachmentWord)>>>,
+    /// Every uplink it was told to follow, in order.
+    pub(crate) uplinks: Rc<RefCell<Vec<Option<Uplink>>>>,
     /// What every slot's counters read.
     pub(crate) counters: Rc<RefCell<SlotCounters>>,
 }
@@ -22,6 +25,11 @@ impl Datapath for FakeDatapath {
 
     fn slot_counters(&self, _slot: u32) -> Result<SlotCounters, BpfError> {
         Ok(*self.counters.borrow())
+    }
+
+    fn follow_uplink(&mut self, uplink: Option<&Uplink>) -> Result<(), BpfError> {
+        self.uplinks.borrow_mut().push(uplink.cloned());
+        Ok(())
     }
 
     fn drops(&self) -> Result<Vec<u64>, BpfError> {

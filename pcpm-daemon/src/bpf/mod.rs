@@ -12,7 +12,7 @@ mod words;
 
 use pcpm_ebpf::abi::{AttachmentWord, Config, SlotCounters};
 
-use crate::net::Programs;
+use crate::net::{Programs, Uplink};
 
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};
@@ -56,13 +56,16 @@ pub(crate) trait Datapath {
     /// The slot's traffic since its index was first used, summed over the CPUs.
     fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError>;
 
+    /// Sends what leaves for the world through `uplink` from now on, or nowhere.
+    fn follow_uplink(&mut self, uplink: Option<&Uplink>) -> Result<(), BpfError>;
+
     /// Packets dropped since the programs were loaded, by drop reason, summed over the CPUs.
     fn drops(&self) -> Result<Vec<u64>, BpfError>;
 }
 
 /// What the daemon sets up before any slot exists.
 pub(crate) trait DatapathSetup: Datapath {
-    /// Tells the programs of the world.
+    /// Tells the programs of the pool.
     fn configure(&mut self, config: Config) -> Result<(), BpfError>;
 
     /// Tells the programs the hub's interface in the host.
@@ -70,7 +73,4 @@ pub(crate) trait DatapathSetup: Datapath {
 
     /// Programs to be attached to the hubs.
     fn programs(&self) -> Result<Programs, BpfError>;
-
-    /// Attaches to the uplink, beside whatever programs others have there.
-    fn attach_uplink(&mut self, interface: &str) -> Result<(), BpfError>;
 }

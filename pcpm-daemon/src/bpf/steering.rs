@@ -1,7 +1,7 @@
 //! The steering programs and their maps, loaded with aya from the object that the build carries.
 #![expect(unsafe_code, reason = "says which ABI types are plain memory")]
 
-use std::path::PathBuf;
+use std::{fs, io, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -14,7 +14,7 @@ use pcpm_ebpf::{
 };
 
 use super::{BpfError, Datapath, DatapathSetup, PinDir, pins::PINNED, words::AttachmentWords};
-use crate::net::Programs;
+use crate::net::{Programs, Uplink};
 
 /// How many of what the maps hold.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Steering {
     ebpf: Ebpf,
     words: AttachmentWords,
     config: Array<MapData, ConfigValue>,
+    /// What stands in `config`.
+    configured: Config,
     hubs: Array<MapData, u32>,
     slot_counters: PerCpuArray<MapData, CounterWords>,
     drops: PerCpuArray<MapData, u64>,
@@ -68,6 +70,7 @@ impl Steering {
         Ok(Self {
             words,
             config: take_map(&mut ebpf, names::CONFIG)?,
+            configured: Config::default(),
             hubs: take_map(&mut ebpf, names::HUBS)?,
             slot_counters: take_map(&mut ebpf, names::SLOT_COUNTERS)?,
             drops: take_map(&mut ebpf, names::DROPS)?,
@@ -99,6 +102,47 @@ impl Steering {
     }
 }
 
+impl Steering {
+    /// Attaches to the uplink, beside whatever programs others have there. The tcx link is pinned, so
+    /// the program stays when the daemon is killed.
+    fn attach_uplink(&mut self, interface: &str) -> Result<(), BpfError> {
+        let what = || format!("attach {} to uplink {interface}", names::FROM_UPLINK);
+        let program = self
+            .ebpf
+            .program_mut(names::FROM_UPLINK)
+            .ok_or_else(|| missing("program", names::FROM_UPLINK))?;
+        let program: &mut SchedClassifier =
+            program.try_into().map_err(|e| BpfError::new(what(), &e))?;
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let link = program
+            .attach_with_options(interface, TcAttachType::Ingress, order)
+            .and_then(|id| program.take_link(id))
+            .map_err(|e| BpfError::new(what(), &e))?;
+        let link = FdLink::try_from(link).map_err(|e| BpfError::new(what(), &e))?;
+        let path = &self.uplink_pin;
+        link.pin(path)
+            .map_err(|e| BpfError::new(format!("pin {}", path.display()), &e))?;
+        Ok(())
+    }
+
+    /// Removing the pin removes the link, and with it the program from the interface.
+    fn detach_uplink(&self) -> Result<(), BpfError> {
+        match fs::remove_file(&self.uplink_pin) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(BpfError::new(
+                format!("unpin {}", self.uplink_pin.display()),
+                &e,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_config(&mut self) -> Result<(), BpfError> {
+        self.config
+            .set(0, ConfigValue(self.configured), 0)
+            .map_err(|e| BpfError::new("write the programs' configuration", &e))
+    }
+}
+
 impl Datapath for Steering {
     fn publish(&mut self, slot: u32, word: AttachmentWord) {
         self.words.store(slot, word);
@@ -118,6 +162,20 @@ impl Datapath for Steering {
         Ok(counters(sum))
     }
 
+    /// The program is on the new interface before anything leaves through it.
+    fn follow_uplink(&mut self, uplink: Option<&Uplink>) -> Result<(), BpfError> {
+        let ifindex = uplink.map_or(0, |uplink| uplink.ifindex);
+        if ifindex != self.configured.uplink_ifindex {
+            self.detach_uplink()?;
+            if let Some(uplink) = uplink {
+                self.attach_uplink(&uplink.name)?;
+            }
+        }
+        self.configured.uplink_ifindex = ifindex;
+        self.configured.uplink_address = uplink.map_or(0, |uplink| uplink.address.into());
+        self.write_config()
+    }
+
     fn drops(&self) -> Result<Vec<u64>, BpfError> {
         let sums = self
             .drops
@@ -130,9 +188,8 @@ impl Datapath for Steering {
 
 impl DatapathSetup for Steering {
     fn configure(&mut self, config: Config) -> Result<(), BpfError> {
-        self.config
-            .set(0, ConfigValue(config), 0)
-            .map_err(|e| BpfError::new("write the programs' configuration", &e))
+        self.configured = config;
+        self.write_config()
     }
 
     fn set_hub(&mut self, hub: u32, host_ifindex: u32) -> Result<(), BpfError> {
@@ -148,27 +205,6 @@ impl DatapathSetup for Steering {
             from_hub: self.program_fd(names::FROM_HUB)?,
             to_hub: self.program_fd(names::TO_HUB)?,
         })
-    }
-
-    /// The tcx link is pinned, so the program stays when the daemon is killed.
-    fn attach_uplink(&mut self, interface: &str) -> Result<(), BpfError> {
-        let what = || format!("attach {} to uplink {interface}", names::FROM_UPLINK);
-        let program = self
-            .ebpf
-            .program_mut(names::FROM_UPLINK)
-            .ok_or_else(|| missing("program", names::FROM_UPLINK))?;
-        let program: &mut SchedClassifier =
-            program.try_into().map_err(|e| BpfError::new(what(), &e))?;
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let link = program
-            .attach_with_options(interface, TcAttachType::Ingress, order)
-            .and_then(|id| program.take_link(id))
-            .map_err(|e| BpfError::new(what(), &e))?;
-        let link = FdLink::try_from(link).map_err(|e| BpfError::new(what(), &e))?;
-        let path = &self.uplink_pin;
-        link.pin(path)
-            .map_err(|e| BpfError::new(format!("pin {}", path.display()), &e))?;
-        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) enum Happening {
     Retired,
     Failed { reason: String },
     Exhausted { waiting: u32 },
+    Uplink { now: Option<types::Uplink> },
 }
 
 impl Happening {
@@ -30,14 +31,19 @@ impl Happening {
             Self::Retired => "retired",
             Self::Failed { .. } => "failed",
             Self::Exhausted { .. } => "exhausted",
+            Self::Uplink { .. } => "uplink",
         }
     }
 
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
             Self::Attached { source, took_us } => format!("{source}, {took_us} µs"),
             Self::Failed { reason } => reason.clone(),
             Self::Exhausted { waiting } => format!("{waiting} requests wait"),
+            Self::Uplink { now: Some(uplink) } => {
+                format!("{} {}", uplink.interface, uplink.address)
+            }
+            Self::Uplink { now: None } => "none".to_owned(),
             Self::Ready | Self::Detached | Self::Retired => String::new(),
         }
     }

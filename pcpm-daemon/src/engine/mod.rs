@@ -34,7 +34,8 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{
     bpf::Datapath,
-    net::{self, RetiredSlot, SlotSpec},
+    host_world,
+    net::{self, RetiredSlot, SlotSpec, Uplink},
     pool::{self, Command, Event, Holder, Pool, PoolSettings, Refusal, RequestId, SlotIndex},
 };
 
@@ -299,6 +300,24 @@ impl Engine {
     pub(crate) fn reports(&mut self, reports: impl Iterator<Item = Report>) -> bool {
         reports.for_each(|report| self.report(report));
         self.pool.counts().waiting > 0
+    }
+
+    /// The host's way out is another one now. If the datapath cannot follow, there is none.
+    pub(crate) fn set_uplink(&mut self, uplink: Option<Uplink>) {
+        let followed = match self.datapath.follow_uplink(uplink.as_ref()) {
+            Ok(()) => uplink,
+            Err(error) => {
+                tracing::error!("{error}");
+                None
+            }
+        };
+        self.world.uplink = followed.as_ref().map(host_world::shown);
+        let now = Happening::Uplink {
+            now: self.world.uplink.clone(),
+        };
+        tracing::info!("uplink: {}", now.message());
+        self.events.push(now, None, None);
+        self.after_change();
     }
 
     /// Refuses everybody from now on.

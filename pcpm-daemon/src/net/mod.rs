@@ -26,6 +26,7 @@
 //! * No thread stays in a slot's namespace: it would keep a retired slot alive.
 //! * Only what carries our mark is ever removed, see [`mark`].
 
+mod changes;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -53,6 +54,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
 
+pub(crate) use changes::HostChanges;
 pub(crate) use error::NetError;
 pub(crate) use host::Host;
 

@@ -461,7 +461,7 @@ fn nobody_outside_speaks_in_a_slots_name() -> Result<()> {
     let port = translate(&mut lab, 1, &Packet::of_slot(1, PEER, UDP))?;
     for destination_mac in [answer_to(UDP, port).destination_mac, [0xff; 6]] {
         let spoofed = Packet {
-            source: Packet::address_of(2).into(),
+            source: Packet::address_of(2),
             destination_mac,
             ..answer_to(UDP, port)
         };

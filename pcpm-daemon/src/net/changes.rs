@@ -1,0 +1,76 @@
+//! Notices that the host's links, addresses or routes changed, whoever changed them.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::error::NetError;
+
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV4_ROUTE` of linux/rtnetlink.h.
+const GROUPS: [u32; 3] = [1, 5, 7];
+
+/// Changes come in bursts: an interface that comes up is many. The burst is over after this long.
+const QUIET_MS: u16 = 100;
+
+/// The host's change notifications.
+pub(crate) struct HostChanges {
+    socket: Socket,
+}
+
+impl HostChanges {
+    /// Begins to listen in the calling thread's network namespace.
+    pub(crate) fn listen() -> Result<Self, NetError> {
+        let listen = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind(&SocketAddr::new(0, 0))?;
+            for group in GROUPS {
+                socket.add_membership(group)?;
+            }
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        let socket =
+            listen().map_err(|e| NetError::new("listen for changes of the host", e.to_string()))?;
+        Ok(Self { socket })
+    }
+
+    /// Blocks until something changed and the burst is over.
+    pub(crate) fn wait(&self) -> Result<(), NetError> {
+        let wait = || -> io::Result<()> {
+            self.readable(PollTimeout::NONE)?;
+            self.discard()?;
+            while self.readable(PollTimeout::from(QUIET_MS))? {
+                self.discard()?;
+            }
+            Ok(())
+        };
+        wait().map_err(|e| NetError::new("wait for changes of the host", e.to_string()))
+    }
+
+    fn readable(&self, timeout: PollTimeout) -> io::Result<bool> {
+        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, timeout) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::EINTR) => Ok(true),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// That something changed is all that matters; so messages lost in a full buffer do not.
+    fn discard(&self) -> io::Result<()> {
+        let mut buffer = Vec::with_capacity(32 * 1024);
+        loop {
+            buffer.clear();
+            match self.socket.recv(&mut buffer, 0) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}

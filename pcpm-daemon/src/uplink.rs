@@ -1,0 +1,57 @@
+//! Follows the host's way out: a thread that looks again whenever the host's network changes.
+
+use std::{path::PathBuf, thread};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::net::{Host, HostChanges, HostKernel as _, Uplink, UplinkChoice};
+
+/// What to look for, and what was found when the daemon started.
+#[derive(Debug)]
+pub(crate) struct UplinkSearch {
+    pub(crate) state_dir: PathBuf,
+    pub(crate) choice: UplinkChoice,
+    pub(crate) found: Option<Uplink>,
+}
+
+impl UplinkSearch {
+    /// Starts the thread, which ends with the process. Every other uplink than the last is sent,
+    /// `None` when there is none or the one asked for cannot be used.
+    pub(crate) fn follow(self, changes: UnboundedSender<Option<Uplink>>) -> anyhow::Result<()> {
+        let host = Host::open(&self.state_dir)?;
+        let notifications = HostChanges::listen()?;
+        let run = move || self.run(host, &notifications, &changes);
+        let thread = thread::Builder::new()
+            .name("pcpm-uplink".to_owned())
+            .spawn(run);
+        thread
+            .context("start the thread that follows the uplink")
+            .map(drop)
+    }
+
+    fn run(
+        mut self,
+        mut host: Host,
+        notifications: &HostChanges,
+        changes: &UnboundedSender<Option<Uplink>>,
+    ) {
+        loop {
+            // Looked at once before the first notification: it may have changed since the start.
+            let now = host.find_uplink(&self.choice).unwrap_or_else(|error| {
+                tracing::warn!("no uplink: {error}");
+                None
+            });
+            if now != self.found {
+                self.found.clone_from(&now);
+                if changes.send(now).is_err() {
+                    return;
+                }
+            }
+            if let Err(error) = notifications.wait() {
+                tracing::error!("the uplink is no longer followed: {error}");
+                return;
+            }
+        }
+    }
+}
