@@ -61,6 +61,28 @@ fn a_pool_that_overlaps_an_address_is_refused_by_its_name() -> Result<()> {
 }
 
 #[test]
+fn a_second_daemon_of_one_network_is_refused_and_the_first_goes_on() -> Result<()> {
+    let world = World::new()?;
+    let first = world.pool_of(2)?;
+    let own = [
+        "--state-dir",
+        "/run/second",
+        "--bpffs",
+        "/sys/fs/bpf/second",
+        "--pool-cidr",
+        "10.99.0.0/16",
+    ];
+    let error = refusal(&world, &own)?;
+    assert!(
+        error.contains("169.254.1.1") && error.contains("the other pcpmd"),
+        "{error}"
+    );
+    let slot = first.place(&first.attach("web", "t")?);
+    slot.tool("ping -c1 -W5 198.51.100.1").run()?;
+    Ok(())
+}
+
+#[test]
 fn unusable_settings_are_refused_with_the_reason() -> Result<()> {
     let world = World::new()?;
     for (arguments, words) in [

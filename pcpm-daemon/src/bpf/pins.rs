@@ -30,6 +30,12 @@ pub(super) const PINNED: [&str; 8] = [
     names::FROM_UPLINK,
 ];
 
+const MOUNTS: &str = "/proc/self/mounts";
+
+/// What a file system that we mount says it comes from: a bpf file system comes from nowhere, so this
+/// can tell whose it is.
+const MOUNT_SOURCE: &str = "pcpm";
+
 /// A directory of pins. Dropping it keeps them: they survive the daemon on purpose.
 #[derive(Debug)]
 pub(crate) struct PinDir {
@@ -102,18 +108,20 @@ fn lock(path: &Path) -> Result<Flock<File>, BpfError> {
     })
 }
 
-/// Mounts a bpf file system for `path` unless it lies on one; says where. `/sys` takes no new
-/// directories, so the file system is mounted on the part of the path that exists.
+/// Mounts a bpf file system for `path` unless it lies on one; says where a daemon mounted it, this one
+/// or one that was killed. `/sys` takes no new directories, so the file system is mounted on the part
+/// of the path that exists.
 fn mount_if_missing(path: &Path) -> Result<Option<PathBuf>, BpfError> {
     if is_bpffs(existing_part(path)) {
-        return Ok(None);
+        let mounts = fs::read_to_string(MOUNTS).map_err(|e| failed("read", MOUNTS.as_ref(), &e))?;
+        return Ok(mounted_by_us(&mounts, path));
     }
     let at = match fs::create_dir_all(path) {
         Ok(()) => path,
         Err(_) => existing_part(path),
     };
     mount(
-        Some("bpf"),
+        Some(MOUNT_SOURCE),
         at,
         Some("bpf"),
         MsFlags::empty(),
@@ -121,6 +129,16 @@ fn mount_if_missing(path: &Path) -> Result<Option<PathBuf>, BpfError> {
     )
     .map_err(|e| BpfError::new(format!("mount a bpf file system at {}", at.display()), &e))?;
     Ok(Some(at.to_owned()))
+}
+
+/// The mount point above `path` that carries our mark.
+fn mounted_by_us(mounts: &str, path: &Path) -> Option<PathBuf> {
+    let ours = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (source, at, kind) = (words.next()?, words.next()?, words.next()?);
+        (source == MOUNT_SOURCE && kind == "bpf").then(|| PathBuf::from(at))
+    });
+    ours.filter(|at| path.starts_with(at)).last()
 }
 
 fn existing_part(path: &Path) -> &Path {
@@ -133,4 +151,19 @@ fn is_bpffs(path: &Path) -> bool {
 
 fn failed(operation: &str, path: &Path, error: &io::Error) -> BpfError {
     BpfError::new(format!("{operation} {}", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_system_that_a_daemon_mounted_is_ours() {
+        let mounts = "sysfs /sys sysfs rw 0 0\n\
+                      bpf /sys/fs/bpf bpf rw,mode=700 0 0\n\
+                      pcpm /run/second/bpf bpf rw,mode=700 0 0\n";
+        assert_eq!(mounted_by_us(mounts, "/sys/fs/bpf/pcpm".as_ref()), None);
+        let second = mounted_by_us(mounts, "/run/second/bpf/pins".as_ref());
+        assert_eq!(second, Some("/run/second/bpf".into()));
+    }
 }

@@ -8,6 +8,7 @@ use aya::maps::MapType;
 use aya::sys::BpfHelper;
 use ipnet::Ipv4Net;
 use pcpm_api::types::{Check, CheckStatus};
+use pcpm_ebpf::abi::GATEWAY_V4;
 
 use super::{Feature, HostFacts, LockState, Probe, SocketUse};
 use crate::config::{Config, PortRange, Uplink};
@@ -220,6 +221,11 @@ fn pool_cidr(config: &Config, host: &dyn HostFacts) -> Check {
     let pool = config.pool_cidr;
     match host.conflict() {
         Err(e) => unknown(name, e),
+        Ok(Some(other)) if other.contains(&gateway()) => failed(
+            name,
+            format!("the slots' gateway is taken: {other}"),
+            "stop the other pcpmd of this network namespace, or remove the address",
+        ),
         Ok(Some(other)) => failed(
             name,
             format!("{pool} overlaps {other}"),
@@ -234,6 +240,10 @@ fn pool_cidr(config: &Config, host: &dyn HostFacts) -> Check {
         ),
         Ok(None) => ok(name, format!("{pool} is free")),
     }
+}
+
+fn gateway() -> String {
+    Ipv4Addr::from(GATEWAY_V4).to_string()
 }
 
 fn uplink(config: &Config, host: &dyn HostFacts) -> Check {
