@@ -122,12 +122,11 @@ fn run_holds_the_slot_by_its_connection_and_detaches_at_the_end() {
     let words = "run --name web-1 --tenant t --label a=b --on-empty wait --timeout 1s -- true";
     assert_eq!(daemon.run(words).code, 0);
     let asked = json!({"owner": "web-1", "tenant": "t", "labels": {"a": "b"}, "on_empty": "wait",
-                       "timeout_ms": 1000, "lease": "connection", "pass_fd": true});
+                       "timeout_ms": 1000, "lease": "connection", "exclusive": true, "pass_fd": true});
     assert_eq!(daemon.next(), Seen::Call("Attach".into(), asked));
-    assert_eq!(
-        daemon.next(),
-        Seen::Call("Detach".into(), json!({"owner": "web-1"}))
-    );
+    // By its id: whoever holds the name by then keeps its slot.
+    let given_back = json!({"owner": "web-1", "id": attachment("web-1")["id"]});
+    assert_eq!(daemon.next(), Seen::Call("Detach".into(), given_back));
     assert_eq!(daemon.next(), Seen::Closed);
 }
 
