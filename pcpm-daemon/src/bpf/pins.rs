@@ -133,12 +133,12 @@ fn mount_if_missing(path: &Path) -> Result<Option<PathBuf>, BpfError> {
 
 /// The mount point above `path` that carries our mark.
 fn mounted_by_us(mounts: &str, path: &Path) -> Option<PathBuf> {
-    let ours = mounts.lines().filter_map(|line| {
+    let mut ours = mounts.lines().filter_map(|line| {
         let mut words = line.split(' ');
         let (source, at, kind) = (words.next()?, words.next()?, words.next()?);
         (source == MOUNT_SOURCE && kind == "bpf").then(|| PathBuf::from(at))
     });
-    ours.filter(|at| path.starts_with(at)).last()
+    ours.rfind(|at| path.starts_with(at))
 }
 
 fn existing_part(path: &Path) -> &Path {
