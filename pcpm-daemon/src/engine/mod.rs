@@ -4,6 +4,7 @@
 //! [`workers`].
 
 mod attachment;
+mod commands;
 mod events;
 mod latency;
 mod leases;
@@ -27,16 +28,16 @@ use std::{
 use pcpm_api::{
     error::PoolError,
     limits::{self, DEFAULT_TENANT},
-    types::{self, Lease, OnEmpty, Source, Traffic},
+    types::{self, Lease, OnEmpty, Traffic},
 };
-use pcpm_ebpf::abi::{AttachmentWord, SlotCounters};
+use pcpm_ebpf::abi::SlotCounters;
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
     bpf::Datapath,
     host_world,
-    net::{self, RetiredSlot, SlotSpec, Uplink},
-    pool::{self, Command, Event, Holder, Pool, PoolSettings, Refusal, RequestId, SlotIndex},
+    net::{self, Uplink},
+    pool::{self, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex},
 };
 
 use attachment::{Origin, SlotText};
@@ -437,125 +438,6 @@ impl Engine {
             self.feed(Event::Detach(slot), None);
         }
         own_answer
-    }
-
-    fn carry_out(&mut self, command: Command) -> Option<(RequestId, Result<Attached, PoolError>)> {
-        match command {
-            Command::Create(slot) => self.work.create(SlotSpec {
-                index: slot,
-                address: self.world.address(slot),
-                mtu: self.world.mtu,
-            }),
-            Command::Retire(slot) => {
-                let netns = self.records[slot as usize].netns.take();
-                self.work.retire(RetiredSlot { index: slot, netns });
-            }
-            Command::Revoke { slot, holder } => self.revoke(slot, &holder),
-            Command::Grant {
-                request,
-                slot,
-                source,
-            } => {
-                return Some((request, self.grant(request, slot, source)));
-            }
-            Command::Existing { request, slot } => {
-                return Some((request, self.existing(request, slot)));
-            }
-            Command::Refuse { request, refusal } => {
-                return Some((request, Err(self.refusal(refusal))));
-            }
-        }
-        None
-    }
-
-    fn grant(
-        &mut self,
-        request: RequestId,
-        slot: SlotIndex,
-        source: Source,
-    ) -> Result<Attached, PoolError> {
-        let epoch = self.pool.epoch(slot);
-        let holder = self
-            .pool
-            .holder(slot)
-            .expect("the pool grants attached slots");
-        let tenant = self.tenants.acquire(&holder.tenant);
-        self.datapath
-            .publish(slot, AttachmentWord::attached(epoch, tenant));
-        let pending = &self.pending[&request];
-        let pass_fd = pending.pass_fd;
-        let took = pending.asked_at.elapsed();
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let attached = Happening::Attached { source, took_us };
-        self.events.push(attached, Some(slot), Some(holder));
-        if holder.lease == Lease::Connection {
-            self.leases.grant(slot, pending.client);
-        }
-        let attached_at_ms = unix_time_ms();
-        self.records[slot as usize].origin = Some(Origin {
-            source,
-            took_us,
-            attached_at_ms,
-        });
-        self.totals.count_attach(source);
-        self.attach_latency.record(took);
-        // A request that is refused after all must not keep the slot.
-        self.attached(slot, pass_fd)
-            .inspect_err(|_| self.unusable.push(slot))
-    }
-
-    fn existing(&mut self, request: RequestId, slot: SlotIndex) -> Result<Attached, PoolError> {
-        let pending = &self.pending[&request];
-        let pass_fd = pending.pass_fd;
-        if self
-            .pool
-            .holder(slot)
-            .is_some_and(|holder| holder.lease == Lease::Connection)
-        {
-            self.leases.grant(slot, pending.client);
-        }
-        self.attached(slot, pass_fd)
-    }
-
-    fn refusal(&mut self, refusal: Refusal) -> PoolError {
-        match refusal {
-            Refusal::Exhausted => {
-                self.totals.exhausted += 1;
-                let counts = self.pool.counts();
-                let exhausted = Happening::Exhausted {
-                    waiting: counts.waiting,
-                };
-                self.events.push(exhausted, None, None);
-                PoolError::PoolExhausted {
-                    depth: counts.ready,
-                    capacity: counts.capacity,
-                    waiting: counts.waiting,
-                    retry_after_ms: self.retry_after_ms(),
-                }
-            }
-            Refusal::OwnerExists { slot, field } => {
-                self.totals.refused += 1;
-                let owner = self.pool.holder(slot).map(|holder| holder.owner.clone());
-                PoolError::OwnerExists {
-                    owner: owner.unwrap_or_default(),
-                    field: field.to_owned(),
-                }
-            }
-            Refusal::Draining => {
-                self.totals.refused += 1;
-                PoolError::Draining {}
-            }
-        }
-    }
-
-    fn revoke(&mut self, slot: SlotIndex, holder: &Rc<Holder>) {
-        self.datapath
-            .publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
-        self.leases.end(slot);
-        self.tenants.release(&holder.tenant);
-        self.totals.detached += 1;
-        self.events
-            .push(Happening::Detached, Some(slot), Some(holder));
     }
 
     /// What has to follow every change of the pool: watchers, the timer, the first fill's end.

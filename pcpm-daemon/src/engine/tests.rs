@@ -2,10 +2,14 @@
 
 use std::{cell::RefCell, fs::File};
 
-use pcpm_api::types::SlotState;
+use pcpm_api::types::{SlotState, Source};
+use pcpm_ebpf::abi::AttachmentWord;
 
 use super::*;
-use crate::bpf::fake::FakeDatapath;
+use crate::{
+    bpf::fake::FakeDatapath,
+    net::{RetiredSlot, SlotSpec},
+};
 
 /// Work handed out and not done yet.
 #[derive(Clone, Debug, Default)]
