@@ -7,6 +7,13 @@ use nix::sys::signal::Signal;
 use pcpm_tests::{HostState, PATIENCE, World, binary, wait_for_path};
 use serde_json::json;
 
+/// `log` is what the daemon wrote, to be shown with what it left.
+fn assert_as_before(world: &World, before: &HostState, log: &str) -> Result<()> {
+    let difference = HostState::of(world.host())?.difference(before);
+    assert_eq!(difference, "", "after the daemon, which wrote:\n{log}");
+    Ok(())
+}
+
 #[test]
 fn nothing_is_left_after_sigterm() -> Result<()> {
     let world = World::new()?;
@@ -18,14 +25,7 @@ fn nothing_is_left_after_sigterm() -> Result<()> {
         .tool("ping -c1 -W5 198.51.100.1")
         .run()?;
     daemon.stop(PATIENCE)?;
-    let difference = HostState::of(world.host())?.difference(&before);
-    assert_eq!(
-        difference,
-        "",
-        "after the daemon, which wrote:\n{}",
-        daemon.log()
-    );
-    Ok(())
+    assert_as_before(&world, &before, &daemon.log())
 }
 
 #[test]
@@ -36,14 +36,7 @@ fn nothing_is_left_after_sigint_while_it_fills() -> Result<()> {
     daemon.wait_until("some slots are ready", |counts| counts.ready >= 10)?;
     daemon.signal(Signal::SIGINT)?;
     assert!(daemon.wait(PATIENCE)?.success(), "{}", daemon.log());
-    let difference = HostState::of(world.host())?.difference(&before);
-    assert_eq!(
-        difference,
-        "",
-        "after the daemon, which wrote:\n{}",
-        daemon.log()
-    );
-    Ok(())
+    assert_as_before(&world, &before, &daemon.log())
 }
 
 #[test]
@@ -104,14 +97,7 @@ fn four_thousand_slots_are_gone_within_fifteen_seconds() -> Result<()> {
     daemon.wait_until_ready(4000)?;
     let took = daemon.stop(PATIENCE)?;
     assert!(took < Duration::from_secs(15), "it took {took:?}");
-    let difference = HostState::of(world.host())?.difference(&before);
-    assert_eq!(
-        difference,
-        "",
-        "after the daemon, which wrote:\n{}",
-        daemon.log()
-    );
-    Ok(())
+    assert_as_before(&world, &before, &daemon.log())
 }
 
 #[test]
@@ -123,9 +109,7 @@ fn nothing_is_left_after_a_signal_while_the_hubs_are_made() -> Result<()> {
     wait_for_path(&world.path("/run/pcpm/hubs/0"), &starting)?;
     starting.signal(Signal::SIGTERM)?;
     assert!(starting.wait(PATIENCE)?.success());
-    let difference = HostState::of(world.host())?.difference(&before);
-    assert_eq!(difference, "");
-    Ok(())
+    assert_as_before(&world, &before, "")
 }
 
 #[test]
