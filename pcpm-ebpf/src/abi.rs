@@ -3,6 +3,14 @@
 //! Every type is `#[repr(C)]` with explicit padding; sizes and offsets are asserted beside it.
 //! No `bool` and no `Option` crosses the border.
 
+mod policy;
+mod ports;
+mod settings;
+
+pub use policy::{PolicyKey, PolicyNode, PolicyRule, RULES_PER_NODE, verdict};
+pub use ports::{PortKey, PortTarget};
+pub use settings::{RateLimit, Settings, settings_flag};
+
 /// Slots that share one hub namespace. `peernet2id` (`net/core/net_namespace.c`) scans all namespace
 /// ids a namespace knows for each link message, so the number is kept small.
 pub const SLOTS_PER_HUB: u32 = 512;
@@ -84,6 +92,14 @@ pub mod names {
     pub const SLOT_COUNTERS: &str = "SLOT_COUNTERS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` of `u64` packets by [`crate::drop_reason::DropReason`].
     pub const DROPS: &str = "DROPS";
+    /// `BPF_MAP_TYPE_ARRAY` (mmapable) of [`super::Settings`] by slot index.
+    pub const SETTINGS: &str = "SETTINGS";
+    /// `BPF_MAP_TYPE_LPM_TRIE`: [`super::PolicyKey`] to [`super::PolicyNode`].
+    pub const POLICY: &str = "POLICY";
+    /// `BPF_MAP_TYPE_HASH`: [`super::PortKey`] to [`super::PortTarget`].
+    pub const PORTS: &str = "PORTS";
+    /// `BPF_MAP_TYPE_HASH`: [`crate::address::Address`] of the host to `u32` 1.
+    pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
     /// `BPF_MAP_TYPE_ARRAY` with one [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
 

@@ -10,6 +10,7 @@
 )]
 
 pub mod abi;
+pub mod address;
 pub mod decision;
 pub mod drop_reason;
 pub mod icmp_error;

@@ -1,0 +1,40 @@
+//! What an attachment may do, as far as it is not the same for all: one entry a slot, mapped into
+//! the daemon's memory.
+
+/// Bits of [`Settings::flags`].
+pub mod settings_flag {
+    /// Addresses in DNS answers to the slot are learned for the names its policy allows.
+    pub const LEARN_NAMES: u32 = 1;
+}
+
+/// Settings of the attachment `epoch` of a slot. They are written before the attachment word and may
+/// be changed while it lives, field by field. Those of another epoch do not count: packets see the
+/// defaults of an attachment without options then, or are dropped as stale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Settings {
+    /// The attachment they belong to.
+    pub epoch: u32,
+    /// Which rules of the policy table count, 0 for none: the pool's default.
+    pub policy: u32,
+    /// Of [`settings_flag`].
+    pub flags: u32,
+    /// Zero.
+    pub padding: u32,
+    /// What the slot may send.
+    pub up: RateLimit,
+    /// What may be sent to the slot.
+    pub down: RateLimit,
+}
+
+/// How much may pass; 0 for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RateLimit {
+    /// Bits a second, counted with link header.
+    pub bits_per_second: u64,
+    /// Packets a second, segments of a GSO packet one by one.
+    pub packets_per_second: u64,
+}
+
+const _: () = assert!(size_of::<Settings>() == 64);

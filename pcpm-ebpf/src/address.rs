@@ -1,0 +1,84 @@
+//! Addresses of either family in one form, so that maps and decisions need one of everything.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IPv4 or IPv6 address in the byte order of the wire; IPv4 is mapped into IPv6 as
+/// `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2). All zero is "any".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Address(pub [u32; 4]);
+
+impl Address {
+    /// No particular address.
+    pub const ANY: Self = Self([0; 4]);
+
+    /// The IPv4 address with this number, in host byte order.
+    #[inline(always)]
+    pub const fn v4(number: u32) -> Self {
+        Self([0, 0, 0xffff_u32.to_be(), number.to_be()])
+    }
+
+    /// The IPv6 address with these bytes.
+    pub const fn v6(bytes: [u8; 16]) -> Self {
+        Self([
+            word(&bytes, 0),
+            word(&bytes, 4),
+            word(&bytes, 8),
+            word(&bytes, 12),
+        ])
+    }
+
+    /// Whether it is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0xffff_u32.to_be()
+    }
+
+    /// The number of an IPv4 address, in host byte order; the lowest 32 bits of an IPv6 one.
+    #[inline(always)]
+    pub const fn low(&self) -> u32 {
+        u32::from_be(self.0[3])
+    }
+
+    /// Its 16 bytes.
+    pub fn octets(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (bytes, word) in bytes.chunks_exact_mut(4).zip(self.0) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+const fn word(bytes: &[u8; 16], at: usize) -> u32 {
+    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(address: Ipv4Addr) -> Self {
+        Self::v4(address.into())
+    }
+}
+
+impl From<Ipv6Addr> for Address {
+    fn from(address: Ipv6Addr) -> Self {
+        Self::v6(address.octets())
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => address.into(),
+        }
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        Ipv6Addr::from(address.octets()).to_canonical()
+    }
+}
+
+const _: () = assert!(size_of::<Address>() == 16 && align_of::<Address>() == 4);
