@@ -9,7 +9,7 @@ use pcpm_api::types::{self, Check};
 use pcpm_ebpf::abi::{self, SLOTS_PER_HUB};
 
 use crate::{
-    bpf::{Datapath as _, DatapathSetup as _, PinDir, Sizes, Steering},
+    bpf::{Datapath as _, DatapathSetup as _, PinDir, Sizes, Steering, control_group},
     config::{self, Config},
     doctor::{self, NetworkFacts},
     engine::{self, World},
@@ -48,7 +48,15 @@ impl HostWorld {
         let uplink = self.find_uplink(&config.uplink)?;
         let pins = self.pins.insert(PinDir::create(&config.bpffs)?);
         let mut steering = Steering::load(sizes(config), pins)?;
-        steering.configure(programs_config(config))?;
+        steering.configure(abi::Config {
+            host_netns: self.host.netns_cookie()?,
+            ..programs_config(config)
+        })?;
+        if let Some(root) = control_group::root()? {
+            steering.attach_to_sockets(&control_group::open(&root)?, pins)?;
+        } else {
+            tracing::warn!("no cgroup2: the host's own programs do not reach published ports");
+        }
         self.host.prepare()?;
         let mtu = uplink.as_ref().map_or(DEFAULT_MTU, |uplink| uplink.mtu);
         let hubs = self.create_hubs(config, mtu, &mut steering)?;

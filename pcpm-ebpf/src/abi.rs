@@ -8,7 +8,7 @@ mod ports;
 mod settings;
 
 pub use policy::{PolicyKey, PolicyNode, PolicyRule, RULES_PER_NODE, verdict};
-pub use ports::{PortKey, PortTarget};
+pub use ports::{HostPeer, HostPeerKey, PortKey, PortTarget};
 pub use settings::{RateLimit, Settings, settings_flag};
 
 /// Slots that share one hub namespace. `peernet2id` (`net/core/net_namespace.c`) scans all namespace
@@ -100,6 +100,8 @@ pub mod names {
     pub const PORTS: &str = "PORTS";
     /// `BPF_MAP_TYPE_HASH`: [`crate::address::Address`] of the host to `u32` 1.
     pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
+    /// `BPF_MAP_TYPE_LRU_HASH`: [`super::HostPeerKey`] to [`super::HostPeer`].
+    pub const HOST_PEERS: &str = "HOST_PEERS";
     /// `BPF_MAP_TYPE_ARRAY` with one [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
 
@@ -113,6 +115,18 @@ pub mod names {
     pub const TO_HUB: &str = "to_hub";
     /// tc ingress of the uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
+
+    /// The root control group: what the host's own sockets ask for, and what they are told.
+    pub const SOCKET_PROGRAMS: [&str; 8] = [
+        "connect4",
+        "connect6",
+        "sendmsg4",
+        "sendmsg6",
+        "recvmsg4",
+        "recvmsg6",
+        "getpeername4",
+        "getpeername6",
+    ];
 }
 
 /// What the programs need to know of the world. Addresses are in host byte order.
@@ -133,6 +147,8 @@ pub struct Config {
     pub nat_port_first: u16,
     /// Last port used for translation, inclusive.
     pub nat_port_last: u16,
+    /// The cookie of the host's network namespace; 0: nothing is done for the host's own sockets.
+    pub host_netns: u64,
 }
 
 /// Which way a [`FlowKey`] is looked up.
@@ -209,7 +225,7 @@ pub struct SlotCounters {
 
 const _: () = {
     assert!(size_of::<AttachmentWord>() == 8);
-    assert!(size_of::<Config>() == 24);
+    assert!(size_of::<Config>() == 32);
     assert!(size_of::<FlowKey>() == 16);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<SlotCounters>() == 40);

@@ -40,6 +40,16 @@ impl Address {
         u32::from_be(self.0[3])
     }
 
+    /// Whether it never leaves the machine: 127.0.0.0/8 or `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        if self.is_v4() {
+            self.low() >> 24 == 127
+        } else {
+            self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.low() == 1
+        }
+    }
+
     /// Its 16 bytes.
     pub fn octets(&self) -> [u8; 16] {
         let mut bytes = [0; 16];

@@ -104,4 +104,6 @@ drop_reasons! {
         "A packet from outside was addressed to the pool directly."
     SpoofedFromUplink "spoofed-from-uplink"
         "A packet from outside claimed to come from the pool."
+    PortWithdrawn "port-withdrawn"
+        "The published port that a connection came through is no longer published for this slot."
 }

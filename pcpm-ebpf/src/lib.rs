@@ -18,5 +18,6 @@ pub mod nat;
 #[cfg(not(target_arch = "bpf"))]
 pub mod object;
 pub mod packet;
+pub mod published;
 #[cfg(not(target_arch = "bpf"))]
 pub use object::STEER_OBJECT;

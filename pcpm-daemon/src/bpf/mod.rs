@@ -4,6 +4,7 @@
 //! An attach or a detach is one [`Datapath::publish`]: an atomic store into a map that is mapped
 //! into the daemon's memory, without a system call.
 
+pub(crate) mod control_group;
 #[cfg(test)]
 pub(crate) mod fake;
 mod pins;

@@ -17,18 +17,30 @@ use pcpm_ebpf::abi::names;
 
 use super::BpfError;
 
-/// What is pinned: all maps that are declared (the compiler's own live with the programs), and the
-/// link that holds the uplink's program.
-pub(super) const PINNED: [&str; 8] = [
+/// What is pinned beside [`names::SOCKET_PROGRAMS`]: all maps that are declared (the compiler's own
+/// live with the programs), and the link that holds the uplink's program.
+const PINNED: [&str; 11] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
     names::FRAGMENTS,
     names::SLOT_COUNTERS,
     names::DROPS,
+    names::PORTS,
+    names::HOST_ADDRESSES,
+    names::HOST_PEERS,
     names::CONFIG,
     names::FROM_UPLINK,
 ];
+
+/// Whether `name` is the name of a pin.
+pub(super) fn is_pinned(name: &str) -> bool {
+    pinned().any(|pinned| pinned == name)
+}
+
+fn pinned() -> impl Iterator<Item = &'static str> {
+    PINNED.into_iter().chain(names::SOCKET_PROGRAMS)
+}
 
 const MOUNTS: &str = "/proc/self/mounts";
 
@@ -84,7 +96,7 @@ impl PinDir {
 
     /// Removes what we pin, by name: the root of a bpf file system has files of the kernel's own.
     fn remove_pins(&self) -> Result<(), BpfError> {
-        for name in PINNED {
+        for name in pinned() {
             let path = self.path(name);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {

@@ -1,19 +1,28 @@
 //! The steering programs and their maps, loaded with aya from the object that the build carries.
 #![expect(unsafe_code, reason = "says which ABI types are plain memory")]
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    path::PathBuf,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, Map, MapData, PerCpuArray},
-    programs::{LinkOrder, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions},
+    programs::{
+        LinkOrder, Program, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions,
+    },
 };
 use pcpm_ebpf::{
     STEER_OBJECT,
     abi::{AttachmentWord, Config, SlotCounters, names},
 };
 
-use super::{BpfError, Datapath, DatapathSetup, PinDir, pins::PINNED, words::AttachmentWords};
+use super::{
+    BpfError, Datapath, DatapathSetup, PinDir, control_group, pins::is_pinned,
+    words::AttachmentWords,
+};
 use crate::net::{Programs, Uplink};
 
 /// How many of what the maps hold.
@@ -60,7 +69,7 @@ impl Steering {
             .map_max_entries(names::FLOWS, sizes.flows)
             .load(STEER_OBJECT)
             .map_err(|e| BpfError::new("load the steering object", &e))?;
-        for (name, map) in ebpf.maps().filter(|(name, _)| PINNED.contains(name)) {
+        for (name, map) in ebpf.maps().filter(|(name, _)| is_pinned(name)) {
             pin(map, pins, name)?;
         }
         load_programs(&mut ebpf)?;
@@ -77,6 +86,18 @@ impl Steering {
             ebpf,
             uplink_pin: pins.path(names::FROM_UPLINK),
         })
+    }
+
+    /// Takes the connections of the host's own sockets to published ports to the slots. The programs
+    /// stay, pinned, when the daemon is killed.
+    pub(crate) fn attach_to_sockets(
+        &mut self,
+        group: &File,
+        pins: &PinDir,
+    ) -> Result<(), BpfError> {
+        names::SOCKET_PROGRAMS
+            .iter()
+            .try_for_each(|name| control_group::attach(&mut self.ebpf, name, group, pins))
     }
 
     fn program(&self, name: &str) -> Result<&SchedClassifier, BpfError> {
@@ -210,12 +231,12 @@ impl DatapathSetup for Steering {
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program
-            .try_into()
-            .map_err(|e| BpfError::new(format!("use program {name}"), &e))?;
-        program
-            .load()
-            .map_err(|e| BpfError::new(format!("load program {name}"), &e))?;
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => return Err(missing("a known type for program", name)),
+        };
+        loaded.map_err(|e| BpfError::new(format!("load program {name}"), &e))?;
     }
     Ok(())
 }
@@ -243,7 +264,7 @@ fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
     }
 }
 
-fn missing(kind: &str, name: &str) -> BpfError {
+pub(super) fn missing(kind: &str, name: &str) -> BpfError {
     BpfError {
         what: format!("find {kind} {name}"),
         cause: "not in the steering object".into(),

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use aya::maps::MapType;
+use aya::programs::ProgramType;
 use aya::sys::BpfHelper;
 use ipnet::Ipv4Net;
 use pcpm_api::types::{Check, CheckStatus};
@@ -28,10 +29,14 @@ const OTHER_OPEN_FILES: u64 = 256;
 const OTHER_NAMESPACES: u64 = 256;
 
 /// What the kernel programs are made of.
-const FEATURES: [Feature; 9] = [
+const FEATURES: [Feature; 11] = [
     Feature {
         name: "tc programs",
-        probe: Probe::TcProgram,
+        probe: Probe::Program(ProgramType::SchedClassifier),
+    },
+    Feature {
+        name: "cgroup socket address programs",
+        probe: Probe::Program(ProgramType::CgroupSockAddr),
     },
     Feature {
         name: "BPF_MAP_TYPE_ARRAY",
@@ -40,6 +45,10 @@ const FEATURES: [Feature; 9] = [
     Feature {
         name: "BPF_MAP_TYPE_PERCPU_ARRAY",
         probe: Probe::Map(MapType::PerCpuArray),
+    },
+    Feature {
+        name: "BPF_MAP_TYPE_HASH",
+        probe: Probe::Map(MapType::Hash),
     },
     Feature {
         name: "BPF_MAP_TYPE_LRU_HASH",
@@ -63,6 +72,7 @@ pub(crate) fn checks(config: &Config, host: &dyn HostFacts) -> Vec<Check> {
         bpf_features(host, may_probe),
         bpf_jit(host),
         bpffs(config, host),
+        control_groups(host),
         open_files(config, host),
         net_namespaces(config, host),
         pool_cidr(config, host),
@@ -173,6 +183,20 @@ fn bpffs(config: &Config, host: &dyn HostFacts) -> Check {
             );
             ok(name, detail)
         }
+    }
+}
+
+/// Programs of the root group see what the host's own sockets ask for.
+fn control_groups(host: &dyn HostFacts) -> Check {
+    let name = "control-groups";
+    match host.control_groups() {
+        Err(e) => unknown(name, e),
+        Ok(Some(root)) => ok(name, format!("cgroup2 at {}", root.display())),
+        Ok(None) => warning(
+            name,
+            "no cgroup2 file system: the host's own programs do not reach published ports",
+            "mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified, and start again",
+        ),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::ProgramType;
 use aya::sys::{is_helper_supported, is_map_supported, is_program_supported};
@@ -19,6 +19,7 @@ use nix::unistd::{AccessFlags, access};
 use pcpm_api::types;
 
 use super::{Fact, Feature, HostFacts, Limit, LockState, NetworkFacts, Place, Probe, SocketUse};
+use crate::bpf::control_group;
 use crate::config::PortRange;
 use crate::lock_file::{self, Holder};
 
@@ -42,7 +43,7 @@ impl HostFacts for Host {
 
     fn supports(&self, feature: Feature) -> Fact<bool> {
         match feature.probe {
-            Probe::TcProgram => is_program_supported(TC).map_err(|e| causes(&e)),
+            Probe::Program(kind) => is_program_supported(kind).map_err(|e| causes(&e)),
             Probe::Map(map_type) => is_map_supported(map_type).map_err(|e| causes(&e)),
             Probe::TcHelper(helper) => is_helper_supported(TC, helper).map_err(|e| causes(&e)),
         }
@@ -107,6 +108,10 @@ impl HostFacts for Host {
         Ok(list
             .lines()
             .any(|line| line.split_whitespace().next_back() == Some(name)))
+    }
+
+    fn control_groups(&self) -> Fact<Option<PathBuf>> {
+        control_group::root().map_err(|e| e.to_string())
     }
 
     fn lock(&self, state_dir: &Path) -> Fact<LockState> {

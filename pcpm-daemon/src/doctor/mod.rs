@@ -10,6 +10,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapType;
+use aya::programs::ProgramType;
 use aya::sys::BpfHelper;
 use pcpm_api::types;
 
@@ -42,6 +43,8 @@ pub(crate) trait HostFacts {
     fn place(&self, path: &Path) -> Fact<Place>;
     /// Whether the kernel has a file system, such as `bpf`.
     fn has_file_system(&self, name: &str) -> Fact<bool>;
+    /// Where the root of the unified control group hierarchy is mounted.
+    fn control_groups(&self) -> Fact<Option<PathBuf>>;
     /// Who runs in the state directory.
     fn lock(&self, state_dir: &Path) -> Fact<LockState>;
     /// What is at the path of the socket.
@@ -77,8 +80,8 @@ pub(crate) struct Feature {
 /// A way to find out what the kernel can do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Probe {
-    /// Load a program of tc.
-    TcProgram,
+    /// Load a program.
+    Program(ProgramType),
     /// Make a map.
     Map(MapType),
     /// Load a program of tc that calls a helper.

@@ -21,6 +21,7 @@ struct FakeHost {
     reserved: Vec<PortRange>,
     places: Vec<(PathBuf, Fact<Place>)>,
     bpf_file_system: bool,
+    control_groups: Option<PathBuf>,
     lock: LockState,
     socket: SocketUse,
     uplink: Fact<Option<types::Uplink>>,
@@ -49,6 +50,7 @@ fn good() -> FakeHost {
             ("/sys/fs/bpf/pcpm".into(), Ok(place("/sys/fs/bpf", "bpf"))),
         ],
         bpf_file_system: true,
+        control_groups: Some("/sys/fs/cgroup".into()),
         lock: LockState::Free,
         socket: SocketUse::Free,
         uplink: Ok(Some(types::Uplink {
@@ -102,6 +104,9 @@ impl HostFacts for FakeHost {
     }
     fn has_file_system(&self, name: &str) -> Fact<bool> {
         Ok(name == "bpf" && self.bpf_file_system)
+    }
+    fn control_groups(&self) -> Fact<Option<PathBuf>> {
+        Ok(self.control_groups.clone())
     }
     fn lock(&self, _: &Path) -> Fact<LockState> {
         Ok(self.lock.clone())
@@ -241,6 +246,16 @@ fn an_interpreter_is_warned_of() {
         "bpf-jit",
         &["net.core.bpf_jit_enable=1"],
     );
+}
+
+#[test]
+fn a_host_without_unified_control_groups_is_warned_of() {
+    let host = FakeHost {
+        control_groups: None,
+        ..good()
+    };
+    let words = ["do not reach published ports", "mount -t cgroup2"];
+    assert_complaint(&host, CheckStatus::Warning, "control-groups", &words);
 }
 
 #[test]

@@ -140,6 +140,10 @@ impl HostKernel for FakeKernel {
         Ok(None)
     }
 
+    fn netns_cookie(&mut self) -> Result<u64, NetError> {
+        Ok(1)
+    }
+
     fn remove_everything(&mut self, _: Duration) -> Vec<NetError> {
         self.record(Call::RemoveEverything);
         Vec::new()

@@ -13,8 +13,8 @@ use super::netlink::Netlink;
 use super::slot::SlotWorker;
 use super::tables::Tables;
 use super::{
-    Conflict, HostKernel, Hub, HubSpec, Programs, SlotKernel, Swept, Uplink, UplinkChoice, hub,
-    mark, sweep, uplink,
+    Conflict, HostKernel, Hub, HubSpec, Programs, SlotKernel, Swept, Uplink, UplinkChoice, cookie,
+    hub, mark, sweep, uplink,
 };
 
 /// A sweep that takes longer waits for somebody else who holds `rtnl_mutex`.
@@ -96,6 +96,10 @@ impl HostKernel for Host {
 
     fn conflict(&mut self, pool: Ipv4Net) -> Result<Option<Conflict>, NetError> {
         Ok(self.tables()?.conflict(pool))
+    }
+
+    fn netns_cookie(&mut self) -> Result<u64, NetError> {
+        cookie::current()
     }
 
     fn remove_everything(&mut self, within: Duration) -> Vec<NetError> {

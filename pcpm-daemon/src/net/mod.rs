@@ -27,6 +27,7 @@
 //! * Only what carries our mark is ever removed, see [`mark`].
 
 mod changes;
+mod cookie;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -191,6 +192,9 @@ pub(crate) trait HostKernel: Send {
 
     /// The first address or route of the host, not ours, that overlaps `pool` or the gateway.
     fn conflict(&mut self, pool: Ipv4Net) -> Result<Option<Conflict>, NetError>;
+
+    /// The number by which kernel programs know the calling thread's network namespace.
+    fn netns_cookie(&mut self) -> Result<u64, NetError>;
 
     /// Removes all slots, hubs, links, mounts and directories; what is not done `within` that time
     /// is an error. Namespaces held by file descriptors live on, empty.

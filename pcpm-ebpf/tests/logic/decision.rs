@@ -19,6 +19,7 @@ const CONFIG: Config = Config {
     uplink_address: u32::from_be_bytes([192, 0, 2, 1]),
     nat_port_first: 16_384,
     nat_port_last: 32_767,
+    host_netns: 0,
 };
 
 fn from_slot_seven() -> Ipv4 {

@@ -6,3 +6,4 @@ mod frames;
 mod icmp_error;
 mod nat;
 mod packet;
+mod published;

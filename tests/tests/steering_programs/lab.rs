@@ -192,6 +192,7 @@ impl Lab {
             uplink_address: LAB_UPLINK.to_bits(),
             nat_port_first: *LAB_PORTS.start(),
             nat_port_last: *LAB_PORTS.end(),
+            host_netns: 0,
         };
         let mut programs = Programs::load(config)?;
         for hub in 0..=1 {

@@ -163,6 +163,7 @@ fn pinned() -> Result<Programs> {
         uplink_address: HOST_ADDRESS.parse::<Ipv4Addr>()?.to_bits(),
         nat_port_first: 16_384,
         nat_port_last: 32_767,
+        host_netns: 0,
     };
     let nothing: Option<&str> = None;
     mount(Some("bpf"), PINS, Some("bpf"), MsFlags::empty(), nothing).context("mount bpffs")?;

@@ -28,6 +28,10 @@ mod rewrite;
 #[cfg(target_arch = "bpf")]
 mod skb;
 #[cfg(target_arch = "bpf")]
+mod sock_addr;
+#[cfg(target_arch = "bpf")]
+mod sockets;
+#[cfg(target_arch = "bpf")]
 mod to_hub;
 #[cfg(target_arch = "bpf")]
 mod verdict;
@@ -36,9 +40,17 @@ mod verdict;
 mod entry {
     //! Entry points; their names are `pcpm_ebpf::abi::names`.
 
-    use aya_ebpf::{macros::classifier, programs::TcContext};
+    use aya_ebpf::{
+        macros::{cgroup_sock_addr, classifier},
+        programs::{SockAddrContext, TcContext},
+    };
 
-    use crate::{from_host, from_hub, from_slot, from_uplink, skb::Skb, to_hub, verdict};
+    use crate::{
+        from_host, from_hub, from_slot, from_uplink,
+        skb::Skb,
+        sock_addr::{SocketCall, V4, V6},
+        sockets, to_hub, verdict,
+    };
 
     #[classifier]
     fn from_slot(ctx: TcContext) -> i32 {
@@ -63,6 +75,46 @@ mod entry {
     #[classifier]
     fn from_uplink(ctx: TcContext) -> i32 {
         verdict::finish(from_uplink::try_from_uplink(&Skb::new(&ctx)))
+    }
+
+    #[cgroup_sock_addr(connect4)]
+    fn connect4(ctx: SockAddrContext) -> i32 {
+        sockets::connect(&SocketCall::<V4>::new(&ctx))
+    }
+
+    #[cgroup_sock_addr(connect6)]
+    fn connect6(ctx: SockAddrContext) -> i32 {
+        sockets::connect(&SocketCall::<V6>::new(&ctx))
+    }
+
+    #[cgroup_sock_addr(sendmsg4)]
+    fn sendmsg4(ctx: SockAddrContext) -> i32 {
+        sockets::send(&SocketCall::<V4>::new(&ctx))
+    }
+
+    #[cgroup_sock_addr(sendmsg6)]
+    fn sendmsg6(ctx: SockAddrContext) -> i32 {
+        sockets::send(&SocketCall::<V6>::new(&ctx))
+    }
+
+    #[cgroup_sock_addr(recvmsg4)]
+    fn recvmsg4(ctx: SockAddrContext) -> i32 {
+        sockets::tell(&SocketCall::<V4>::new(&ctx))
+    }
+
+    #[cgroup_sock_addr(recvmsg6)]
+    fn recvmsg6(ctx: SockAddrContext) -> i32 {
+        sockets::tell(&SocketCall::<V6>::new(&ctx))
+    }
+
+    #[cgroup_sock_addr(getpeername4)]
+    fn getpeername4(ctx: SockAddrContext) -> i32 {
+        sockets::tell(&SocketCall::<V4>::new(&ctx))
+    }
+
+    #[cgroup_sock_addr(getpeername6)]
+    fn getpeername6(ctx: SockAddrContext) -> i32 {
+        sockets::tell(&SocketCall::<V6>::new(&ctx))
     }
 }
 

@@ -3,11 +3,15 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Config, Flow, FlowKey, SlotCounters},
+    abi::{
+        AttachmentWord, Config, Flow, FlowKey, HostPeer, HostPeerKey, PortKey, PortTarget,
+        SlotCounters,
+    },
+    address::Address,
     decision::hub_of,
     drop_reason::DropReason,
 };
@@ -19,6 +23,10 @@ const DEFAULT_HUBS: usize = 2;
 const DEFAULT_FLOWS: usize = 65_536;
 /// Datagrams in fragments under way at one time.
 const DATAGRAMS: usize = 8192;
+const DEFAULT_PORTS: usize = 65_536;
+const DEFAULT_HOST_ADDRESSES: usize = 1024;
+/// Connections of the host's own sockets to published ports that are known at one time.
+const HOST_PEERS_KNOWN: usize = 16_384;
 
 #[btf_map]
 static ATTACHMENTS: Array<AttachmentWord, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usize }> =
@@ -38,6 +46,15 @@ static SLOT_COUNTERS: PerCpuArray<SlotCounters, DEFAULT_SLOTS> = PerCpuArray::ne
 
 #[btf_map]
 static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map]
+static PORTS: HashMap<PortKey, PortTarget, DEFAULT_PORTS> = HashMap::new();
+
+#[btf_map]
+static HOST_ADDRESSES: HashMap<Address, u32, DEFAULT_HOST_ADDRESSES> = HashMap::new();
+
+#[btf_map]
+static HOST_PEERS: LruHashMap<HostPeerKey, HostPeer, HOST_PEERS_KNOWN> = LruHashMap::new();
 
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
@@ -63,6 +80,39 @@ pub(crate) fn hub_link(slot: u32) -> Result<u32, DropReason> {
         Some(&ifindex) if ifindex != 0 => Ok(ifindex),
         _ => Err(DropReason::NotConfigured),
     }
+}
+
+/// Where a port of the host leads to: what is published on this address, or else on all.
+#[inline(always)]
+pub(crate) fn published(key: &PortKey) -> Option<PortTarget> {
+    let found = PORTS
+        .get_ptr(key)
+        .or_else(|| PORTS.get_ptr(key.everywhere()))?;
+    // SAFETY: the element is valid until the program ends; `published` says what it may become.
+    let target = unsafe { found.read_volatile() };
+    target
+        .is_current(attachment(target.slot).ok()?)
+        .then_some(target)
+}
+
+/// Whether `address` is one of the host's own, loopback aside.
+#[inline(always)]
+pub(crate) fn is_host_address(address: &Address) -> bool {
+    HOST_ADDRESSES.get_ptr(address).is_some()
+}
+
+/// What a socket of the host asked for when it speaks to a slot in a published port's place.
+#[inline(always)]
+pub(crate) fn host_peer(key: &HostPeerKey) -> Option<HostPeer> {
+    let found = HOST_PEERS.get_ptr(key)?;
+    // SAFETY: as in `published`.
+    Some(unsafe { found.read_volatile() })
+}
+
+/// Remembers what a socket of the host asked for.
+#[inline(always)]
+pub(crate) fn remember_host_peer(key: &HostPeerKey, peer: &HostPeer) -> bool {
+    HOST_PEERS.insert(key, peer, 0).is_ok()
 }
 
 /// Counts one dropped packet.

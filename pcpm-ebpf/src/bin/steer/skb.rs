@@ -7,8 +7,8 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh,
+        bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -92,6 +92,13 @@ impl Skb {
     pub(crate) fn set_mark(&self, mark: u32) {
         // SAFETY: as in `ifindex`; the mark is writable.
         unsafe { (*self.raw).mark = mark };
+    }
+
+    /// The socket of this namespace that sent it, 0 for none.
+    #[inline(always)]
+    pub(crate) fn socket_cookie(&self) -> u64 {
+        // SAFETY: the context is valid.
+        unsafe { bpf_get_socket_cookie(self.raw.cast()) }
     }
 
     /// Overwrites bytes; checksums are the caller's business.

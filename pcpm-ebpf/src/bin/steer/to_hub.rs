@@ -1,15 +1,37 @@
 //! tc egress of the hub links in the host: only what the host itself sends may go to slots.
 
-use pcpm_ebpf::drop_reason::DropReason;
+use pcpm_ebpf::{
+    abi::HostPeerKey,
+    address::Address,
+    drop_reason::DropReason,
+    packet::{Frame, Transport},
+};
 
-use crate::{skb::Skb, verdict::Verdict};
+use crate::{maps, skb::Skb, verdict::Verdict};
 
 /// A packet that the host forwards carries the link it came in on.
 #[inline(always)]
 pub(crate) fn try_to_hub(skb: &Skb) -> Result<Verdict, DropReason> {
-    if skb.ingress_ifindex() == 0 {
-        Ok(Verdict::Next)
-    } else {
+    if skb.ingress_ifindex() != 0 {
         Err(DropReason::ForwardedToSlot)
+    } else if asked_for_withdrawn_port(skb) {
+        Err(DropReason::PortWithdrawn)
+    } else {
+        Ok(Verdict::Next)
     }
+}
+
+/// A connected socket is asked once where it wants to go, and goes there as long as it lives: it must
+/// not get to whoever holds the slot next.
+#[inline(always)]
+fn asked_for_withdrawn_port(skb: &Skb) -> bool {
+    let Ok(frame) = Frame::parse(skb) else {
+        return false;
+    };
+    let Ok(transport) = Transport::parse(skb, &frame) else {
+        return false;
+    };
+    let slot = Address::v4(frame.destination);
+    let key = HostPeerKey::new(skb.socket_cookie(), slot, transport.destination_port);
+    maps::host_peer(&key).is_some_and(|peer| maps::published(&peer.asked) != Some(peer.target))
 }

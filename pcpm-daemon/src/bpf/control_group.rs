@@ -1,0 +1,81 @@
+//! The root control group, whose programs see what the host's own sockets ask for: where it is, and
+//! the attaching. Groups are the machine's; the programs look for the host's sockets themselves.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
+};
+
+use super::{BpfError, PinDir, steering::missing};
+
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// Where the root of the unified hierarchy (cgroup2) is mounted, alone or beside those of version 1.
+pub(crate) fn root() -> Result<Option<PathBuf>, BpfError> {
+    let mounts =
+        fs::read_to_string(MOUNTS).map_err(|e| BpfError::new(format!("read {MOUNTS}"), &e))?;
+    Ok(root_in(&mounts))
+}
+
+/// Opens the root for [`attach`].
+pub(crate) fn open(root: &Path) -> Result<File, BpfError> {
+    File::open(root).map_err(|e| BpfError::new(format!("open {}", root.display()), &e))
+}
+
+/// Attaches the program `name` to `group`, beside those of others, and pins the link: removing the
+/// pin detaches it.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    name: &str,
+    group: &File,
+    pins: &PinDir,
+) -> Result<(), BpfError> {
+    let what = || format!("attach {name} to the root control group");
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| missing("program", name))?;
+    let program: &mut CgroupSockAddr = program.try_into().map_err(|e| BpfError::new(what(), &e))?;
+    // A link always allows others beside it; the kernel wants no flags to say so.
+    let link = program
+        .attach(group, CgroupAttachMode::Single)
+        .and_then(|id| program.take_link(id))
+        .map_err(|e| BpfError::new(what(), &e))?;
+    let link = FdLink::try_from(link).map_err(|e| BpfError::new(what(), &e))?;
+    let path = pins.path(name);
+    link.pin(&path)
+        .map_err(|e| BpfError::new(format!("pin {}", path.display()), &e))?;
+    Ok(())
+}
+
+/// A mount may show a part of the hierarchy only; the root's says `/`
+/// (`proc_pid_mountinfo(5)`).
+fn root_in(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (place, source) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(3);
+        let (root, at) = (place.next()?, place.next()?);
+        (root == "/" && source.starts_with("cgroup2 ")).then(|| PathBuf::from(at))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_of_the_unified_hierarchy_is_found_wherever_it_is_mounted() {
+        let old = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                   32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n";
+        let part = "40 31 0:38 /user.slice /mnt/cgroup rw - cgroup2 cgroup2 rw\n";
+        let hybrid = "41 31 0:38 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw\n";
+        assert_eq!(root_in(old), None);
+        assert_eq!(root_in(&format!("{old}{part}")), None);
+        let found = root_in(&format!("{old}{part}{hybrid}"));
+        assert_eq!(found, Some("/sys/fs/cgroup/unified".into()));
+    }
+}
