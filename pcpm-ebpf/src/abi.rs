@@ -3,10 +3,15 @@
 //! Every type is `#[repr(C)]` with explicit padding; sizes and offsets are asserted beside it.
 //! No `bool` and no `Option` crosses the border.
 
+mod domain_names;
 mod policy;
 mod ports;
 mod settings;
 
+pub use domain_names::{
+    Learned, LearnedKey, LearnedName, NAME_BYTES, NAME_LABELS, NAMES_PER_ADDRESS, Name, NameKey,
+    name_kind,
+};
 pub use policy::{PolicyKey, PolicyNode, PolicyRule, RULES_PER_NODE, verdict};
 pub use ports::{HostPeer, HostPeerKey, PortKey, PortTarget};
 pub use settings::{RateLimit, Settings, settings_flag};

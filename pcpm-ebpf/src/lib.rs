@@ -12,12 +12,15 @@
 pub mod abi;
 pub mod address;
 pub mod decision;
+pub mod dns;
 pub mod drop_reason;
 pub mod icmp_error;
 pub mod nat;
 #[cfg(not(target_arch = "bpf"))]
 pub mod object;
 pub mod packet;
+pub mod policy;
 pub mod published;
+pub mod rate;
 #[cfg(not(target_arch = "bpf"))]
 pub use object::STEER_OBJECT;

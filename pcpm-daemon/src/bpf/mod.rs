@@ -27,7 +27,7 @@ pub(crate) struct BpfError {
 }
 
 impl BpfError {
-    fn new(what: impl Into<String>, cause: &dyn std::error::Error) -> Self {
+    pub(crate) fn new(what: impl Into<String>, cause: &dyn std::error::Error) -> Self {
         Self {
             what: what.into(),
             cause: whole_cause(cause),

@@ -1,9 +1,12 @@
 //! Tests of the packet logic on the host: the same functions that run in the kernel.
 
 mod decision;
+mod dns;
 mod drop_reasons;
 mod frames;
 mod icmp_error;
 mod nat;
 mod packet;
+mod policy;
 mod published;
+mod rate;

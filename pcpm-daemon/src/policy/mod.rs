@@ -1,0 +1,228 @@
+//! What attachments may reach: their rules, made into what the kernel programs look up.
+//!
+//! [`rules`] says what a rule is, [`compile`] makes the table's nodes of them, and [`Policies`] keeps
+//! one copy of every rule set in the table, however many attachments have it.
+
+mod compile;
+mod names;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+};
+
+use pcpm_ebpf::{
+    abi::{NameKey, PolicyKey, PolicyNode},
+    address::Address,
+};
+
+use crate::bpf::BpfError;
+
+use names::Names;
+
+pub(crate) use compile::Ranges;
+pub(crate) use rules::{Pattern, RuleError, RuleSet};
+#[cfg(test)]
+use rules::{Protocol, Rule, Subject, Verdict};
+
+/// Rule sets that stay in the table after their last attachment, so that the next one finds them.
+const RESTING: usize = 256;
+
+/// The number of a rule set in the table; 0 is that of no rules.
+pub(crate) type PolicyId = u32;
+
+/// Why an attachment cannot have the rules it asks for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PolicyError {
+    /// The rules themselves.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
+    /// The kernel.
+    #[error(transparent)]
+    Table(#[from] BpfError),
+    /// Four thousand million rule sets later.
+    #[error("add a rule set: their numbers have run out, restart the daemon")]
+    Exhausted,
+}
+
+/// The kernel's table of rule sets.
+pub(crate) trait PolicyTable {
+    /// Writes a rule set that no packet is subject to yet. Undoes what it did when it fails.
+    fn add_policy(&mut self, policy: &Compiled) -> Result<(), BpfError>;
+
+    /// Removes a rule set that no packet is subject to any more.
+    fn remove_policy(&mut self, policy: &Compiled) -> Result<(), BpfError>;
+}
+
+/// A rule set as it stands in the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compiled {
+    pub(crate) nodes: Vec<(PolicyKey, PolicyNode)>,
+    pub(crate) names: Vec<(NameKey, u32)>,
+}
+
+/// All rule sets that are in the table. A number is never used again, so that neither a flow nor a
+/// packet under way can take one rule set for another.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    ranges: Ranges,
+    names: Names,
+    by_rules: HashMap<Rc<RuleSet>, PolicyId>,
+    sets: HashMap<PolicyId, Interned>,
+    /// Sets without an attachment, the one that rests longest first.
+    resting: VecDeque<PolicyId>,
+    last: PolicyId,
+}
+
+#[derive(Debug)]
+struct Interned {
+    rules: Rc<RuleSet>,
+    compiled: Compiled,
+    patterns: Vec<Pattern>,
+    attachments: u32,
+}
+
+impl Policies {
+    /// No rule sets yet; `ranges` are those that not every rule is about.
+    pub(crate) fn new(ranges: Ranges) -> Self {
+        Self {
+            ranges,
+            names: Names::default(),
+            by_rules: HashMap::new(),
+            sets: HashMap::new(),
+            resting: VecDeque::new(),
+            last: 0,
+        }
+    }
+
+    /// The number of `rules` for one more attachment. They are in the table when this returns.
+    pub(crate) fn acquire(
+        &mut self,
+        rules: RuleSet,
+        table: &mut (impl PolicyTable + ?Sized),
+    ) -> Result<PolicyId, PolicyError> {
+        if rules.is_empty() {
+            return Ok(0);
+        }
+        match self.by_rules.get(&rules) {
+            Some(&id) => {
+                self.use_again(id);
+                Ok(id)
+            }
+            None => self.add(rules, table),
+        }
+    }
+
+    /// An attachment has other rules from now on, or is gone: no settings name these any more.
+    pub(crate) fn release(
+        &mut self,
+        id: PolicyId,
+        table: &mut (impl PolicyTable + ?Sized),
+    ) -> Result<(), BpfError> {
+        let Some(set) = self.sets.get_mut(&id) else {
+            return Ok(());
+        };
+        set.attachments -= 1;
+        if set.attachments == 0 {
+            self.resting.push_back(id);
+        }
+        self.let_rest(RESTING, table)
+    }
+
+    fn use_again(&mut self, id: PolicyId) {
+        let set = self.sets.get_mut(&id).expect("every known set is kept");
+        if set.attachments == 0 {
+            self.resting.retain(|resting| *resting != id);
+        }
+        set.attachments += 1;
+    }
+
+    fn add(
+        &mut self,
+        rules: RuleSet,
+        table: &mut (impl PolicyTable + ?Sized),
+    ) -> Result<PolicyId, PolicyError> {
+        let id = self.last.checked_add(1).ok_or(PolicyError::Exhausted)?;
+        let nodes = compile::address_nodes(&rules, id, &self.ranges)?;
+        let named = compile::name_nodes(&rules)?;
+        self.last = id;
+        let mut set = Interned {
+            rules: Rc::new(rules),
+            compiled: Compiled {
+                nodes,
+                names: Vec::new(),
+            },
+            patterns: Vec::new(),
+            attachments: 1,
+        };
+        let added = self
+            .name(&mut set, id, named)
+            .and_then(|()| self.write(&set.compiled, table));
+        if let Err(error) = added {
+            self.forget_names(&set);
+            return Err(error);
+        }
+        self.by_rules.insert(set.rules.clone(), id);
+        self.sets.insert(id, set);
+        Ok(id)
+    }
+
+    /// Gives the names of `set` their numbers.
+    fn name(
+        &mut self,
+        set: &mut Interned,
+        id: PolicyId,
+        named: Vec<(Pattern, PolicyNode)>,
+    ) -> Result<(), PolicyError> {
+        for (pattern, node) in named {
+            let number = self.names.acquire(&pattern).ok_or(PolicyError::Exhausted)?;
+            let at = PolicyKey::of(id, Address::of_name(number));
+            set.compiled.nodes.push((at, node));
+            set.compiled.names.push((pattern.key(id), number));
+            set.patterns.push(pattern);
+        }
+        Ok(())
+    }
+
+    fn forget_names(&mut self, set: &Interned) {
+        for pattern in &set.patterns {
+            self.names.release(pattern);
+        }
+    }
+
+    /// Resting sets give way when the table is full.
+    fn write(
+        &mut self,
+        compiled: &Compiled,
+        table: &mut (impl PolicyTable + ?Sized),
+    ) -> Result<(), PolicyError> {
+        if table.add_policy(compiled).is_ok() {
+            return Ok(());
+        }
+        self.let_rest(0, table)?;
+        Ok(table.add_policy(compiled)?)
+    }
+
+    /// Removes the sets that rest longest, until `most` are left.
+    fn let_rest(
+        &mut self,
+        most: usize,
+        table: &mut (impl PolicyTable + ?Sized),
+    ) -> Result<(), BpfError> {
+        let mut outcome = Ok(());
+        while self.resting.len() > most {
+            let oldest = self.resting.pop_front().expect("there are more");
+            let set = self
+                .sets
+                .remove(&oldest)
+                .expect("every resting set is kept");
+            self.by_rules.remove(&set.rules);
+            self.forget_names(&set);
+            outcome = outcome.and(table.remove_policy(&set.compiled));
+        }
+        outcome
+    }
+}
