@@ -165,6 +165,7 @@ fn sizes(config: &Config) -> Sizes {
         slots: config.capacity,
         hubs: hub_count(config),
         flows: config.nat.flows,
+        ports: config.publish.max_ports,
     }
 }
 

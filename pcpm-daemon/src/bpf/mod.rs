@@ -11,7 +11,9 @@ mod pins;
 mod steering;
 mod words;
 
-use pcpm_ebpf::abi::{AttachmentWord, Config, SlotCounters};
+use pcpm_ebpf::abi::{
+    AttachmentWord, Config, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
+};
 
 use crate::net::{Programs, Uplink};
 
@@ -50,9 +52,26 @@ fn whole_cause(error: &dyn std::error::Error) -> String {
 }
 
 /// What the running daemon asks of the datapath.
+#[expect(dead_code, reason = "nothing has settings, ports or rules yet")]
 pub(crate) trait Datapath {
     /// Says who holds the slot. Every packet from now on sees this, and none sees half of it.
     fn publish(&mut self, slot: u32, word: AttachmentWord);
+
+    /// Says what the attachment that the settings name may do. Without a system call, like
+    /// [`publish`](Self::publish).
+    fn set_settings(&mut self, slot: u32, settings: &Settings);
+
+    /// Leads a port of the host to a slot, in place of where it led before.
+    fn publish_port(&mut self, key: PortKey, target: PortTarget) -> Result<(), BpfError>;
+
+    /// A port of the host is the host's again. One that was not published stays as it is.
+    fn withdraw_port(&mut self, key: PortKey) -> Result<(), BpfError>;
+
+    /// Writes the nodes of a policy; on failure none of them is there.
+    fn add_policy(&mut self, nodes: &[(PolicyKey, PolicyNode)]) -> Result<(), BpfError>;
+
+    /// Removes nodes of policies. All are tried; the first failure is returned.
+    fn remove_policy(&mut self, keys: &[PolicyKey]) -> Result<(), BpfError>;
 
     /// The slot's traffic since its index was first used, summed over the CPUs.
     fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError>;

@@ -19,13 +19,15 @@ use super::BpfError;
 
 /// What is pinned beside [`names::SOCKET_PROGRAMS`]: all maps that are declared (the compiler's own
 /// live with the programs), and the link that holds the uplink's program.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 13] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
     names::FRAGMENTS,
     names::SLOT_COUNTERS,
     names::DROPS,
+    names::SETTINGS,
+    names::POLICY,
     names::PORTS,
     names::HOST_ADDRESSES,
     names::HOST_PEERS,

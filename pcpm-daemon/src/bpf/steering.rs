@@ -4,24 +4,32 @@
 use std::{
     fs::{self, File},
     io,
+    net::IpAddr,
     path::PathBuf,
 };
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, Map, MapData, PerCpuArray},
+    maps::{
+        Array, HashMap, Map, MapData, MapError, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{
         LinkOrder, Program, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions,
     },
 };
 use pcpm_ebpf::{
     STEER_OBJECT,
-    abi::{AttachmentWord, Config, SlotCounters, names},
+    abi::{
+        AttachmentWord, Config, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
+        names,
+    },
 };
 
 use super::{
-    BpfError, Datapath, DatapathSetup, PinDir, control_group, pins::is_pinned,
-    words::AttachmentWords,
+    BpfError, Datapath, DatapathSetup, PinDir, control_group,
+    pins::is_pinned,
+    words::{AttachmentWords, SettingsTable},
 };
 use crate::net::{Programs, Uplink};
 
@@ -31,24 +39,37 @@ pub(crate) struct Sizes {
     pub(crate) slots: u32,
     pub(crate) hubs: u32,
     pub(crate) flows: u32,
+    pub(crate) ports: u32,
 }
 
 /// Words of [`SlotCounters`], which aya reads as an array: it knows those to be plain memory.
 type CounterWords = [u64; size_of::<SlotCounters>() / 8];
 
-/// The configuration as aya writes it.
+/// What stands behind the prefix length in the trie of policies.
+type PolicyPrefix = [u32; 5];
+
+/// A type of the ABI as aya reads and writes it.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct ConfigValue(Config);
+struct Plain<T>(T);
 
-// SAFETY: `Config` is `repr(C)`, `Copy`, without padding, and every bit pattern is valid.
-unsafe impl Pod for ConfigValue {}
+// SAFETY: `repr(C)`, `Copy`, all padding is fields, and every bit pattern is valid.
+unsafe impl Pod for Plain<Config> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<PolicyNode> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<PortKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<PortTarget> {}
 
 /// The loaded programs and maps.
 pub(crate) struct Steering {
     ebpf: Ebpf,
     words: AttachmentWords,
-    config: Array<MapData, ConfigValue>,
+    settings: SettingsTable,
+    policy: LpmTrie<MapData, PolicyPrefix, Plain<PolicyNode>>,
+    ports: HashMap<MapData, Plain<PortKey>, Plain<PortTarget>>,
+    config: Array<MapData, Plain<Config>>,
     /// What stands in `config`.
     configured: Config,
     hubs: Array<MapData, u32>,
@@ -65,6 +86,8 @@ impl Steering {
             .btf(None)
             .map_max_entries(names::ATTACHMENTS, sizes.slots)
             .map_max_entries(names::SLOT_COUNTERS, sizes.slots)
+            .map_max_entries(names::SETTINGS, sizes.slots)
+            .map_max_entries(names::PORTS, sizes.ports)
             .map_max_entries(names::HUBS, sizes.hubs)
             .map_max_entries(names::FLOWS, sizes.flows)
             .load(STEER_OBJECT)
@@ -76,8 +99,14 @@ impl Steering {
         let attachments = take_map_data(&mut ebpf, names::ATTACHMENTS)?;
         let words = AttachmentWords::map(attachments.fd(), sizes.slots)
             .map_err(|e| BpfError::new(format!("map {} into memory", names::ATTACHMENTS), &e))?;
+        let settings = take_map_data(&mut ebpf, names::SETTINGS)?;
+        let settings = SettingsTable::map(settings.fd(), sizes.slots)
+            .map_err(|e| BpfError::new(format!("map {} into memory", names::SETTINGS), &e))?;
         Ok(Self {
             words,
+            settings,
+            policy: take_map(&mut ebpf, names::POLICY)?,
+            ports: take_map(&mut ebpf, names::PORTS)?,
             config: take_map(&mut ebpf, names::CONFIG)?,
             configured: Config::default(),
             hubs: take_map(&mut ebpf, names::HUBS)?,
@@ -159,7 +188,7 @@ impl Steering {
 
     fn write_config(&mut self) -> Result<(), BpfError> {
         self.config
-            .set(0, ConfigValue(self.configured), 0)
+            .set(0, Plain(self.configured), 0)
             .map_err(|e| BpfError::new("write the programs' configuration", &e))
     }
 }
@@ -167,6 +196,49 @@ impl Steering {
 impl Datapath for Steering {
     fn publish(&mut self, slot: u32, word: AttachmentWord) {
         self.words.store(slot, word);
+    }
+
+    fn set_settings(&mut self, slot: u32, settings: &Settings) {
+        self.settings.store(slot, settings);
+    }
+
+    fn publish_port(&mut self, key: PortKey, target: PortTarget) -> Result<(), BpfError> {
+        self.ports
+            .insert(Plain(key), Plain(target), 0)
+            .map_err(|e| BpfError::new(format!("publish port {}", shown(&key)), &e))
+    }
+
+    fn withdraw_port(&mut self, key: PortKey) -> Result<(), BpfError> {
+        ignore_missing(self.ports.remove(&Plain(key)))
+            .map_err(|e| BpfError::new(format!("withdraw port {}", shown(&key)), &e))
+    }
+
+    fn add_policy(&mut self, nodes: &[(PolicyKey, PolicyNode)]) -> Result<(), BpfError> {
+        for (done, (key, node)) in nodes.iter().enumerate() {
+            if let Err(error) = self.policy.insert(&trie_key(key), Plain(*node), 0) {
+                let keys: Vec<_> = nodes[..done].iter().map(|(key, _)| *key).collect();
+                let error = BpfError::new("write a policy", &error);
+                return match self.remove_policy(&keys) {
+                    Ok(()) => Err(error),
+                    Err(left) => Err(BpfError {
+                        cause: format!("{}; {left}", error.cause),
+                        ..error
+                    }),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_policy(&mut self, keys: &[PolicyKey]) -> Result<(), BpfError> {
+        let removed: Vec<_> = keys
+            .iter()
+            .map(|key| ignore_missing(self.policy.remove(&trie_key(key))))
+            .collect();
+        removed
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|e| BpfError::new("remove a policy", &e))
     }
 
     fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError> {
@@ -262,6 +334,29 @@ fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
         Some(Map::Array(data)) => Ok(data),
         _ => Err(missing("array map", name)),
     }
+}
+
+fn trie_key(key: &PolicyKey) -> Key<PolicyPrefix> {
+    let [a, b, c, d] = key.address.0;
+    Key::new(key.prefix_length, [key.policy, a, b, c, d])
+}
+
+fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn shown(key: &PortKey) -> String {
+    let address = IpAddr::from(key.address);
+    if address.is_unspecified() {
+        return key.port.to_string();
+    }
+    format!("{} of {address}", key.port)
 }
 
 pub(super) fn missing(kind: &str, name: &str) -> BpfError {

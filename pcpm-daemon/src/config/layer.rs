@@ -24,6 +24,8 @@ pub(super) struct Layer {
     pub(super) refill_workers: Option<Given<i64>>,
     pub(super) nat_ports: Option<Given<String>>,
     pub(super) nat_flows: Option<Given<i64>>,
+    pub(super) publish_max_ports: Option<Given<i64>>,
+    pub(super) policy_default: Option<Given<String>>,
     pub(super) api_max_clients: Option<Given<i64>>,
 }
 
@@ -60,6 +62,8 @@ impl Layer {
         let mut root = Table::new(file, "", document.get_ref());
         let mut refill = root.table("refill")?;
         let mut nat = root.table("nat")?;
+        let mut publish = root.table("publish")?;
+        let mut policy = root.table("policy")?;
         let mut api = root.table("api")?;
         let layer = Self {
             socket: root.text("socket")?,
@@ -72,9 +76,11 @@ impl Layer {
             refill_workers: refill.integer("workers")?,
             nat_ports: nat.text("ports")?,
             nat_flows: nat.integer("flows")?,
+            publish_max_ports: publish.integer("max_ports")?,
+            policy_default: policy.text("default")?,
             api_max_clients: api.integer("max_clients")?,
         };
-        [root, refill, nat, api]
+        [root, refill, nat, publish, policy, api]
             .iter()
             .try_for_each(Table::deny_unknown)?;
         Ok(layer)
@@ -93,6 +99,8 @@ impl Layer {
             refill_workers: over.refill_workers.or(self.refill_workers),
             nat_ports: over.nat_ports.or(self.nat_ports),
             nat_flows: over.nat_flows.or(self.nat_flows),
+            publish_max_ports: over.publish_max_ports.or(self.publish_max_ports),
+            policy_default: over.policy_default.or(self.policy_default),
             api_max_clients: over.api_max_clients.or(self.api_max_clients),
         }
     }

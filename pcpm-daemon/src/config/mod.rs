@@ -44,6 +44,10 @@ pub(crate) struct Config {
     pub(crate) refill: Refill,
     /// How slots reach the world.
     pub(crate) nat: Nat,
+    /// Ports of the host that lead to slots.
+    pub(crate) publish: Publish,
+    /// Whom slots reach unless their own rules say.
+    pub(crate) policy: Policy,
     /// What clients may ask for.
     pub(crate) api: Api,
 }
@@ -71,6 +75,29 @@ pub(crate) struct Nat {
     pub(crate) ports: PortRange,
     /// Entries of the flow table; a connection to the world takes two.
     pub(crate) flows: u32,
+}
+
+/// Ports of the host that lead to slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Publish {
+    /// Ports published at once, of all attachments together.
+    pub(crate) max_ports: u32,
+}
+
+/// Whom slots reach unless their own rules say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// What counts for the world.
+    pub(crate) default: DefaultPolicy,
+}
+
+/// Whether slots reach the world where no rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DefaultPolicy {
+    /// They do.
+    Open,
+    /// They do not.
+    Closed,
 }
 
 /// What clients may ask for.

@@ -4,7 +4,7 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::validate::socket_in;
-use super::{Config, PortRange, Uplink};
+use super::{Config, DefaultPolicy, PortRange, Uplink};
 
 const HEAD: &str = "\
 # Settings of pcpmd, read from /etc/pcpm/pcpmd.toml or the file named with --config. Options of the
@@ -65,6 +65,15 @@ fn tables(file: &mut Printer, config: &Config) {
         "Entries of the flow table, 1024 to 16777216. A connection to the world takes two.",
     ]);
     file.set("flows", &config.nat.flows);
+    file.table("publish");
+    file.about(&[
+        "Ports of the host that lead to slots at once, 1 to 65536, of all attachments together. Each takes",
+        "a file descriptor.",
+    ]);
+    file.set("max_ports", &config.publish.max_ports);
+    file.table("policy");
+    file.about(&["Whether slots reach the world where no rule of their own says: open or closed."]);
+    file.set("default", &quoted(&config.policy.default));
     file.table("api");
     file.about(&["Clients connected at once, 1 to 65536. Each takes up to 3 file descriptors."]);
     file.set("max_clients", &config.api.max_clients);
@@ -103,6 +112,15 @@ impl Printer {
 
 fn quoted(value: &dyn Display) -> toml::Value {
     toml::Value::String(value.to_string())
+}
+
+impl Display for DefaultPolicy {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        })
+    }
 }
 
 impl Display for Uplink {

@@ -349,6 +349,7 @@ prop_compose! {
         uplink in any_uplink(),
         ports in (1024_u16.., 1024_u16..),
         (workers, flows) in (1_u32..=16, 1024_u32..=16_777_216),
+        (published, closed) in (1_u32..=65_536, any::<bool>()),
         max_clients in 1_u32..=65_536,
     ) -> Config {
         let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
@@ -365,6 +366,8 @@ prop_compose! {
                 ports: PortRange { first: ports.0.min(ports.1), last: ports.0.max(ports.1) },
                 flows,
             },
+            publish: Publish { max_ports: published },
+            policy: Policy { default: if closed { DefaultPolicy::Closed } else { DefaultPolicy::Open } },
             api: Api { max_clients },
         }
     }

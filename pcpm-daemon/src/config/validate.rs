@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 
 use super::error::ConfigError;
 use super::layer::{Given, Layer};
-use super::{Api, Config, Nat, PortRange, Refill, Uplink};
+use super::{Api, Config, DefaultPolicy, Nat, Policy, PortRange, Publish, Refill, Uplink};
 
 /// Slots one daemon can number.
 const MOST_SLOTS: u32 = 65_536;
@@ -48,6 +48,10 @@ impl Default for Config {
                     last: 32_767,
                 },
                 flows: 262_144,
+            },
+            publish: Publish { max_ports: 4_096 },
+            policy: Policy {
+                default: DefaultPolicy::Open,
             },
             api: Api { max_clients: 1_024 },
         }
@@ -90,6 +94,22 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
                 layer.nat_flows,
                 default.nat.flows,
                 number(1_024..=16_777_216),
+            )?,
+        },
+        publish: Publish {
+            max_ports: set(
+                "publish.max_ports",
+                layer.publish_max_ports,
+                default.publish.max_ports,
+                number(1..=65_536),
+            )?,
+        },
+        policy: Policy {
+            default: set(
+                "policy.default",
+                layer.policy_default,
+                default.policy.default,
+                |text| default_policy(&text),
             )?,
         },
         api: Api {
@@ -244,6 +264,14 @@ fn ports(text: &str) -> Result<PortRange, String> {
         ));
     }
     Ok(PortRange { first, last })
+}
+
+fn default_policy(text: &str) -> Result<DefaultPolicy, String> {
+    match text {
+        "open" => Ok(DefaultPolicy::Open),
+        "closed" => Ok(DefaultPolicy::Closed),
+        _ => Err(format!("'{text}' is neither 'open' nor 'closed'")),
+    }
 }
 
 const fn network(address: [u8; 4], prefix: u8) -> Ipv4Net {

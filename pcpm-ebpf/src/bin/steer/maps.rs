@@ -3,13 +3,13 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use pcpm_ebpf::{
     abi::{
-        AttachmentWord, Config, Flow, FlowKey, HostPeer, HostPeerKey, PortKey, PortTarget,
-        SlotCounters,
+        AttachmentWord, Config, Flow, FlowKey, HostPeer, HostPeerKey, PolicyNode, PortKey,
+        PortTarget, Settings, SlotCounters,
     },
     address::Address,
     decision::hub_of,
@@ -24,7 +24,10 @@ const DEFAULT_FLOWS: usize = 65_536;
 /// Datagrams in fragments under way at one time.
 const DATAGRAMS: usize = 8192;
 const DEFAULT_PORTS: usize = 65_536;
-const DEFAULT_HOST_ADDRESSES: usize = 1024;
+/// Addresses that the host may have. More are not known as its own.
+const HOST_ADDRESSES_KNOWN: usize = 4096;
+/// Prefixes of all policies together. A trie takes memory for what is in it only.
+const POLICY_NODES: usize = 1 << 20;
 /// Connections of the host's own sockets to published ports that are known at one time.
 const HOST_PEERS_KNOWN: usize = 16_384;
 
@@ -48,10 +51,17 @@ static SLOT_COUNTERS: PerCpuArray<SlotCounters, DEFAULT_SLOTS> = PerCpuArray::ne
 static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
 
 #[btf_map]
+static SETTINGS: Array<Settings, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+/// Behind the prefix length, the words of [`pcpm_ebpf::abi::PolicyKey`].
+#[btf_map]
+static POLICY: LpmTrie<[u32; 5], PolicyNode, POLICY_NODES> = LpmTrie::new();
+
+#[btf_map]
 static PORTS: HashMap<PortKey, PortTarget, DEFAULT_PORTS> = HashMap::new();
 
 #[btf_map]
-static HOST_ADDRESSES: HashMap<Address, u32, DEFAULT_HOST_ADDRESSES> = HashMap::new();
+static HOST_ADDRESSES: HashMap<Address, u32, HOST_ADDRESSES_KNOWN> = HashMap::new();
 
 #[btf_map]
 static HOST_PEERS: LruHashMap<HostPeerKey, HostPeer, HOST_PEERS_KNOWN> = LruHashMap::new();
