@@ -14,7 +14,7 @@ use crate::{
     doctor::{self, NetworkFacts},
     engine::{self, World},
     net::{Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
-    uplink::UplinkSearch,
+    uplink::{self, UplinkSearch},
 };
 
 /// The MTU of slots where there is no uplink to take it from.
@@ -61,6 +61,8 @@ impl HostWorld {
         let mtu = uplink.as_ref().map_or(DEFAULT_MTU, |uplink| uplink.mtu);
         let hubs = self.create_hubs(config, mtu, &mut steering)?;
         steering.follow_uplink(uplink.as_ref())?;
+        let mut addresses = steering.host_addresses()?;
+        uplink::follow_addresses(&mut self.host, &mut addresses);
         let kernels = (0..config.refill.workers)
             .map(|_| self.host.worker(hubs.clone()))
             .collect();
@@ -75,6 +77,7 @@ impl HostWorld {
             state_dir: config.state_dir.clone(),
             choice: uplink_choice(&config.uplink),
             found: uplink,
+            addresses,
         };
         Ok(Built {
             world,

@@ -1,10 +1,12 @@
-//! Follows the host's way out: a thread that looks again whenever the host's network changes.
+//! Follows the host's way out and its addresses: a thread that looks again whenever the host's network
+//! changes.
 
 use std::{path::PathBuf, thread};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::bpf::HostAddresses;
 use crate::net::{Host, HostChanges, HostKernel as _, Uplink, UplinkChoice};
 
 /// What to look for, and what was found when the daemon started.
@@ -13,6 +15,8 @@ pub(crate) struct UplinkSearch {
     pub(crate) state_dir: PathBuf,
     pub(crate) choice: UplinkChoice,
     pub(crate) found: Option<Uplink>,
+    /// Kept up to date.
+    pub(crate) addresses: HostAddresses,
 }
 
 impl UplinkSearch {
@@ -48,10 +52,24 @@ impl UplinkSearch {
                     return;
                 }
             }
+            follow_addresses(&mut host, &mut self.addresses);
             if let Err(error) = notifications.wait() {
                 tracing::error!("the uplink is no longer followed: {error}");
                 return;
             }
         }
+    }
+}
+
+/// Writes the host's addresses as they are now. What cannot be written is tried again with the next
+/// change.
+pub(crate) fn follow_addresses(host: &mut Host, addresses: &mut HostAddresses) {
+    match host.addresses() {
+        Ok(now) => {
+            if let Err(error) = addresses.follow(&now) {
+                tracing::error!("published ports: {error}");
+            }
+        }
+        Err(error) => tracing::error!("published ports: {error}"),
     }
 }

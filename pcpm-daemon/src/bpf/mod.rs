@@ -7,6 +7,7 @@
 pub(crate) mod control_group;
 #[cfg(test)]
 pub(crate) mod fake;
+mod host_addresses;
 mod pins;
 mod steering;
 mod words;
@@ -17,6 +18,7 @@ use pcpm_ebpf::abi::{
 
 use crate::net::{Programs, Uplink};
 
+pub(crate) use host_addresses::HostAddresses;
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};
 

@@ -27,7 +27,7 @@ use pcpm_ebpf::{
 };
 
 use super::{
-    BpfError, Datapath, DatapathSetup, PinDir, control_group,
+    BpfError, Datapath, DatapathSetup, HostAddresses, PinDir, control_group,
     pins::is_pinned,
     words::{AttachmentWords, SettingsTable},
 };
@@ -115,6 +115,11 @@ impl Steering {
             ebpf,
             uplink_pin: pins.path(names::FROM_UPLINK),
         })
+    }
+
+    /// The table of the host's addresses; once.
+    pub(crate) fn host_addresses(&mut self) -> Result<HostAddresses, BpfError> {
+        take_map(&mut self.ebpf, names::HOST_ADDRESSES).map(HostAddresses::new)
     }
 
     /// Takes the connections of the host's own sockets to published ports to the slots. The programs

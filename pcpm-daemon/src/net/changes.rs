@@ -9,8 +9,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::NetError;
 
-/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV4_ROUTE` of linux/rtnetlink.h.
-const GROUPS: [u32; 3] = [1, 5, 7];
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_IFADDR` of
+/// linux/rtnetlink.h.
+const GROUPS: [u32; 4] = [1, 5, 7, 9];
 
 /// Changes come in bursts: an interface that comes up is many. The burst is over after this long.
 const QUIET_MS: u16 = 100;

@@ -2,8 +2,9 @@
 //!
 //! Clones share one record, so a test keeps one while the code under test has another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -134,6 +135,10 @@ impl HostKernel for FakeKernel {
 
     fn find_uplink(&mut self, _: &UplinkChoice) -> Result<Option<Uplink>, NetError> {
         Ok(None)
+    }
+
+    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError> {
+        Ok(BTreeSet::new())
     }
 
     fn conflict(&mut self, _: Ipv4Net) -> Result<Option<Conflict>, NetError> {

@@ -1,5 +1,7 @@
 //! The host as the daemon sees it: who is at home where, and one entry for each of its duties.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,8 +15,8 @@ use super::netlink::Netlink;
 use super::slot::SlotWorker;
 use super::tables::Tables;
 use super::{
-    Conflict, HostKernel, Hub, HubSpec, Programs, SlotKernel, Swept, Uplink, UplinkChoice, cookie,
-    hub, mark, sweep, uplink,
+    Conflict, HostKernel, Hub, HubSpec, Programs, SlotKernel, Swept, Uplink, UplinkChoice,
+    addresses, cookie, hub, mark, sweep, uplink,
 };
 
 /// A sweep that takes longer waits for somebody else who holds `rtnl_mutex`.
@@ -92,6 +94,10 @@ impl HostKernel for Host {
 
     fn find_uplink(&mut self, choice: &UplinkChoice) -> Result<Option<Uplink>, NetError> {
         uplink::find(&self.tables()?, choice)
+    }
+
+    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError> {
+        addresses::of_host(&mut self.socket, &self.home.mark())
     }
 
     fn conflict(&mut self, pool: Ipv4Net) -> Result<Option<Conflict>, NetError> {

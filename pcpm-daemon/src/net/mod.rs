@@ -26,6 +26,7 @@
 //! * No thread stays in a slot's namespace: it would keep a retired slot alive.
 //! * Only what carries our mark is ever removed, see [`mark`].
 
+mod addresses;
 mod changes;
 mod cookie;
 mod error;
@@ -46,7 +47,8 @@ mod tc;
 mod tests;
 mod uplink;
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -189,6 +191,9 @@ pub(crate) trait HostKernel: Send {
     /// Finds the host's way out. `Ok(None)`: no default route. A named interface that does not
     /// exist or cannot be an uplink is an error.
     fn find_uplink(&mut self, choice: &UplinkChoice) -> Result<Option<Uplink>, NetError>;
+
+    /// The global addresses of the host's own links, of both families.
+    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError>;
 
     /// The first address or route of the host, not ours, that overlaps `pool` or the gateway.
     fn conflict(&mut self, pool: Ipv4Net) -> Result<Option<Conflict>, NetError>;

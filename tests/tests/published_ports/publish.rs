@@ -71,7 +71,7 @@ pub(crate) fn withdraw_all(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn map<K: Pod, V: Pod>(world: &World, name: &str) -> Result<HashMap<MapData, K, V>> {
+fn map<K: Pod, V: Pod>(world: &World, name: &str) -> Result<HashMap<MapData, K, V>> {
     let path = format!("/sys/fs/bpf/pcpm/{name}");
     let data = world
         .host()
@@ -83,11 +83,9 @@ pub(crate) fn map<K: Pod, V: Pod>(world: &World, name: &str) -> Result<HashMap<M
 /// ABI types as aya's maps want them.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(crate) struct Plain<T>(pub(crate) T);
+struct Plain<T>(T);
 
 // SAFETY: `repr(C)`, `Copy`, no padding, every bit pattern is valid.
 unsafe impl Pod for Plain<PortKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<PortTarget> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Address> {}
