@@ -35,7 +35,7 @@ use self::message::{Call, Refusal, read_reply};
 use self::wire::{Deadline, Wire};
 use crate::types::{
     AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, GetReply,
-    GetRequest, ListReply, Status, WatchFrame, WatchRequest,
+    GetRequest, ListReply, Status, UpdateRequest, WatchFrame, WatchRequest,
 };
 
 /// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
@@ -157,6 +157,14 @@ impl Client {
     fn detach_as(&mut self, request: &DetachRequest) -> Result<(), ClientError> {
         let Nothing {} = self.call("Detach", request)?;
         Ok(())
+    }
+
+    /// Changes a live attachment: what the request does not name stays.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; then nothing has changed.
+    pub fn update(&mut self, request: &UpdateRequest) -> Result<Attachment, ClientError> {
+        self.call("Update", request)
     }
 
     /// The attachment of `owner` and its traffic.

@@ -1,10 +1,15 @@
 //! The contract between `pcpmd` and its clients: the Varlink interface `io.pcpm.Pool`
-//! ([`INTERFACE`]), its types ([`types`]), its errors ([`error`]), its limits ([`limits`]) and a
-//! small blocking client ([`client`]). No kernel interface may enter here.
+//! ([`INTERFACE`]), its types ([`types`]), its errors ([`error`]), its limits ([`limits`]), what an
+//! attachment may ask for beside a slot ([`options`]: [`publish`], [`rules`], [`rates`]), and a small blocking client ([`client`]). No kernel interface may enter here.
 
 pub mod client;
 pub mod error;
 pub mod limits;
+pub mod options;
+pub mod ports;
+pub mod publish;
+pub mod rates;
+pub mod rules;
 pub mod types;
 
 /// Name of the Varlink interface.

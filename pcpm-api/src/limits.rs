@@ -1,6 +1,7 @@
 //! Limits of the interface, checked by the daemon and worth checking before a call.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use crate::error::PoolError;
 
@@ -16,6 +17,8 @@ pub const LABELS: usize = 32;
 pub const LABEL_KEY_BYTES: usize = 63;
 /// Longest value of a label.
 pub const LABEL_VALUE_BYTES: usize = 255;
+/// Longest text that says what is published, allowed or denied: a domain name with ports fits.
+pub const TEXT_BYTES: usize = 300;
 /// The tenant of an attachment made without naming one.
 pub const DEFAULT_TENANT: &str = "default";
 
@@ -72,6 +75,18 @@ pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), PoolError> 
         }
     }
     Ok(())
+}
+
+/// Reads one of the texts of parameter `field`.
+pub(crate) fn parse_text<T: FromStr<Err = String>>(
+    field: &str,
+    text: &str,
+) -> Result<T, PoolError> {
+    if text.len() > TEXT_BYTES {
+        return Err(PoolError::invalid(field, too_long(text, TEXT_BYTES)));
+    }
+    text.parse()
+        .map_err(|reason| PoolError::invalid(field, format!("{text:?}: {reason}")))
 }
 
 fn check_name(field: &str, name: &str, longest: usize) -> Result<(), PoolError> {

@@ -94,6 +94,16 @@ pub struct Attachment {
     pub mac: String,
     pub mtu: u32,
     pub publish: Vec<PublishedPort>,
+    pub allow: Vec<String>,
+    pub deny: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_up: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_down: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_up_packets: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_down_packets: Option<u64>,
     pub labels: BTreeMap<String, String>,
     pub lease: Lease,
     pub source: Source,
@@ -233,6 +243,20 @@ pub struct AttachRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deny: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_up: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_down: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_up_packets: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_down_packets: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_empty: Option<OnEmpty>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -252,6 +276,30 @@ pub struct DetachRequest {
     pub owner: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+}
+
+/// Parameters of `Update`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct UpdateRequest {
+    pub owner: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deny: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_up: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_down: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_up_packets: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_down_packets: Option<u64>,
 }
 
 /// Parameters of `Get`.
@@ -313,6 +361,7 @@ pub struct Status {
     pub refill: RefillTotals,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
+    pub published_ports: u32,
     pub clients: u32,
     pub memory: Memory,
     pub drops: Vec<DropCount>,

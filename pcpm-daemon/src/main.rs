@@ -13,6 +13,7 @@ mod open_files;
 #[cfg_attr(not(test), expect(dead_code, reason = "no attachment has rules yet"))]
 mod policy;
 mod pool;
+mod reservation;
 mod serve;
 mod uplink;
 

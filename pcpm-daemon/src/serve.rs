@@ -26,6 +26,7 @@ use crate::{
     host_world::{self, Built},
     net::Uplink,
     pool::PoolSettings,
+    reservation::{HostSockets, Reservations},
 };
 
 /// Slots that may be in creation for each worker; more would only wait before the workers.
@@ -88,6 +89,7 @@ pub(crate) fn until_stopped(
         settings,
         Box::new(built.steering),
         Box::new(work),
+        Reservations::new(Box::new(HostSockets), config.publish.max_ports),
     );
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;

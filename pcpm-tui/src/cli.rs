@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pcpm_api::DEFAULT_SOCKET;
-use pcpm_api::types::{AttachRequest, Lease, OnEmpty};
+use pcpm_api::types::{AttachRequest, Lease, OnEmpty, UpdateRequest};
 
 use crate::parse;
 
@@ -33,7 +33,8 @@ Examples:
 
 const ATTACH_HELP: &str = "\
 Examples:
-  pcpm attach web-1 --tenant shop --label app=web
+  pcpm attach web-1 --tenant shop --label app=web --publish 8080:80
+  pcpm attach job-6 --allow example.com:443 --deny 0.0.0.0/0 --rate-up 10M
   netns=$(pcpm --json attach web-1 | jq -r .netns)
   pcpm attach job-7 --on-empty fail || echo 'no slot is ready'
 
@@ -50,6 +51,15 @@ The slot is given back when the command ends, also when pcpm itself is killed. T
 variables PCPM_OWNER, PCPM_SLOT, PCPM_ADDRESS and PCPM_NETNS, and the signals sent to pcpm. Only its
 network is another one: it sees the files of the host, and /sys still shows the host's devices.
 Joining a network namespace takes root (CAP_SYS_ADMIN).";
+
+const UPDATE_HELP: &str = "\
+Examples:
+  pcpm update web-1 --publish 8080:80 --publish 8443:443
+  pcpm update web-1 --no-publish --rate-up none
+  pcpm update web-1 --deny 192.0.2.0/24
+
+What is named replaces what was, all of it; what is not named stays. Connections that are still
+allowed go on. When anything is refused, nothing has changed.";
 
 const EXEC_HELP: &str = "\
 Examples:
@@ -118,6 +128,9 @@ pub(crate) enum Verb {
         #[arg(required = true, value_name = "OWNER")]
         owners: Vec<String>,
     },
+    /// Change what an attachment publishes, may reach and how fast.
+    #[command(after_help = UPDATE_HELP)]
+    Update(UpdateArgs),
     /// List the attachments.
     Ls,
     /// Show the attachment of one owner and its traffic.
@@ -170,6 +183,43 @@ pub(crate) struct AttachArgs {
     pub(crate) lease: Lease,
 }
 
+/// Words of `update`.
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    /// Whose attachment.
+    pub(crate) owner: String,
+    #[command(flatten)]
+    options: SlotOptions,
+    /// Publish nothing any more.
+    #[arg(long, conflicts_with = "publish")]
+    no_publish: bool,
+    /// Allow nothing beyond what everybody may.
+    #[arg(long, conflicts_with = "allow")]
+    no_allow: bool,
+    /// Deny nothing any more.
+    #[arg(long, conflicts_with = "deny")]
+    no_deny: bool,
+}
+
+impl UpdateArgs {
+    /// The request these words make.
+    pub(crate) fn request(&self) -> UpdateRequest {
+        let or_none = |texts: &[String], none: bool| list(texts).or(none.then(Vec::new));
+        let options = &self.options;
+        UpdateRequest {
+            owner: self.owner.clone(),
+            id: None,
+            publish: or_none(&options.publish, self.no_publish),
+            allow: or_none(&options.allow, self.no_allow),
+            deny: or_none(&options.deny, self.no_deny),
+            rate_up: options.rate_up,
+            rate_down: options.rate_down,
+            rate_up_packets: options.rate_up_packets,
+            rate_down_packets: options.rate_down_packets,
+        }
+    }
+}
+
 /// Words of `run`.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -198,6 +248,40 @@ pub(crate) struct AttachOptions {
     /// How long to wait for a slot: 500ms, 5s, 2m.
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     timeout: Option<Duration>,
+    #[command(flatten)]
+    slot: SlotOptions,
+}
+
+/// Words about what a slot may do; the daemon judges what they say.
+#[derive(Debug, Args)]
+struct SlotOptions {
+    /// Lead a port of the host to the slot: [tcp:|udp:][HOSTADDR:]HOSTPORT:PORT, both may be ranges;
+    /// may be given several times.
+    #[arg(long, value_name = "PORTS")]
+    publish: Vec<String>,
+    /// Let the slot reach an address, CIDR, domain name or 'host': PEER[:PORTS][/PROTOCOL]; the most
+    /// specific of all rules counts; may be given several times.
+    #[arg(long, value_name = "RULE")]
+    allow: Vec<String>,
+    /// Keep the slot from an address or CIDR: PEER[:PORTS][/PROTOCOL]; may be given several times.
+    #[arg(long, value_name = "RULE")]
+    deny: Vec<String>,
+    /// Most the slot may send, in bits a second: 500k, 10M, 1G; 'none' for no limit.
+    #[arg(long, value_name = "BPS", value_parser = parse::rate)]
+    rate_up: Option<u64>,
+    /// Most the slot may receive, in bits a second.
+    #[arg(long, value_name = "BPS", value_parser = parse::rate)]
+    rate_down: Option<u64>,
+    /// Most the slot may send, in packets a second.
+    #[arg(long, value_name = "PPS", value_parser = parse::rate)]
+    rate_up_packets: Option<u64>,
+    /// Most the slot may receive, in packets a second.
+    #[arg(long, value_name = "PPS", value_parser = parse::rate)]
+    rate_down_packets: Option<u64>,
+}
+
+fn list(texts: &[String]) -> Option<Vec<String>> {
+    (!texts.is_empty()).then(|| texts.to_vec())
 }
 
 impl AttachOptions {
@@ -208,6 +292,13 @@ impl AttachOptions {
             owner: owner.into(),
             tenant: self.tenant.clone(),
             labels: (!labels.is_empty()).then_some(labels),
+            publish: list(&self.slot.publish),
+            allow: list(&self.slot.allow),
+            deny: list(&self.slot.deny),
+            rate_up: self.slot.rate_up,
+            rate_down: self.slot.rate_down,
+            rate_up_packets: self.slot.rate_up_packets,
+            rate_down_packets: self.slot.rate_down_packets,
             on_empty: self.on_empty,
             timeout_ms: self.timeout.map(milliseconds),
             lease: Some(lease),
@@ -246,7 +337,8 @@ mod tests {
     #[test]
     fn attach_asks_for_what_its_words_say() {
         let words = "pcpm attach web --tenant t --label a=1 --label b= --on-empty fail \
-                     --timeout 2s --lease connection";
+                     --timeout 2s --lease connection --publish 80:80 --publish udp:53:53 \
+                     --allow 10.0.0.0/8 --deny 10.1.0.0/16 --rate-up 10M --rate-down-packets 5k";
         let Verb::Attach(args) = Cli::parse_from(words.split(' ').filter(|w| !w.is_empty())).verb
         else {
             panic!("another verb");
@@ -263,10 +355,53 @@ mod tests {
             on_empty: Some(OnEmpty::Fail),
             timeout_ms: Some(2000),
             lease: Some(Lease::Connection),
-            exclusive: None,
-            pass_fd: None,
+            publish: Some(vec!["80:80".into(), "udp:53:53".into()]),
+            allow: Some(vec!["10.0.0.0/8".into()]),
+            deny: Some(vec!["10.1.0.0/16".into()]),
+            rate_up: Some(10_000_000),
+            rate_down_packets: Some(5_000),
+            ..AttachRequest::default()
         };
         assert_eq!(request, expected);
+    }
+
+    fn update(words: &str) -> UpdateRequest {
+        match Cli::parse_from(words.split(' ')).verb {
+            Verb::Update(args) => args.request(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn update_names_only_what_is_to_change() {
+        let expected = UpdateRequest {
+            owner: "web".into(),
+            publish: Some(vec!["80:80".into()]),
+            ..UpdateRequest::default()
+        };
+        assert_eq!(update("pcpm update web --publish 80:80"), expected);
+    }
+
+    #[test]
+    fn update_can_clear_everything() {
+        let words = "pcpm update web --no-publish --no-allow --no-deny --rate-up none \
+                     --rate-down none --rate-up-packets none --rate-down-packets none";
+        let words: Vec<_> = words.split_whitespace().collect();
+        let expected = UpdateRequest {
+            owner: "web".into(),
+            id: None,
+            publish: Some(Vec::new()),
+            allow: Some(Vec::new()),
+            deny: Some(Vec::new()),
+            rate_up: Some(0),
+            rate_down: Some(0),
+            rate_up_packets: Some(0),
+            rate_down_packets: Some(0),
+        };
+        assert_eq!(update(&words.join(" ")), expected);
+        assert!(
+            Cli::try_parse_from("pcpm update w --no-allow --allow 10.0.0.1".split(' ')).is_err()
+        );
     }
 
     #[test]

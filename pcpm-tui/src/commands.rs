@@ -27,6 +27,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode> {
     match &cli.verb {
         Verb::Attach(args) => attach::attach(&session, args),
         Verb::Detach { owners } => attach::detach(&session, owners),
+        Verb::Update(args) => attach::update(&session, args),
         Verb::Ls => show::ls(&session),
         Verb::Show { owner } => show::show(&session, owner),
         Verb::Run(args) => run::run(&session, args),

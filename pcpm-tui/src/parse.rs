@@ -1,6 +1,8 @@
-//! Values of options that clap does not know: durations with a unit, and labels.
+//! Values of options that clap does not know: durations with a unit, rates, and labels.
 
 use std::time::Duration;
+
+use pcpm_api::rates;
 
 /// Reads `500ms`, `5s`, `2m` or `1h`. A bare number is refused: nobody can tell its unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -22,6 +24,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|number| number.checked_mul(unit_ms))
         .map(Duration::from_millis)
         .ok_or_else(|| "too long".into())
+}
+
+/// Reads a rate: `500k`, `10M`, `1G`, or `none`, which is what 0 is for the daemon.
+pub(crate) fn rate(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        _ => rates::parse(text),
+    }
 }
 
 /// Reads `KEY=VALUE`; the value may be empty and may contain `=`.

@@ -23,6 +23,7 @@ pub(super) struct RawCall<'a> {
 pub(super) enum Call {
     Attach(types::AttachRequest),
     Detach(types::DetachRequest),
+    Update(types::UpdateRequest),
     Get(types::GetRequest),
     List,
     Status,
@@ -43,6 +44,7 @@ impl RawCall<'_> {
         match (interface, method) {
             (INTERFACE_NAME, "Attach") => self.parameters().map(Call::Attach),
             (INTERFACE_NAME, "Detach") => self.parameters().map(Call::Detach),
+            (INTERFACE_NAME, "Update") => self.parameters().map(Call::Update),
             (INTERFACE_NAME, "Get") => self.parameters().map(Call::Get),
             (INTERFACE_NAME, "List") => self.no_parameters(Call::List),
             (INTERFACE_NAME, "Status") => self.no_parameters(Call::Status),

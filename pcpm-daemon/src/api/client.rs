@@ -122,6 +122,10 @@ impl Client {
                     .detach(&request.owner, request.id.as_deref());
                 self.result(mode, done.map(|()| NoParameters {})).await
             }
+            Call::Update(request) => {
+                let updated = self.service.engine.borrow_mut().update(&request);
+                self.result(mode, updated).await
+            }
             Call::Get(request) => {
                 let pass_fd = request.pass_fd.unwrap_or(false);
                 let got = self.service.engine.borrow().get(&request.owner, pass_fd);

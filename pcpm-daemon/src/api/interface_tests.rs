@@ -90,6 +90,7 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
     let expected = [
         ("Attach", shape_of(types::AttachRequest::TYPE), flat(&[fd])),
         ("Detach", shape_of(types::DetachRequest::TYPE), vec![]),
+        ("Update", shape_of(types::UpdateRequest::TYPE), flat(&[])),
         (
             "Get",
             shape_of(types::GetRequest::TYPE),

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::OwnedFd, rc::Rc};
 use nix::errno::Errno;
 use pcpm_api::{
     error::PoolError,
+    rules::Rule,
     types::{Lease, PublishedPort, Slot, SlotState, Source, Traffic},
 };
 use pcpm_ebpf::abi::{GATEWAY_V4, SlotCounters, slot_mac};
@@ -82,7 +83,17 @@ struct Fields<'a> {
     gateways: [&'a str; 1],
     mac: &'a str,
     mtu: u32,
-    publish: &'a [PublishedPort],
+    publish: Vec<PublishedPort>,
+    allow: Vec<String>,
+    deny: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_up: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_down: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_up_packets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_down_packets: Option<u64>,
     labels: &'a BTreeMap<String, String>,
     lease: Lease,
     source: Source,
@@ -98,6 +109,7 @@ impl Serialize for Attachment {
             origin,
             ..
         } = self;
+        let options = &holder.options;
         let fields = Fields {
             id: self.id(),
             owner: &holder.owner,
@@ -110,7 +122,13 @@ impl Serialize for Attachment {
             gateways: [&text.gateway],
             mac: &text.mac,
             mtu: self.mtu,
-            publish: &[],
+            publish: options.publish.iter().map(|&port| port.into()).collect(),
+            allow: texts(options.rules.allow()),
+            deny: texts(options.rules.deny()),
+            rate_up: options.up.bits,
+            rate_down: options.down.bits,
+            rate_up_packets: options.up.packets,
+            rate_down_packets: options.down.packets,
             labels: &holder.labels,
             lease: holder.lease,
             source: origin.source,
@@ -204,6 +222,10 @@ fn traffic_since(baseline: SlotCounters, now: SlotCounters) -> Traffic {
         received_bytes: now.received_bytes.saturating_sub(baseline.received_bytes),
         dropped_packets: now.dropped_packets.saturating_sub(baseline.dropped_packets),
     }
+}
+
+fn texts(rules: &[Rule]) -> Vec<String> {
+    rules.iter().map(Rule::to_string).collect()
 }
 
 fn mac_text(mac: [u8; 6]) -> String {

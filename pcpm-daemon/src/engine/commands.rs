@@ -56,6 +56,11 @@ impl Engine {
         source: Source,
     ) -> Result<Attached, PoolError> {
         let epoch = self.pool.epoch(slot);
+        if let Err(error) = self.grant_options(slot, epoch) {
+            self.totals.refused += 1;
+            self.unused.push((slot, error.clone()));
+            return Err(error);
+        }
         let holder = self
             .pool
             .holder(slot)
@@ -86,6 +91,9 @@ impl Engine {
     }
 
     fn existing(&mut self, request: RequestId, slot: SlotIndex) -> Result<Attached, PoolError> {
+        if let Some((_, error)) = self.unused.iter().find(|(unused, _)| *unused == slot) {
+            return Err(error.clone());
+        }
         let pending = &self.pending[&request];
         let pass_fd = pending.pass_fd;
         if self
@@ -132,6 +140,7 @@ impl Engine {
     fn revoke(&mut self, slot: SlotIndex, holder: &Rc<Holder>) {
         self.datapath
             .publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
+        self.revoke_options(slot, &holder.options);
         self.leases.end(slot);
         self.tenants.release(&holder.tenant);
         self.totals.detached += 1;

@@ -16,6 +16,7 @@ pub(super) enum Happening {
     Ready,
     Attached { source: Source, took_us: u64 },
     Detached,
+    Updated,
     Retired,
     Failed { reason: String },
     Exhausted { waiting: u32 },
@@ -28,6 +29,7 @@ impl Happening {
             Self::Ready => "ready",
             Self::Attached { .. } => "attached",
             Self::Detached => "detached",
+            Self::Updated => "updated",
             Self::Retired => "retired",
             Self::Failed { .. } => "failed",
             Self::Exhausted { .. } => "exhausted",
@@ -44,7 +46,7 @@ impl Happening {
                 format!("{} {}", uplink.interface, uplink.address)
             }
             Self::Uplink { now: None } => "none".to_owned(),
-            Self::Ready | Self::Detached | Self::Retired => String::new(),
+            Self::Ready | Self::Detached | Self::Updated | Self::Retired => String::new(),
         }
     }
 }

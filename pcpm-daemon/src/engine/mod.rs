@@ -8,6 +8,7 @@ mod commands;
 mod events;
 mod latency;
 mod leases;
+mod options;
 mod status;
 mod tenants;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use std::{
 use pcpm_api::{
     error::PoolError,
     limits::{self, DEFAULT_TENANT},
+    options::Options,
     types::{self, Lease, OnEmpty, Traffic},
 };
 use pcpm_ebpf::abi::SlotCounters;
@@ -38,6 +40,7 @@ use crate::{
     host_world,
     net::{self, Uplink},
     pool::{self, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex},
+    reservation::Reservations,
 };
 
 use attachment::{Origin, SlotText};
@@ -119,6 +122,7 @@ pub(crate) struct Engine {
     pool: Pool,
     datapath: Box<dyn Datapath>,
     work: Box<dyn Work>,
+    reservations: Reservations,
     records: Vec<Record>,
     leases: Leases,
     tenants: Tenants,
@@ -141,6 +145,8 @@ pub(crate) struct Engine {
     commands: Vec<Command>,
     /// Slots granted to requests that then failed; to be detached.
     unusable: Vec<SlotIndex>,
+    /// Slots granted to requests whose options could not be had; to be ready again.
+    unused: Vec<(SlotIndex, PoolError)>,
 }
 
 impl Engine {
@@ -150,12 +156,14 @@ impl Engine {
         settings: PoolSettings,
         datapath: Box<dyn Datapath>,
         work: Box<dyn Work>,
+        reservations: Reservations,
     ) -> Self {
         Self {
             world,
             pool: Pool::new(settings),
             datapath,
             work,
+            reservations,
             records: (0..settings.capacity).map(|_| Record::default()).collect(),
             leases: Leases::default(),
             tenants: Tenants::default(),
@@ -175,6 +183,7 @@ impl Engine {
             filled: None,
             commands: Vec::new(),
             unusable: Vec::new(),
+            unused: Vec::new(),
         }
     }
 
@@ -230,12 +239,7 @@ impl Engine {
     /// Ends the owner's attachment, or only if it is the one that `id` names; its traffic is cut when
     /// this returns.
     pub(crate) fn detach(&mut self, owner: &str, id: Option<&str>) -> Result<(), PoolError> {
-        let slot = self.slot_of(owner)?;
-        if id.is_some_and(|id| self.attachment(slot).is_none_or(|held| held.id() != id)) {
-            return Err(PoolError::NoSuchAttachment {
-                owner: owner.to_owned(),
-            });
-        }
+        let slot = self.slot_named(owner, id)?;
         self.feed(Event::Detach(slot), None);
         Ok(())
     }
@@ -376,13 +380,27 @@ impl Engine {
             })
     }
 
+    /// The slot that `owner` holds, if it is the attachment that `id` names.
+    fn slot_named(&self, owner: &str, id: Option<&str>) -> Result<SlotIndex, PoolError> {
+        let slot = self.slot_of(owner)?;
+        if id.is_some_and(|id| self.attachment(slot).is_none_or(|held| held.id() != id)) {
+            return Err(PoolError::NoSuchAttachment {
+                owner: owner.to_owned(),
+            });
+        }
+        Ok(slot)
+    }
+
     fn checked(
         &self,
-        request: types::AttachRequest,
+        mut request: types::AttachRequest,
         id: RequestId,
     ) -> Result<pool::AttachRequest, PoolError> {
-        let tenant = request.tenant.unwrap_or_else(|| DEFAULT_TENANT.to_owned());
-        let labels = request.labels.unwrap_or_default();
+        let tenant = request
+            .tenant
+            .take()
+            .unwrap_or_else(|| DEFAULT_TENANT.to_owned());
+        let labels = request.labels.take().unwrap_or_default();
         limits::check_owner(&request.owner)?;
         limits::check_tenant(&tenant)?;
         limits::check_labels(&labels)?;
@@ -396,6 +414,7 @@ impl Engine {
             ));
         }
         let lease = request.lease.unwrap_or(Lease::Explicit);
+        let options = Options::of(&request)?;
         Ok(pool::AttachRequest {
             id,
             holder: Rc::new(Holder {
@@ -403,6 +422,7 @@ impl Engine {
                 tenant,
                 labels,
                 lease,
+                options,
             }),
             exclusive: request.exclusive.unwrap_or(false),
             on_empty: request.on_empty.unwrap_or(OnEmpty::Wait),
@@ -436,6 +456,9 @@ impl Engine {
         self.after_change();
         while let Some(slot) = self.unusable.pop() {
             self.feed(Event::Detach(slot), None);
+        }
+        while let Some((slot, _)) = self.unused.pop() {
+            self.feed(Event::Unused(slot), None);
         }
         own_answer
     }

@@ -102,6 +102,7 @@ impl Engine {
             attach_latency: self.attach_latency.summary(),
             refill: self.refill_totals(),
             uplink: self.world.uplink.clone(),
+            published_ports: self.reservations.count(),
             clients: self.clients,
             memory: self.memory.figures(),
             drops: self.drop_counts(),

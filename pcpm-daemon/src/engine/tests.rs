@@ -1,5 +1,7 @@
 //! The engine between a datapath that remembers and workers that are told when to finish.
 
+mod options;
+
 use std::{cell::RefCell, fs::File};
 
 use pcpm_api::types::{SlotState, Source};
@@ -9,6 +11,7 @@ use super::*;
 use crate::{
     bpf::fake::FakeDatapath,
     net::{RetiredSlot, SlotSpec},
+    reservation::fake::FakePorts,
 };
 
 /// Work handed out and not done yet.
@@ -32,6 +35,7 @@ struct Bench {
     engine: Shared,
     datapath: FakeDatapath,
     work: FakeWork,
+    ports: FakePorts,
 }
 
 impl Bench {
@@ -44,6 +48,7 @@ impl Bench {
             life: 7,
         };
         let (datapath, work) = (FakeDatapath::default(), FakeWork::default());
+        let ports = FakePorts::default();
         let engine = Engine::new(
             world,
             PoolSettings {
@@ -53,11 +58,13 @@ impl Bench {
             },
             Box::new(datapath.clone()),
             Box::new(work.clone()),
+            Reservations::new(Box::new(ports.clone()), 8),
         );
         Self {
             engine: Rc::new(RefCell::new(engine)),
             datapath,
             work,
+            ports,
         }
     }
 

@@ -24,7 +24,10 @@ use std::{
     time::Duration,
 };
 
-use pcpm_api::types::{Lease, OnEmpty, SlotCounts, SlotState, Source};
+use pcpm_api::{
+    options::Options,
+    types::{Lease, OnEmpty, SlotCounts, SlotState, Source},
+};
 
 use backoff::Backoff;
 use queue::WaitingQueue;
@@ -56,6 +59,7 @@ pub(crate) struct Holder {
     pub(crate) tenant: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) lease: Lease,
+    pub(crate) options: Options,
 }
 
 impl Holder {
@@ -68,6 +72,7 @@ impl Holder {
         ]
         .into_iter()
         .find_map(|(field, same)| (!same).then_some(field))
+        .or_else(|| self.options.difference(&other.options))
     }
 }
 
@@ -93,6 +98,9 @@ pub(crate) enum Event {
     Cancel(RequestId),
     /// An attached slot is given back.
     Detach(SlotIndex),
+    /// An attached slot could not be let out, and no packet passed it: its request is answered, the
+    /// slot is as good as new.
+    Unused(SlotIndex),
     /// A [`Command::Create`] succeeded.
     Created(SlotIndex),
     /// A [`Command::Create`] failed and left nothing behind.
@@ -227,6 +235,7 @@ impl Pool {
             Event::Attach(request) => self.attach(request, commands),
             Event::Cancel(request) => drop(self.waiting.remove(request)),
             Event::Detach(slot) => self.detach(slot, commands),
+            Event::Unused(slot) => self.unused(slot, commands),
             Event::Created(slot) => self.created(slot, commands),
             Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
             Event::Retired(slot) => self.retired(slot),
@@ -271,6 +280,14 @@ impl Pool {
         match &self.slots[slot as usize].state {
             State::Attached(holder) => Some(holder),
             _ => None,
+        }
+    }
+
+    /// The holder of an attached slot has other options from now on.
+    pub(crate) fn change_options(&mut self, slot: SlotIndex, options: Options) {
+        if let State::Attached(holder) = &mut self.slots[slot as usize].state {
+            Rc::make_mut(holder).options = options;
+            self.touched.push(slot);
         }
     }
 
@@ -387,6 +404,17 @@ impl Pool {
         if let State::Attached(holder) = self.set(slot, State::Retiring) {
             self.owners.remove(&holder.owner);
             commands.extend([Command::Revoke { slot, holder }, Command::Retire(slot)]);
+        }
+    }
+
+    fn unused(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+        if self.holder(slot).is_none() {
+            return;
+        }
+        if let State::Attached(holder) = self.set(slot, State::Ready) {
+            self.owners.remove(&holder.owner);
+            self.ready.push_front(slot);
+            self.serve_waiting(commands);
         }
     }
 

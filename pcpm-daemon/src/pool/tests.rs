@@ -118,6 +118,7 @@ fn holder(owner: &str, tenant: &str) -> Holder {
         tenant: tenant.into(),
         labels: BTreeMap::new(),
         lease: Lease::Explicit,
+        options: Options::default(),
     }
 }
 
@@ -388,11 +389,24 @@ fn a_draining_pool_refuses_everybody_and_makes_nothing() {
     assert_eq!(bench.pool.counts().creating, 0);
 }
 
+#[test]
+fn a_slot_that_was_not_used_goes_to_the_next_who_waits() {
+    let mut bench = Bench::filled(1, 1);
+    let slot = bench.attached("a");
+    bench.attach("b", OnEmpty::Wait);
+    bench.passing.remove(&slot);
+    let answers = bench.event(Event::Unused(slot));
+    assert_eq!(granted(&answers), [(1, slot)]);
+    assert_eq!(bench.pool.slot_of("a"), None);
+    assert_eq!(bench.pool.epoch(slot), 2);
+}
+
 /// One step of a random schedule.
 #[derive(Clone, Debug)]
 enum Step {
     Attach { owner: u8, on_empty: OnEmpty },
     Detach { owner: u8 },
+    Unused { owner: u8 },
     Cancel { back: u8 },
     CreateDone { ok: bool },
     RetireDone { ok: bool },
@@ -404,6 +418,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0..12_u8, on_empty).prop_map(|(owner, on_empty)| Step::Attach { owner, on_empty }),
         3 => (0..12_u8).prop_map(|owner| Step::Detach { owner }),
+        1 => (0..12_u8).prop_map(|owner| Step::Unused { owner }),
         1 => any::<u8>().prop_map(|back| Step::Cancel { back }),
         4 => prop::bool::weighted(0.9).prop_map(|ok| Step::CreateDone { ok }),
         4 => prop::bool::weighted(0.9).prop_map(|ok| Step::RetireDone { ok }),
@@ -418,6 +433,12 @@ impl Bench {
             Step::Detach { owner } => {
                 if let Some(slot) = self.pool.slot_of(&format!("o{owner}")) {
                     self.event(Event::Detach(slot));
+                }
+            }
+            Step::Unused { owner } => {
+                if let Some(slot) = self.pool.slot_of(&format!("o{owner}")) {
+                    self.passing.remove(&slot);
+                    self.event(Event::Unused(slot));
                 }
             }
             Step::Cancel { back } => {

@@ -1,4 +1,4 @@
-//! `attach` and `detach`.
+//! `attach`, `update` and `detach`.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -13,7 +13,7 @@ use pcpm_api::types::Lease;
 use serde_json::json;
 
 use super::Session;
-use crate::cli::AttachArgs;
+use crate::cli::{AttachArgs, UpdateArgs};
 use crate::failure;
 use crate::render::{attachments, escape};
 use crate::signals::Signals;
@@ -27,6 +27,12 @@ pub(super) fn attach(session: &Session, args: &AttachArgs) -> Result<ExitCode> {
         hold(session, &client)?;
         client.detach(&attachment.owner)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn update(session: &Session, args: &UpdateArgs) -> Result<ExitCode> {
+    let attachment = session.connect()?.update(&args.request())?;
+    session.print(&attachment, |a| attachments::attached(a, session.look))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,8 @@
 //! Attachments: the one just made, a list of them, one in detail.
 
-use pcpm_api::types::{Attachment, GetReply, Source, Traffic};
+use pcpm_api::publish::{self, Port, Transport};
+use pcpm_api::rates;
+use pcpm_api::types::{Attachment, GetReply, PublishedPort, Source, Traffic};
 
 use super::table::{Cell, render};
 use super::{Hue, Look, humanise};
@@ -8,6 +10,7 @@ use super::{Hue, Look, humanise};
 /// The attachment just made.
 pub(crate) fn attached(attachment: &Attachment, look: Look) -> String {
     let mut rows = place(attachment);
+    rows.extend(options(attachment));
     rows.push(field("source", &origin(attachment)));
     render(&[], &rows, look)
 }
@@ -18,7 +21,15 @@ pub(crate) fn list(all: &[Attachment], now_ms: u64, look: Look) -> String {
         return "no attachments\n".into();
     }
     let titles = [
-        "OWNER", "TENANT", "SLOT", "ADDRESS", "AGE", "LEASE", "SOURCE", "LABELS",
+        "OWNER",
+        "TENANT",
+        "SLOT",
+        "ADDRESS",
+        "PUBLISHED",
+        "AGE",
+        "LEASE",
+        "SOURCE",
+        "LABELS",
     ];
     let rows: Vec<_> = all
         .iter()
@@ -35,6 +46,9 @@ pub(crate) fn details(reply: &GetReply, now_ms: u64, look: Look) -> String {
         field("interface", &attachment.interface),
         field("mac", &attachment.mac),
         field("mtu", &attachment.mtu.to_string()),
+    ]);
+    rows.extend(options(attachment));
+    rows.extend([
         field("labels", &labels(attachment)),
         field("lease", attachment.lease.as_str()),
         field("source", &origin(attachment)),
@@ -67,6 +81,7 @@ fn row(attachment: &Attachment, now_ms: u64) -> Vec<Cell> {
         Cell::new(&attachment.tenant),
         Cell::new(&attachment.slot),
         Cell::new(attachment.addresses.join(",")),
+        Cell::new(or_dash(&published(attachment))),
         Cell::new(humanise::age(attachment.attached_at_ms, now_ms)),
         Cell::new(attachment.lease.as_str()),
         Cell::painted(source_hue(attachment.source), attachment.source.as_str()),
@@ -95,11 +110,74 @@ fn labels(attachment: &Attachment) -> String {
         .iter()
         .map(|(k, v)| format!("{k}={v}"))
         .collect();
-    if labels.is_empty() {
+    or_dash(&labels)
+}
+
+fn or_dash(words: &[String]) -> String {
+    if words.is_empty() {
         "-".into()
     } else {
-        labels.join(",")
+        words.join(",")
     }
+}
+
+/// What is published, allowed, denied and limited; nothing about what is not.
+fn options(attachment: &Attachment) -> Vec<Vec<Cell>> {
+    let Attachment {
+        allow,
+        deny,
+        rate_up,
+        rate_down,
+        rate_up_packets,
+        rate_down_packets,
+        ..
+    } = attachment;
+    let lists = [
+        ("publish", published(attachment)),
+        ("allow", allow.clone()),
+        ("deny", deny.clone()),
+        ("rate up", limits(*rate_up, *rate_up_packets)),
+        ("rate down", limits(*rate_down, *rate_down_packets)),
+    ];
+    let some = lists.iter().filter(|(_, words)| !words.is_empty());
+    some.map(|(name, words)| field(name, &words.join(", ")))
+        .collect()
+}
+
+fn limits(bits: Option<u64>, packets: Option<u64>) -> Vec<String> {
+    let limit = |rate: Option<u64>, unit| rate.map(|rate| format!("{}{unit}", rates::show(rate)));
+    let both = [limit(bits, "bit/s"), limit(packets, " packets/s")];
+    both.into_iter().flatten().collect()
+}
+
+/// Neighbouring ports as ranges, as the command line takes them.
+fn published(attachment: &Attachment) -> Vec<String> {
+    let ports: Option<Vec<Port>> = attachment.publish.iter().map(port).collect();
+    match ports {
+        Some(ports) => publish::collapse(&ports)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        // From a daemon that knows more than this program.
+        None => vec![format!("{} ports", attachment.publish.len())],
+    }
+}
+
+fn port(port: &PublishedPort) -> Option<Port> {
+    let host_address = match &port.host_address {
+        Some(address) => Some(address.parse().ok()?),
+        None => None,
+    };
+    Some(Port {
+        transport: match port.protocol.as_str() {
+            "tcp" => Transport::Tcp,
+            "udp" => Transport::Udp,
+            _ => return None,
+        },
+        host_address,
+        host_port: port.host_port,
+        port: port.port,
+    })
 }
 
 fn traffic(traffic: &Traffic) -> [Vec<Cell>; 3] {
@@ -146,6 +224,12 @@ mod tests {
             mac: "02:00:00:00:00:07".into(),
             mtu: 1500,
             publish: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            rate_up: None,
+            rate_down: None,
+            rate_up_packets: None,
+            rate_down_packets: None,
             labels: BTreeMap::from([("app".into(), "web".into())]),
             lease: Lease::Explicit,
             source: Source::Warm,
@@ -154,15 +238,47 @@ mod tests {
         }
     }
 
+    fn published_port(port: u16) -> PublishedPort {
+        PublishedPort {
+            protocol: "tcp".into(),
+            host_address: None,
+            host_port: port,
+            port,
+        }
+    }
+
     #[test]
     fn the_list_is_a_table_on_a_terminal() {
-        let text = list(&[attachment("web-1"), attachment("a")], 61_000, PLAIN);
+        let mut web = attachment("web-1");
+        web.publish = vec![published_port(80), published_port(81)];
+        let text = list(&[web, attachment("a")], 61_000, PLAIN);
         let expected = "\
-OWNER  TENANT  SLOT   ADDRESS     AGE  LEASE     SOURCE  LABELS
-web-1  shop    s0007  10.213.0.7  1m   explicit  warm    app=web
-a      shop    s0007  10.213.0.7  1m   explicit  warm    app=web
+OWNER  TENANT  SLOT   ADDRESS     PUBLISHED        AGE  LEASE     SOURCE  LABELS
+web-1  shop    s0007  10.213.0.7  tcp:80-81:80-81  1m   explicit  warm    app=web
+a      shop    s0007  10.213.0.7  -                1m   explicit  warm    app=web
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn options_are_shown_as_they_are_written() {
+        let mut attachment = attachment("web-1");
+        attachment.publish = vec![published_port(80)];
+        attachment.allow = vec!["10.0.0.0/8".into(), "example.com:443".into()];
+        attachment.rate_up = Some(10_000_000);
+        attachment.rate_up_packets = Some(1_500);
+        let text = attached(&attachment, PIPE);
+        for line in [
+            "publish\ttcp:80:80\n",
+            "allow\t10.0.0.0/8, example.com:443\n",
+            "rate up\t10Mbit/s, 1500 packets/s\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(
+            !text.contains("deny") && !text.contains("rate down"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn padded(mut row: Vec<Cell>, look: Look) -> Vec<Cell> {
 
 fn hue(kind: &str) -> Hue {
     match kind {
-        "ready" | "attached" => Hue::Good,
+        "ready" | "attached" | "updated" => Hue::Good,
         "detached" | "retired" => Hue::Busy,
         "exhausted" | "lost" => Hue::Warning,
         "failed" => Hue::Bad,

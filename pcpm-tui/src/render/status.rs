@@ -46,6 +46,10 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
     if look.aligned {
         rows.push(field("", bar(&status.slots)));
     }
+    if status.published_ports > 0 {
+        let ports = status.published_ports.to_string();
+        rows.push(field("published", Cell::new(format!("{ports} ports"))));
+    }
     rows.extend([
         field("attach", Cell::new(attach(&status.attach))),
         field("attach time", latency(&status.attach_latency)),
@@ -313,6 +317,7 @@ mod tests {
                 ..RefillTotals::default()
             },
             uplink: None,
+            published_ports: 3,
             clients: 1,
             memory: Memory {
                 daemon_rss_bytes: 12 << 20,
@@ -339,6 +344,7 @@ pool          10.213.0.0/16
 uplink        no uplink: slots reach each other and the host only
 slots         24 attached, 30 ready (target 40), 3 creating, 1 retiring, 1 failed, 5 vacant of 64; 2 waiting for a slot
               [{bar}]
+published     3 ports
 attach        12.0k warm, 3 cold, 12.0k detached, 2 exhausted, 0 refused
 attach time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill        12.1k created, 12.0k retired, 4 failed

@@ -144,7 +144,7 @@ pub(crate) fn attachment(owner: &str) -> Value {
     json!({
         "id": "7-3", "owner": owner, "tenant": "default", "slot": "s0007", "epoch": 3,
         "netns": "/run/pcpm/netns/s0007", "interface": "eth0", "addresses": ["10.213.0.7"],
-        "gateways": ["169.254.1.1"], "mac": "02:00:00:00:00:07", "mtu": 1500, "publish": [],
+        "gateways": ["169.254.1.1"], "mac": "02:00:00:00:00:07", "mtu": 1500, "publish": [], "allow": [], "deny": [],
         "labels": {"app": "web"}, "lease": "explicit", "source": "warm", "took_us": 12,
         "attached_at_ms": 1_700_000_000_000_u64
     })
@@ -155,7 +155,7 @@ pub(crate) fn status() -> Value {
     let took = json!({"count": 1, "p50_us": 14, "p90_us": 14, "p99_us": 14, "max_us": 14});
     json!({
         "version": "0.1.0", "uptime_s": 61, "draining": false, "pool_cidr": "10.213.0.0/16",
-        "slots": counts(), "clients": 1, "drops": [], "failures": [], "warnings": [],
+        "slots": counts(), "published_ports": 0, "clients": 1, "drops": [], "failures": [], "warnings": [],
         "attach": {"warm": 1, "cold": 0, "detached": 0, "exhausted": 0, "refused": 0},
         "attach_latency": took,
         "refill": {"created": 8, "retired": 0, "failed": 0, "create": took, "namespace": took,

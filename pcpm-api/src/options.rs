@@ -1,0 +1,196 @@
+//! What an attachment has beside its slot: published ports, rules, limits. All of it may change while
+//! the attachment lives.
+
+use crate::error::PoolError;
+use crate::publish::{self, Port};
+use crate::rates::{Rate, check_bits, check_packets};
+use crate::rules::{self, Rules};
+use crate::types::{AttachRequest, UpdateRequest};
+
+/// Checked options. Two requests for the same have equal ones, in whatever order they name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Ports of the host that lead to the slot, ascending.
+    pub publish: Vec<Port>,
+    /// Whom the slot may reach.
+    pub rules: Rules,
+    /// What the slot may send.
+    pub up: Rate,
+    /// What may be sent to the slot.
+    pub down: Rate,
+}
+
+impl Options {
+    /// What a request for a slot asks for.
+    ///
+    /// # Errors
+    /// [`PoolError::InvalidArgument`] naming the parameter.
+    pub fn of(request: &AttachRequest) -> Result<Self, PoolError> {
+        let AttachRequest {
+            publish,
+            allow,
+            deny,
+            rate_up,
+            rate_down,
+            rate_up_packets,
+            rate_down_packets,
+            ..
+        } = request;
+        Self::default().changed(&UpdateRequest {
+            publish: publish.clone(),
+            allow: allow.clone(),
+            deny: deny.clone(),
+            rate_up: *rate_up,
+            rate_down: *rate_down,
+            rate_up_packets: *rate_up_packets,
+            rate_down_packets: *rate_down_packets,
+            ..UpdateRequest::default()
+        })
+    }
+
+    /// These options with what the request gives in place of what was.
+    ///
+    /// # Errors
+    /// [`PoolError::InvalidArgument`] naming the parameter.
+    pub fn changed(&self, request: &UpdateRequest) -> Result<Self, PoolError> {
+        let publish = match &request.publish {
+            Some(texts) => publish::parse_all(texts)?,
+            None => self.publish.clone(),
+        };
+        let allow = match &request.allow {
+            Some(texts) => rules::parse_all("allow", texts)?,
+            None => self.rules.allow().to_vec(),
+        };
+        let deny = match &request.deny {
+            Some(texts) => rules::parse_all("deny", texts)?,
+            None => self.rules.deny().to_vec(),
+        };
+        let bits = |field, given: Option<u64>, before| match given {
+            Some(_) => check_bits(field, given),
+            None => Ok(before),
+        };
+        let packets = |field, given: Option<u64>, before| match given {
+            Some(_) => check_packets(field, given),
+            None => Ok(before),
+        };
+        Ok(Self {
+            publish,
+            rules: Rules::new(allow, deny)?,
+            up: Rate {
+                bits: bits("rate_up", request.rate_up, self.up.bits)?,
+                packets: packets("rate_up_packets", request.rate_up_packets, self.up.packets)?,
+            },
+            down: Rate {
+                bits: bits("rate_down", request.rate_down, self.down.bits)?,
+                packets: packets(
+                    "rate_down_packets",
+                    request.rate_down_packets,
+                    self.down.packets,
+                )?,
+            },
+        })
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.publish.is_empty() && !self.has_settings()
+    }
+
+    /// Whether there are rules or limits.
+    pub fn has_settings(&self) -> bool {
+        let unlimited = Rate::default();
+        !self.rules.is_empty() || self.up != unlimited || self.down != unlimited
+    }
+
+    /// The first parameter in which two differ.
+    pub fn difference(&self, other: &Self) -> Option<&'static str> {
+        [
+            ("publish", self.publish == other.publish),
+            ("allow", self.rules.allow() == other.rules.allow()),
+            ("deny", self.rules.deny() == other.rules.deny()),
+            ("rate_up", self.up.bits == other.up.bits),
+            ("rate_down", self.down.bits == other.down.bits),
+            ("rate_up_packets", self.up.packets == other.up.packets),
+            ("rate_down_packets", self.down.packets == other.down.packets),
+        ]
+        .into_iter()
+        .find_map(|(field, same)| (!same).then_some(field))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|&text| text.into()).collect()
+    }
+
+    fn request() -> AttachRequest {
+        AttachRequest {
+            publish: Some(texts(&["81:80", "80:80"])),
+            allow: Some(texts(&["192.0.2.0/24"])),
+            rate_up: Some(1_000_000),
+            ..AttachRequest::default()
+        }
+    }
+
+    #[test]
+    fn the_order_of_what_is_asked_for_does_not_matter() {
+        let other = AttachRequest {
+            publish: Some(texts(&["80-81:80-81"])),
+            ..request()
+        };
+        let (one, other) = (
+            Options::of(&request()).unwrap(),
+            Options::of(&other).unwrap(),
+        );
+        assert_eq!(one.difference(&other), Some("publish"));
+        let same = AttachRequest {
+            publish: Some(texts(&["tcp:80:80", "tcp:81:80"])),
+            ..request()
+        };
+        assert_eq!(Options::of(&same), Ok(one));
+    }
+
+    #[test]
+    fn a_change_leaves_what_it_does_not_name() {
+        let before = Options::of(&request()).unwrap();
+        let change = UpdateRequest {
+            deny: Some(texts(&["192.0.2.1"])),
+            rate_down_packets: Some(10),
+            ..UpdateRequest::default()
+        };
+        let after = before.changed(&change).unwrap();
+        assert_eq!((&after.publish, after.up), (&before.publish, before.up));
+        assert_eq!(after.rules.allow(), before.rules.allow());
+        assert_eq!(after.rules.deny().len(), 1);
+        assert_eq!(after.down.packets, Some(10));
+    }
+
+    #[test]
+    fn everything_can_be_cleared() {
+        let nothing = UpdateRequest {
+            publish: Some(texts(&[])),
+            allow: Some(texts(&[])),
+            rate_up: Some(0),
+            ..UpdateRequest::default()
+        };
+        let after = Options::of(&request()).unwrap().changed(&nothing).unwrap();
+        assert!(after.is_empty());
+        assert_eq!(after, Options::default());
+    }
+
+    #[test]
+    fn a_change_that_contradicts_what_stays_is_refused() {
+        let change = UpdateRequest {
+            deny: Some(texts(&["192.0.2.0/24"])),
+            ..UpdateRequest::default()
+        };
+        let refused = Options::of(&request())
+            .unwrap()
+            .changed(&change)
+            .unwrap_err();
+        assert!(refused.to_string().starts_with("deny: "), "{refused}");
+    }
+}

@@ -1,0 +1,225 @@
+//! What attachments have beside their slots, carried out: ports reserved on the host and led to the
+//! slot, rules in the kernel's table, settings. An attachment without options touches nothing here.
+//!
+//! The order is that of trust: what a packet could use comes before the attachment that lets it pass,
+//! and goes after it.
+
+use std::collections::HashSet;
+
+use pcpm_api::{
+    error::PoolError, options::Options, publish::Port, rates::Rate, rules::Rules,
+    types::UpdateRequest,
+};
+use pcpm_ebpf::{
+    abi::{PortKey, PortTarget, RateLimit, Settings},
+    address::Address,
+};
+
+use super::{Attachment, Engine, events::Happening};
+use crate::{bpf::BpfError, net::slot_name, pool::SlotIndex, reservation::ReservationError};
+
+/// The number of a rule set in the kernel's table; 0 is that of no rules.
+type PolicyId = u32;
+
+impl Engine {
+    /// Gives the slot what its holder's options ask for, for the attachment `epoch` that no packet
+    /// passes yet. On failure nothing of it is left.
+    pub(super) fn grant_options(&mut self, slot: SlotIndex, epoch: u32) -> Result<(), PoolError> {
+        let Some(holder) = self.pool.holder(slot).filter(|h| !h.options.is_empty()) else {
+            return Ok(());
+        };
+        let holder = holder.clone();
+        let options = &holder.options;
+        self.reserve(slot, &options.publish)?;
+        let granted = self.acquire_policy(&options.rules).and_then(|policy| {
+            if options.has_settings() {
+                let settings = settings(epoch, policy, options);
+                self.datapath.set_settings(slot, &settings);
+            }
+            self.lead(slot, epoch, &options.publish, &[])
+                .inspect_err(|_| self.release_policy(&options.rules))
+        });
+        granted.inspect_err(|_| self.reservations.release(slot, &options.publish))
+    }
+
+    /// Takes back what the slot had; its traffic is cut already.
+    pub(super) fn revoke_options(&mut self, slot: SlotIndex, options: &Options) {
+        if options.is_empty() {
+            return;
+        }
+        self.withdraw(&options.publish);
+        self.reservations.release(slot, &options.publish);
+        self.release_policy(&options.rules);
+    }
+
+    /// Changes the options of a live attachment. What is still allowed goes on undisturbed; on failure
+    /// everything is as it was.
+    pub(crate) fn update(&mut self, request: &UpdateRequest) -> Result<Attachment, PoolError> {
+        let slot = self.slot_named(&request.owner, request.id.as_deref())?;
+        let holder = self.pool.holder(slot).cloned();
+        let before = &holder.expect("owners hold attached slots").options;
+        let after = before.changed(request)?;
+        self.change(slot, before, &after)?;
+        self.pool.change_options(slot, after);
+        let holder = self.pool.holder(slot);
+        self.events.push(Happening::Updated, Some(slot), holder);
+        self.after_change();
+        let (attachment, _) = self.attached(slot, false)?;
+        Ok(attachment)
+    }
+
+    fn change(
+        &mut self,
+        slot: SlotIndex,
+        before: &Options,
+        after: &Options,
+    ) -> Result<(), PoolError> {
+        let epoch = self.pool.epoch(slot);
+        let taken = takes_more(&before.publish, &after.publish);
+        let given_up = takes_more(&after.publish, &before.publish);
+        self.reserve(slot, &taken)?;
+        let changed = self.acquire_policy(&after.rules).and_then(|policy| {
+            self.lead(slot, epoch, &after.publish, &before.publish)
+                .inspect_err(|_| self.release_policy(&after.rules))?;
+            Ok(policy)
+        });
+        let policy = changed.inspect_err(|_| self.reservations.release(slot, &taken))?;
+        self.datapath
+            .set_settings(slot, &settings(epoch, policy, after));
+        self.release_policy(&before.rules);
+        self.withdraw(&given_up);
+        self.reservations.release(slot, &given_up);
+        Ok(())
+    }
+
+    fn reserve(&mut self, slot: SlotIndex, ports: &[Port]) -> Result<(), PoolError> {
+        let reserved = self.reservations.reserve(slot, ports);
+        reserved.map_err(|error| self.not_reserved(&error))
+    }
+
+    /// A bad choice of ports is the request's fault, a host that has no more is nobody's.
+    fn not_reserved(&self, error: &ReservationError) -> PoolError {
+        match error {
+            ReservationError::Published { port, slot } => {
+                let owner = self.pool.holder(*slot).map(|holder| &holder.owner);
+                let by = owner.map_or_else(|| slot_name(*slot), |owner| format!("'{owner}'"));
+                let reason = format!("port {port} is published by owner {by} already");
+                PoolError::invalid("publish", reason)
+            }
+            ReservationError::Taken(_) | ReservationError::NoSuchAddress(_) => {
+                PoolError::invalid("publish", error.to_string())
+            }
+            ReservationError::TooMany(_) | ReservationError::Bind(..) => failed(error),
+        }
+    }
+
+    /// Leads `ports` to the slot. On failure they lead where they did: to the slot's ports in
+    /// `before`, or nowhere.
+    fn lead(
+        &mut self,
+        slot: SlotIndex,
+        epoch: u32,
+        ports: &[Port],
+        before: &[Port],
+    ) -> Result<(), PoolError> {
+        let is_new = |port: &&Port| before.binary_search(port).is_err();
+        let new: Vec<_> = ports.iter().filter(is_new).collect();
+        for (done, port) in new.iter().enumerate() {
+            let target = target(slot, epoch, port);
+            if let Err(error) = self.datapath.publish_port(key(port), target) {
+                self.lead_back(slot, epoch, &new[..done], before);
+                return Err(failed(&error));
+            }
+        }
+        Ok(())
+    }
+
+    fn lead_back(&mut self, slot: SlotIndex, epoch: u32, led: &[&Port], before: &[Port]) {
+        for port in led {
+            let key = key(port);
+            let back = match before.iter().find(|old| self::key(old) == key) {
+                Some(old) => self.datapath.publish_port(key, target(slot, epoch, old)),
+                None => self.datapath.withdraw_port(key),
+            };
+            complain(back);
+        }
+    }
+
+    /// What cannot be withdrawn leads nowhere once the attachment is gone: its epoch is over.
+    fn withdraw(&mut self, ports: &[Port]) {
+        for port in ports {
+            complain(self.datapath.withdraw_port(key(port)));
+        }
+    }
+
+    /// The number of the rules in the kernel's table.
+    #[expect(clippy::unused_self, reason = "the table comes with the rules")]
+    fn acquire_policy(&mut self, rules: &Rules) -> Result<PolicyId, PoolError> {
+        if rules.is_empty() {
+            return Ok(0);
+        }
+        let field = if rules.allow().is_empty() {
+            "deny"
+        } else {
+            "allow"
+        };
+        Err(PoolError::invalid(field, "rules are not enforced yet"))
+    }
+
+    #[expect(clippy::unused_self, reason = "the table comes with the rules")]
+    fn release_policy(&mut self, _rules: &Rules) {}
+}
+
+/// Ports of `after` that take something of the host that none of `before` does.
+fn takes_more(before: &[Port], after: &[Port]) -> Vec<Port> {
+    let held: HashSet<_> = before.iter().map(key).collect();
+    let more = after.iter().filter(|port| !held.contains(&key(port)));
+    more.copied().collect()
+}
+
+fn complain(done: Result<(), BpfError>) {
+    if let Err(error) = done {
+        tracing::error!("{error}");
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> PoolError {
+    PoolError::Failed {
+        reason: error.to_string(),
+    }
+}
+
+fn settings(epoch: u32, policy: PolicyId, options: &Options) -> Settings {
+    Settings {
+        epoch,
+        policy,
+        up: limit(options.up),
+        down: limit(options.down),
+        ..Settings::default()
+    }
+}
+
+fn limit(rate: Rate) -> RateLimit {
+    RateLimit {
+        bits_per_second: rate.bits.unwrap_or(0),
+        packets_per_second: rate.packets.unwrap_or(0),
+    }
+}
+
+fn key(port: &Port) -> PortKey {
+    PortKey {
+        address: port.host_address.map_or(Address::ANY, Address::from),
+        port: port.host_port,
+        protocol: port.transport.number(),
+        padding: 0,
+    }
+}
+
+fn target(slot: SlotIndex, epoch: u32, port: &Port) -> PortTarget {
+    PortTarget {
+        slot,
+        epoch,
+        port: port.port,
+        ..PortTarget::default()
+    }
+}

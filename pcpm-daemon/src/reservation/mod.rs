@@ -1,0 +1,151 @@
+//! Ports of the host that are published are taken on the host: a socket is bound to each, so that no
+//! other program gets it, and nobody is surprised by a service that stops answering. The sockets
+//! receive nothing; the kernel programs take the packets before.
+//!
+//! Which ports overlap is decided here, what the host allows by [`PortKernel`].
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod sockets;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use nix::errno::Errno;
+use pcpm_api::publish::{Port, Transport};
+
+use crate::pool::SlotIndex;
+
+pub(crate) use sockets::HostSockets;
+
+/// The host's ports.
+pub(crate) trait PortKernel {
+    /// Takes the port. `beside` are sockets of ours that may have it already, wholly or in part.
+    fn bind(&self, port: &Port, beside: &[BorrowedFd<'_>]) -> Result<OwnedFd, Errno>;
+}
+
+/// Why a port cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReservationError {
+    /// Another attachment has it.
+    #[error("port {port} is published by another attachment already")]
+    Published { port: Port, slot: SlotIndex },
+    /// Another program has it, or had it a moment ago.
+    #[error(
+        "port {0} is taken on the host by another program; \
+         `ss -anp sport = :{number}` shows by which",
+        number = .0.host_port
+    )]
+    Taken(Port),
+    /// There is no such address.
+    #[error("port {0}: this host does not have the address")]
+    NoSuchAddress(Port),
+    /// All attachments together have as many as there may be.
+    #[error("{0} ports are published in all, which is as many as publish.max_ports allows")]
+    TooMany(u32),
+    /// Something else.
+    #[error("bind port {0} on the host: {1}")]
+    Bind(Port, Errno),
+}
+
+/// The ports that attachments have.
+pub(crate) struct Reservations {
+    kernel: Box<dyn PortKernel>,
+    /// By what always differs where ports do not overlap, or else is compared.
+    held: HashMap<(Transport, u16), Vec<Held>>,
+    count: u32,
+    most: u32,
+}
+
+#[derive(Debug)]
+struct Held {
+    port: Port,
+    slot: SlotIndex,
+    socket: OwnedFd,
+}
+
+impl Reservations {
+    /// None yet, and never more than `most`.
+    pub(crate) fn new(kernel: Box<dyn PortKernel>, most: u32) -> Self {
+        Self {
+            kernel,
+            held: HashMap::new(),
+            count: 0,
+            most,
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Takes all of `ports` for the slot, or none. It may have overlapping ones itself, which it is
+    /// about to [`release`](Self::release).
+    pub(crate) fn reserve(
+        &mut self,
+        slot: SlotIndex,
+        ports: &[Port],
+    ) -> Result<(), ReservationError> {
+        for (done, port) in ports.iter().enumerate() {
+            if let Err(error) = self.reserve_one(slot, *port) {
+                self.release(slot, &ports[..done]);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The slot's `ports` are the host's again; where they led to does not matter.
+    pub(crate) fn release(&mut self, slot: SlotIndex, ports: &[Port]) {
+        for port in ports {
+            let Some(held) = self.held.get_mut(&place(port)) else {
+                continue;
+            };
+            let is_it =
+                |held: &Held| held.slot == slot && held.port.host_address == port.host_address;
+            if let Some(at) = held.iter().position(is_it) {
+                held.swap_remove(at);
+                self.count -= 1;
+            }
+            if held.is_empty() {
+                self.held.remove(&place(port));
+            }
+        }
+    }
+
+    fn reserve_one(&mut self, slot: SlotIndex, port: Port) -> Result<(), ReservationError> {
+        if self.count >= self.most {
+            return Err(ReservationError::TooMany(self.most));
+        }
+        let held = self.held.get(&place(&port)).map_or(&[][..], Vec::as_slice);
+        let mut overlapping = held.iter().filter(|held| held.port.overlaps(&port));
+        if let Some(other) = overlapping.clone().find(|held| held.slot != slot) {
+            return Err(ReservationError::Published {
+                port,
+                slot: other.slot,
+            });
+        }
+        let beside: Vec<_> = overlapping.by_ref().map(|h| h.socket.as_fd()).collect();
+        let socket = self
+            .kernel
+            .bind(&port, &beside)
+            .map_err(|errno| match errno {
+                Errno::EADDRINUSE => ReservationError::Taken(port),
+                Errno::EADDRNOTAVAIL => ReservationError::NoSuchAddress(port),
+                other => ReservationError::Bind(port, other),
+            })?;
+        let held = self.held.entry(place(&port)).or_default();
+        held.push(Held { port, slot, socket });
+        self.count += 1;
+        Ok(())
+    }
+}
+
+fn place(port: &Port) -> (Transport, u16) {
+    (port.transport, port.host_port)
+}
