@@ -82,7 +82,7 @@ fn daemon(config: &Config) -> anyhow::Result<()> {
 
 fn locked_daemon(config: &Config) -> anyhow::Result<()> {
     let stop = serve::StopSignals::listen()?;
-    open_files::raise_limit();
+    let room_for_ports = open_files::room_for_ports(config, open_files::raise_limit());
     let mut host = net::Host::open(&config.state_dir)?;
     let swept = net::HostKernel::sweep(&mut host);
     if swept.links + swept.mounts > 0 {
@@ -102,7 +102,7 @@ fn locked_daemon(config: &Config) -> anyhow::Result<()> {
     let mut world = host_world::HostWorld::new(host);
     let served = world
         .build(config)
-        .and_then(|built| serve::until_stopped(config, built, stop));
+        .and_then(|built| serve::until_stopped(config, room_for_ports, built, stop));
     let errors = world.remove();
     served?;
     if !errors.is_empty() {

@@ -1,13 +1,35 @@
-//! The limit on open files: a slot holds one, a client up to three.
+//! The limit on open files: a slot holds one, a client up to three, a published port one.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one, which needs no privilege. Whether that is enough is for
-/// the checks of the host to say.
-pub(crate) fn raise_limit() {
+use crate::config::Config;
+
+/// File descriptors of a client: its socket, and handles that tell a waiting client's hang-up.
+pub(crate) const PER_CLIENT: u64 = 3;
+/// File descriptors that are neither a slot's, a client's nor a port's: hubs, maps, programs, netlink,
+/// logs.
+pub(crate) const OTHERS: u64 = 256;
+
+/// What the daemon cannot do without. Published ports come on top, as many as there is room for.
+pub(crate) fn needed(config: &Config) -> u64 {
+    u64::from(config.capacity) + PER_CLIENT * u64::from(config.api.max_clients) + OTHERS
+}
+
+/// How many ports can be published when `limit` files can be open.
+pub(crate) fn room_for_ports(config: &Config, limit: u64) -> u32 {
+    let room = limit.saturating_sub(needed(config));
+    u32::try_from(room).map_or(config.publish.max_ports, |room| {
+        room.min(config.publish.max_ports)
+    })
+}
+
+/// Raises the soft limit to the hard one, which needs no privilege, and returns it. Whether that is
+/// enough is for the checks of the host to say.
+pub(crate) fn raise_limit() -> u64 {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(errno) = raised {
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
+    raised.unwrap_or_else(|errno| {
         tracing::warn!("raise the limit on open files: {errno}");
-    }
+        getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
+    })
 }

@@ -71,9 +71,10 @@ impl StopSignals {
     }
 }
 
-/// Serves until a signal stops it.
+/// Serves until a signal stops it, and publishes at most `room_for_ports` ports.
 pub(crate) fn until_stopped(
     config: &Config,
+    room_for_ports: u32,
     built: Built,
     stop: StopSignals,
 ) -> anyhow::Result<()> {
@@ -89,7 +90,7 @@ pub(crate) fn until_stopped(
         settings,
         Box::new(built.steering),
         Box::new(work),
-        Reservations::new(Box::new(HostSockets), config.publish.max_ports),
+        Reservations::new(Box::new(HostSockets), room_for_ports),
     );
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;

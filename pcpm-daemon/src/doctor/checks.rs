@@ -13,6 +13,7 @@ use pcpm_ebpf::abi::GATEWAY_V4;
 
 use super::{Feature, HostFacts, LockState, Probe, SocketUse};
 use crate::config::{Config, PortRange, Uplink};
+use crate::open_files;
 
 /// tcx, by which the uplink keeps other people's programs, is there since then. Everything else is
 /// older: `BPF_FIB_LOOKUP_SKIP_NEIGH` 6.3, `bpf_redirect_peer` 5.10, mmapable arrays 5.5.
@@ -21,10 +22,6 @@ const OLDEST_KERNEL: (u32, u32) = (6, 6);
 /// Bits of the capabilities that cannot be done without (`linux/capability.h`).
 const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 
-/// File descriptors of a client: its socket, and handles that tell a waiting client's hang-up.
-const OPEN_FILES_PER_CLIENT: u64 = 3;
-/// File descriptors that are neither a slot's nor a client's: hubs, maps, programs, netlink, logs.
-const OTHER_OPEN_FILES: u64 = 256;
 /// Network namespaces beside the slots': hubs, and what a retired slot's users still hold open.
 const OTHER_NAMESPACES: u64 = 256;
 
@@ -202,25 +199,34 @@ fn control_groups(host: &dyn HostFacts) -> Check {
 
 fn open_files(config: &Config, host: &dyn HostFacts) -> Check {
     let name = "open-files";
-    let (slots, clients) = (config.capacity, config.api.max_clients);
-    let needed = u64::from(slots) + OPEN_FILES_PER_CLIENT * u64::from(clients) + OTHER_OPEN_FILES;
-    match host.open_files() {
-        Err(e) => unknown(name, e),
-        Ok(limit) if limit.hard >= needed => ok(
-            name,
-            format!("{needed} needed, up to {} allowed", limit.hard),
-        ),
-        Ok(limit) => failed(
-            name,
-            format!(
-                "{needed} needed ({slots} slots, {clients} clients with {OPEN_FILES_PER_CLIENT} each, {OTHER_OPEN_FILES} others), up to {} allowed",
-                limit.hard
-            ),
-            format!(
-                "set LimitNOFILE={needed} in the unit or run ulimit -n {needed}, or lower capacity or api.max_clients"
-            ),
-        ),
+    let (needed, ports) = (open_files::needed(config), config.publish.max_ports);
+    let with_ports = needed + u64::from(ports);
+    let limit = match host.open_files() {
+        Err(e) => return unknown(name, e),
+        Ok(limit) => limit.hard,
+    };
+    let advice = format!("set LimitNOFILE={with_ports} in the unit or run ulimit -n {with_ports}");
+    if limit >= with_ports {
+        return ok(name, format!("{with_ports} needed, up to {limit} allowed"));
     }
+    if limit >= needed {
+        let room = open_files::room_for_ports(config, limit);
+        return warning(
+            name,
+            format!("up to {limit} allowed: room for {room} published ports, not {ports}"),
+            format!("{advice}, or lower publish.max_ports"),
+        );
+    }
+    let (slots, clients) = (config.capacity, config.api.max_clients);
+    let (each, others) = (open_files::PER_CLIENT, open_files::OTHERS);
+    failed(
+        name,
+        format!(
+            "{needed} needed ({slots} slots, {clients} clients with {each} each, {others} others), \
+             up to {limit} allowed"
+        ),
+        format!("{advice}, or lower capacity or api.max_clients"),
+    )
 }
 
 fn net_namespaces(config: &Config, host: &dyn HostFacts) -> Check {

@@ -293,7 +293,7 @@ fn a_limit_of_open_files_below_the_need_fails_with_the_numbers() {
     let enough = FakeHost {
         open_files: Limit {
             soft: 10,
-            hard: 2_756,
+            hard: 6_852,
         },
         ..good()
     };
@@ -310,9 +310,28 @@ fn a_limit_of_open_files_below_the_need_fails_with_the_numbers() {
         "1000 slots",
         "500 clients",
         "up to 2755",
-        "LimitNOFILE=2756",
+        "LimitNOFILE=6852",
     ];
     assert_complaint_with(&config, &host, CheckStatus::Failed, "open-files", &words);
+    let few_ports = FakeHost {
+        open_files: Limit {
+            soft: 10,
+            hard: 2_856,
+        },
+        ..good()
+    };
+    let words = [
+        "up to 2856",
+        "room for 100 published ports, not 4096",
+        "6852",
+    ];
+    assert_complaint_with(
+        &config,
+        &few_ports,
+        CheckStatus::Warning,
+        "open-files",
+        &words,
+    );
 }
 
 #[test]

@@ -45,7 +45,10 @@ pub(crate) enum ReservationError {
     #[error("port {0}: this host does not have the address")]
     NoSuchAddress(Port),
     /// All attachments together have as many as there may be.
-    #[error("{0} ports are published in all, which is as many as publish.max_ports allows")]
+    #[error(
+        "{0} ports are published in all, which is as many as publish.max_ports \
+             and the limit on open files allow"
+    )]
     TooMany(u32),
     /// Something else.
     #[error("bind port {0} on the host: {1}")]
