@@ -3,6 +3,8 @@
 //! Every type is `#[repr(C)]` with explicit padding; sizes and offsets are asserted beside it.
 //! No `bool` and no `Option` crosses the border.
 
+use crate::address::Address;
+
 mod domain_names;
 mod policy;
 mod ports;
@@ -88,10 +90,10 @@ pub mod names {
     pub const ATTACHMENTS: &str = "ATTACHMENTS";
     /// `BPF_MAP_TYPE_ARRAY` of `u32` by hub number: the host-side interface index of the hub's link.
     pub const HUBS: &str = "HUBS";
-    /// `BPF_MAP_TYPE_LRU_HASH`: [`super::FlowKey`] to [`super::Flow`].
+    /// `BPF_MAP_TYPE_LRU_HASH`: [`super::FlowKey`] to [`super::SealedFlow`].
     pub const FLOWS: &str = "FLOWS";
     /// `BPF_MAP_TYPE_LRU_HASH`: [`super::FlowKey`] of datagrams under way in fragments to
-    /// [`super::Flow`].
+    /// [`super::SealedFlow`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` of [`super::SlotCounters`] by slot index.
     pub const SLOT_COUNTERS: &str = "SLOT_COUNTERS";
@@ -134,11 +136,11 @@ pub mod names {
     ];
 }
 
-/// What the programs need to know of the world. Addresses are in host byte order.
+/// What the programs need to know of the world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
-    /// First address of the pool: slot `i` has `pool_base + i`.
+    /// First address of the pool, in host byte order: slot `i` has `pool_base + i`.
     pub pool_base: u32,
     /// Netmask of the pool CIDR.
     pub pool_mask: u32,
@@ -146,12 +148,14 @@ pub struct Config {
     pub capacity: u32,
     /// Interface index of the uplink in the host, 0 for none.
     pub uplink_ifindex: u32,
-    /// The uplink's address, the source of translated packets, 0 for none.
-    pub uplink_address: u32,
+    /// The uplink's address, the source of translated packets; any for none.
+    pub uplink_address: Address,
     /// First port (or ICMP echo identifier) used for translation.
     pub nat_port_first: u16,
     /// Last port used for translation, inclusive.
     pub nat_port_last: u16,
+    /// Zero.
+    pub padding: u32,
     /// The cookie of the host's network namespace; 0: nothing is done for the host's own sockets.
     pub host_netns: u64,
 }
@@ -169,15 +173,15 @@ pub mod flow_kind {
     pub const FRAGMENT: u8 = 4;
 }
 
-/// Key of the flow table. Addresses and ports are in host byte order; for ICMP echo the identifier
-/// stands in the port of the side that asked, and the other port is 0.
+/// Key of the flow table. Ports are in host byte order; for ICMP echo the identifier stands in the
+/// port of the side that asked, and the other port is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct FlowKey {
     /// The slot's address, or the uplink's in its place.
-    pub local_address: u32,
+    pub local: Address,
     /// The peer's address.
-    pub remote_address: u32,
+    pub remote: Address,
     /// Port or echo identifier on the local side.
     pub local_port: u16,
     /// Port of the peer.
@@ -200,15 +204,33 @@ pub struct Flow {
     pub slot: u32,
     /// The slot's epoch when the flow was made; a flow of another epoch does not exist.
     pub epoch: u32,
-    /// What `local_port` of the key is rewritten to. The address follows from the key's kind: egress
-    /// the uplink's, ingress the slot's.
+    /// EGRESS, and FRAGMENT of a slot: what `local` of the key is shown as to the world. Any in
+    /// the others: a slot's own address follows from its number.
+    pub translated_address: Address,
+    /// What `local_port` of the key is rewritten to.
     pub translated_port: u16,
     /// Tracking state, see the packet logic.
     pub state: u8,
-    /// Zero.
-    pub padding: [u8; 5],
-    /// Ties slot, epoch and port to the entry's key, see the packet logic.
-    pub seal: [u64; 2],
+    /// Bits of [`flow_flag`].
+    pub flags: u8,
+    /// The policy that allowed it, see [`Settings::policy`].
+    pub policy: u32,
+}
+
+/// An entry of the flow table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SealedFlow {
+    /// What it says.
+    pub flow: Flow,
+    /// Ties slot, epoch, flags and translation to the entry's key, see the packet logic.
+    pub seal: [u64; 5],
+}
+
+/// Bits of [`Flow::flags`].
+pub mod flow_flag {
+    /// Opened from outside, through a published port.
+    pub const INBOUND: u8 = 1;
 }
 
 /// Traffic of one slot, seen from the slot: sent is what it sends. Counted since the slot's index
@@ -230,8 +252,9 @@ pub struct SlotCounters {
 
 const _: () = {
     assert!(size_of::<AttachmentWord>() == 8);
-    assert!(size_of::<Config>() == 32);
-    assert!(size_of::<FlowKey>() == 16);
+    assert!(size_of::<Config>() == 48);
+    assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Flow>() == 40);
+    assert!(size_of::<SealedFlow>() == 80);
     assert!(size_of::<SlotCounters>() == 40);
 };

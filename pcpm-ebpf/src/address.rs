@@ -1,10 +1,11 @@
 //! Addresses of either family in one form, so that maps and decisions need one of everything.
 
+use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 or IPv6 address in the byte order of the wire; IPv4 is mapped into IPv6 as
 /// `::ffff:a.b.c.d` (RFC 4291, section 2.5.5.2). All zero is "any".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, Eq)]
 #[repr(C)]
 pub struct Address(pub [u32; 4]);
 
@@ -50,6 +51,25 @@ impl Address {
         }
     }
 
+    /// Both halves, as words to compute with.
+    #[inline(always)]
+    pub const fn halves(&self) -> [u64; 2] {
+        let [a, b, c, d] = self.0;
+        [a as u64 | (b as u64) << 32, c as u64 | (d as u64) << 32]
+    }
+
+    /// The address with these halves.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "takes words apart")]
+    pub const fn of_halves(first: u64, second: u64) -> Self {
+        Self([
+            first as u32,
+            (first >> 32) as u32,
+            second as u32,
+            (second >> 32) as u32,
+        ])
+    }
+
     /// Its 16 bytes.
     pub fn octets(&self) -> [u8; 16] {
         let mut bytes = [0; 16];
@@ -62,6 +82,21 @@ impl Address {
 
 const fn word(bytes: &[u8; 16], at: usize) -> u32 {
     u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Word by word: what is derived would call `memcmp`, which the BPF target does byte by byte.
+impl PartialEq for Address {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let [first, second] = self.halves();
+        (first ^ other.halves()[0]) | (second ^ other.halves()[1]) == 0
+    }
+}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
 }
 
 impl From<Ipv4Addr> for Address {

@@ -3,8 +3,11 @@
 //! No map and no helper is touched here. Flows and translation are in [`crate::nat`].
 
 use crate::abi::{AttachmentWord, Config, GATEWAY_MAC, GATEWAY_V4, SLOTS_PER_HUB, slot_mac};
+use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::packet::{Frame, Mac, Transport, TransportKind};
+
+const GATEWAY: Address = Address::v4(GATEWAY_V4);
 
 /// Where a slot's packet is to go, as far as its destination address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,21 +21,21 @@ pub enum Destination {
 impl Config {
     /// The address of slot `index`.
     #[inline(always)]
-    pub const fn slot_address(&self, index: u32) -> u32 {
-        self.pool_base.wrapping_add(index)
+    pub const fn slot_address(&self, index: u32) -> Address {
+        Address::v4(self.pool_base.wrapping_add(index))
     }
 
     /// Whether `address` lies in the pool's range.
     #[inline(always)]
-    pub const fn in_pool(&self, address: u32) -> bool {
-        (address ^ self.pool_base) & self.pool_mask == 0
+    pub const fn in_pool(&self, address: &Address) -> bool {
+        address.is_v4() && (address.low() ^ self.pool_base) & self.pool_mask == 0
     }
 
     /// The slot that has `address`, if there is one.
     #[inline(always)]
-    pub const fn slot_of(&self, address: u32) -> Option<u32> {
-        let index = address.wrapping_sub(self.pool_base);
-        if index < self.capacity {
+    pub const fn slot_of(&self, address: &Address) -> Option<u32> {
+        let index = address.low().wrapping_sub(self.pool_base);
+        if address.is_v4() && index < self.capacity {
             Some(index)
         } else {
             None
@@ -69,15 +72,15 @@ pub fn check_sender(config: &Config, slot: u32, frame: &Frame) -> Result<(), Dro
 /// # Errors
 /// The address is one that no slot may reach.
 #[inline(always)]
-pub fn destination(config: &Config, address: u32) -> Result<Destination, DropReason> {
+pub fn destination(config: &Config, address: &Address) -> Result<Destination, DropReason> {
     if config.in_pool(address) {
         let slot = config.slot_of(address).ok_or(DropReason::NoSuchSlot)?;
         return Ok(Destination::Slot(slot));
     }
-    if address == GATEWAY_V4 {
+    if *address == GATEWAY {
         return Ok(Destination::Host);
     }
-    match address.to_be_bytes() {
+    match address.low().to_be_bytes() {
         [169, 254, ..] => Err(DropReason::Metadata),
         [224..=239, ..] => Err(DropReason::Multicast),
         [255, 255, 255, 255] => Err(DropReason::Broadcast),
@@ -131,5 +134,5 @@ pub const fn next_ttl(ttl: u8) -> Option<u8> {
 /// Whether a slot's packet is a ping of its gateway, which needs no flow.
 #[inline(always)]
 pub fn is_gateway_ping(frame: &Frame, transport: &Transport) -> bool {
-    frame.destination == GATEWAY_V4 && transport.kind == TransportKind::EchoRequest
+    frame.destination == GATEWAY && transport.kind == TransportKind::EchoRequest
 }

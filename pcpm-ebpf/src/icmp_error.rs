@@ -4,10 +4,11 @@
 //! it again (RFC 5508, section 4). An error neither keeps a flow alive nor ends it.
 
 use crate::abi::FlowKey;
+use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::packet::{
     Fragment, Frame, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PacketFields, Transport, TransportKind,
-    address, fragment, ipv4_header_length, protocol,
+    fragment, ipv4_address, ipv4_header_length, protocol,
 };
 
 const DESTINATION_UNREACHABLE: u8 = 3;
@@ -16,7 +17,7 @@ const PARAMETER_PROBLEM: u8 = 12;
 /// What every error carries before the packet it quotes.
 const ICMP_HEADER_LENGTH: u32 = 8;
 
-/// The beginning of a packet, as an ICMP error quotes it. Addresses are in host byte order.
+/// The beginning of a packet, as an ICMP error quotes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {
     /// Offset of the quoted IP header in the frame.
@@ -27,9 +28,9 @@ pub struct Quote {
     /// there was none (UDP).
     pub checksum_offset: u32,
     /// Whom the error is for: the sender of the quoted packet.
-    pub source: u32,
+    pub source: Address,
     /// Where the quoted packet was to go.
-    pub destination: u32,
+    pub destination: Address,
     /// IP protocol number of the quoted packet.
     pub protocol: u8,
     /// Kind and ports of the quoted packet. Errors quote 8 bytes at least, so there are no TCP flags.
@@ -66,10 +67,10 @@ impl Quote {
             s1,
             d0,
             d1,
-        ] = packet.fields(ip_offset).ok_or(DropReason::Malformed)?;
-        let [version_and_length, _] = lengths.to_be_bytes();
-        let [_, ip_protocol] = ttl_and_protocol.to_be_bytes();
-        if fragment(fragments).is_later() {
+        ] = packet.raw_fields(ip_offset).ok_or(DropReason::Malformed)?;
+        let [version_and_length, _] = lengths.to_ne_bytes();
+        let [_, ip_protocol] = ttl_and_protocol.to_ne_bytes();
+        if fragment(u16::from_be(fragments)).is_later() {
             return Err(DropReason::NotReply);
         }
         let transport_offset = ip_offset + ipv4_header_length(version_and_length)?;
@@ -82,8 +83,8 @@ impl Quote {
             } else {
                 transport_offset + checksum
             },
-            source: address(s0, s1),
-            destination: address(d0, d1),
+            source: ipv4_address(s0, s1),
+            destination: ipv4_address(d0, d1),
             protocol: ip_protocol,
             transport,
         })
@@ -93,8 +94,8 @@ impl Quote {
     #[inline(always)]
     pub const fn leaving(&self, kind: u8) -> FlowKey {
         FlowKey {
-            local_address: self.source,
-            remote_address: self.destination,
+            local: self.source,
+            remote: self.destination,
             local_port: self.transport.source_port,
             remote_port: self.transport.destination_port,
             protocol: self.protocol,
@@ -107,8 +108,8 @@ impl Quote {
     #[inline(always)]
     pub const fn arriving(&self, kind: u8) -> FlowKey {
         FlowKey {
-            local_address: self.destination,
-            remote_address: self.source,
+            local: self.destination,
+            remote: self.source,
             local_port: self.transport.destination_port,
             remote_port: self.transport.source_port,
             protocol: self.protocol,
@@ -119,7 +120,7 @@ impl Quote {
 
     /// Whether the error in `frame` is by the receiver of the quoted packet and for its sender.
     #[inline(always)]
-    pub const fn is_by_receiver(&self, frame: &Frame) -> bool {
+    pub fn is_by_receiver(&self, frame: &Frame) -> bool {
         self.source == frame.destination && self.destination == frame.source
     }
 }

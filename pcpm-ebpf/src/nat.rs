@@ -16,35 +16,37 @@
 //!
 //! # Entries are sealed
 //!
-//! The table is an LRU hash, whose elements the kernel uses again at once, without waiting for
-//! programs that still hold a pointer (`kernel/bpf/hashtab.c`, `prealloc_lru_pop`). Between a lookup
-//! of key K and the reading of the value, another CPU may evict the entry and copy that of a key K'
-//! into its place; so what is read may be K's value, that of K', or a mixture. `slot` and `epoch` say
-//! who gets the packet. They are one word, the owner; the seal is two more:
+//! The kernel uses the place of an element again at once, without waiting for programs that still
+//! hold a pointer (`kernel/bpf/hashtab.c`, `prealloc_lru_pop`). Between a lookup of key K and the
+//! reading of the value, another CPU may evict the entry and copy that of a key K' into its place; so
+//! what is read may be K's value, that of K', or a mixture. `slot` and `epoch` say who gets the
+//! packet, `translated_*` as what. One number, the identity, is computed from all of these and the
+//! flags; the seal is each 64-bit word of the key, mixed with it:
 //!
 //! ```text
-//! seal[0] = addresses of the key                             ^ f(owner)
-//! seal[1] = ports, protocol, kind of the key; translated port ^ g(owner)
+//! seal[i] = word i of the key ^ identity
 //! ```
 //!
-//! with f and g one-to-one. A reader that looked up K compares both with what K, and the owner it
-//! read, give; on difference the entry does not exist ([`is_sealed`]). It does not matter in which
-//! order words are written or read. Were another owner accepted than that of K, each word of the
-//! seal would be
+//! A reader that looked up K computes the identity of what it read, and compares all five words with
+//! those of K; on difference the entry does not exist ([`unseal`]). It does not matter in which order
+//! words are written or read. An accepted word i of the seal is
 //!
-//! - the one of K: then f(owner of K) = f(owner of K'), so it is the same owner; or
-//! - the one of K': then that half of the key is the same in K and K'; both halves: it is the same
-//!   key, and the entry is one of K after all.
+//! - the one of K: then what was read has the identity of K's value, and is it; or
+//! - the one of K': then word i of K and K' differ by exactly as much as the identity of what was read
+//!   and that of the value of K'. If these are the same, so are the words; as this holds for all five,
+//!   K' is K. If they are not, then every word of the two keys differs by the same number; but the
+//!   words of an IPv4 key that say so are the same in all of them.
 //!
-//! So no packet gets to another attachment than the entry of its own key names. What is left are
-//! mixtures below the size of a word or of three entries; they pass with the chance of a random
-//! 64-bit number. With the same owner, the same ports and another peer, the translated port may be
-//! that of the other connection: the packet stays with its attachment, where no connection has it.
+//! So no packet gets to another attachment than the entry of its own key names, nor to another port.
+//! Left are identities that are the same by chance (64 bits; a slot chooses the 16 of its port), IPv6
+//! keys that differ by one number in all words, which has to be that of two identities by chance, and
+//! mixtures below the size of a word, which pass by chance as well.
 //!
 //! Time and state are written after the check, perhaps into an entry that has just become another.
 //! They decide only about how long it lives.
 
 use crate::abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind};
+use crate::address::Address;
 use crate::packet::{Frame, Transport, protocol, tcp_flag};
 
 /// Ports tried for a new connection before it is given up.
@@ -168,8 +170,8 @@ impl FlowKey {
     #[inline(always)]
     pub const fn leaving(kind: u8, frame: &Frame, transport: &Transport) -> Self {
         Self {
-            local_address: frame.source,
-            remote_address: frame.destination,
+            local: frame.source,
+            remote: frame.destination,
             local_port: transport.source_port,
             remote_port: transport.destination_port,
             protocol: frame.protocol,
@@ -182,8 +184,8 @@ impl FlowKey {
     #[inline(always)]
     pub const fn arriving(kind: u8, frame: &Frame, transport: &Transport) -> Self {
         Self {
-            local_address: frame.destination,
-            remote_address: frame.source,
+            local: frame.destination,
+            remote: frame.source,
             local_port: transport.destination_port,
             remote_port: transport.source_port,
             protocol: frame.protocol,
@@ -194,12 +196,16 @@ impl FlowKey {
 
     /// What the fragments of one datagram have in common that leaves a slot.
     #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "both halves of the identification are there"
+    )]
     pub const fn leaving_fragment(frame: &Frame) -> Self {
         Self {
-            local_address: frame.source,
-            remote_address: frame.destination,
-            local_port: frame.identification,
-            remote_port: 0,
+            local: frame.source,
+            remote: frame.destination,
+            local_port: frame.identification as u16,
+            remote_port: (frame.identification >> 16) as u16,
             protocol: frame.protocol,
             kind: flow_kind::FRAGMENT,
             padding: 0,
@@ -211,70 +217,132 @@ impl FlowKey {
     #[inline(always)]
     pub const fn arriving_fragment(frame: &Frame) -> Self {
         Self {
-            local_address: frame.destination,
-            remote_address: frame.source,
+            local: frame.destination,
+            remote: frame.source,
             ..Self::leaving_fragment(frame)
         }
     }
 
-    /// The INGRESS key of the EGRESS connection `self` when it is seen as `address` and `port`.
+    /// The INGRESS key of the EGRESS connection `self` when it is seen as `shown`.
     #[inline(always)]
     #[must_use]
-    pub const fn translated(&self, address: u32, port: u16) -> Self {
+    pub const fn translated(&self, shown: &Endpoint) -> Self {
         Self {
-            local_address: address,
-            local_port: port,
+            local: shown.address,
+            local_port: shown.port,
             kind: flow_kind::INGRESS,
             ..*self
         }
     }
-}
 
-/// A new entry for `key`, seen now, whose local port is rewritten to `port`.
-#[inline(always)]
-pub const fn new_flow(key: &FlowKey, slot: u32, epoch: u32, port: u16, now_ns: u64) -> Flow {
-    let mut flow = Flow {
-        last_seen_ns: now_ns,
-        slot,
-        epoch,
-        translated_port: port,
-        state: state::OPENING,
-        padding: [0; 5],
-        seal: [0; 2],
-    };
-    flow.seal_for(key);
-    flow
-}
-
-impl Flow {
-    /// Makes it the entry of `key`.
+    /// Its words, the kernel's eight bytes at a time.
     #[inline(always)]
-    pub const fn seal_for(&mut self, key: &FlowKey) {
-        self.seal = seal(key, self.slot, self.epoch, self.translated_port);
+    const fn words(&self) -> [u64; 5] {
+        let [[a, b], [c, d]] = [self.local.halves(), self.remote.halves()];
+        let ports = (self.local_port as u64) << 48
+            | (self.remote_port as u64) << 32
+            | (self.protocol as u64) << 24
+            | (self.kind as u64) << 16;
+        [a, b, c, d, ports]
     }
 }
 
-/// Whether `flow` is the entry of `key`, all of it.
-#[inline(always)]
-pub const fn is_sealed(flow: &Flow, key: &FlowKey) -> bool {
-    let [addresses, ports] = seal(key, flow.slot, flow.epoch, flow.translated_port);
-    flow.seal[0] == addresses && flow.seal[1] == ports
+/// An address and a port (or the identifier of an echo): what one side of a connection is shown as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Address,
+    /// The port, in host byte order.
+    pub port: u16,
 }
 
+/// A new flow, seen now, whose local side is rewritten to `shown`.
 #[inline(always)]
-const fn seal(key: &FlowKey, slot: u32, epoch: u32, translated_port: u16) -> [u64; 2] {
-    let owner = scramble((slot as u64) << 32 | epoch as u64);
-    let addresses = (key.local_address as u64) << 32 | key.remote_address as u64;
-    let ports = (key.local_port as u64) << 48
-        | (key.remote_port as u64) << 32
-        | (key.protocol as u64) << 24
-        | (key.kind as u64) << 16
-        | translated_port as u64;
-    [addresses ^ owner, ports ^ owner.rotate_left(32)]
+pub const fn new_flow(slot: u32, epoch: u32, shown: &Endpoint, now_ns: u64) -> Flow {
+    Flow {
+        last_seen_ns: now_ns,
+        slot,
+        epoch,
+        translated_address: shown.address,
+        translated_port: shown.port,
+        state: state::OPENING,
+        flags: 0,
+        policy: 0,
+    }
 }
 
-/// One-to-one, and every bit of the result depends on many: single bytes that changed do not
-/// cancel out.
+impl Flow {
+    /// The seal that makes it the entry of `key`.
+    #[inline(always)]
+    pub const fn seal(&self, key: &FlowKey) -> [u64; 5] {
+        let identity = self.identity();
+        let [a, b, c, d, ports] = key.words();
+        [
+            a ^ identity,
+            b ^ identity,
+            c ^ identity,
+            d ^ identity,
+            ports ^ identity,
+        ]
+    }
+
+    /// What the local side of its key is rewritten to.
+    #[inline(always)]
+    pub const fn shown(&self) -> Endpoint {
+        Endpoint {
+            address: self.translated_address,
+            port: self.translated_port,
+        }
+    }
+
+    /// A number for what decides about packets. It is one-to-one in the owner, and every bit of the
+    /// rest has its part in many: single words that changed do not cancel out.
+    #[inline(always)]
+    const fn identity(&self) -> u64 {
+        let [first, second] = self.translated_address.halves();
+        let port_and_flags = (self.translated_port as u64) << 8 | self.flags as u64;
+        scramble((self.slot as u64) << 32 | self.epoch as u64)
+            ^ scramble(
+                first
+                    .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+                    .wrapping_add(second.wrapping_mul(0x94d0_49bb_1331_11eb))
+                    .wrapping_add(port_and_flags.wrapping_mul(0xd6e8_feb8_6659_fd93)),
+            )
+    }
+}
+
+/// Reads the entry of `key`, whose words are `word(0)` to `word(9)`, and says whether all of it is.
+///
+/// Each word is asked for once, the seal first: little is held at one time, as a kernel program has
+/// few registers and little stack.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "takes words apart, as a little-endian machine puts them together"
+)]
+pub fn unseal(key: &FlowKey, word: impl Fn(usize) -> u64, flow: &mut Flow) -> bool {
+    let [a, b, c, d, ports] = key.words();
+    let identity = word(5) ^ a;
+    let differences = (word(6) ^ b ^ identity)
+        | (word(7) ^ c ^ identity)
+        | (word(8) ^ d ^ identity)
+        | (word(9) ^ ports ^ identity);
+    let [last_seen_ns, owner, first, second, rest] = [word(0), word(1), word(2), word(3), word(4)];
+    *flow = Flow {
+        last_seen_ns,
+        slot: owner as u32,
+        epoch: (owner >> 32) as u32,
+        translated_address: Address::of_halves(first, second),
+        translated_port: rest as u16,
+        state: (rest >> 16) as u8,
+        flags: (rest >> 24) as u8,
+        policy: (rest >> 32) as u32,
+    };
+    differences == 0 && flow.identity() == identity
+}
+
+/// One-to-one, and every bit of the result depends on many.
 #[inline(always)]
 const fn scramble(word: u64) -> u64 {
     let mixed = (word ^ word >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -3,6 +3,7 @@
 //! Reads through [`PacketFields`], so the kernel's packet buffers and a test's byte strings take the
 //! same path. Nothing here decides what may pass.
 
+use crate::address::Address;
 use crate::drop_reason::DropReason;
 
 /// Length of the Ethernet header; a VLAN tag is not part of the frame when a tc program sees it.
@@ -56,17 +57,23 @@ const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 /// Where the bytes of a frame come from. They are read as what the headers consist of: 16-bit fields,
 /// which the BPF target, unable to load across alignment, handles better than bytes.
 pub trait PacketFields {
-    /// `N` fields from `offset` on, or `None` when the frame ends before.
-    fn fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]>;
+    /// `N` fields from `offset` on as they stand in memory, or `None` when the frame ends before.
+    fn raw_fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]>;
+
+    /// `N` fields from `offset` on as numbers, or `None` when the frame ends before.
+    #[inline(always)]
+    fn fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+        Some(self.raw_fields(offset)?.map(u16::from_be))
+    }
 }
 
 impl PacketFields for [u8] {
-    fn fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn raw_fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
         let bytes = self.get(usize::try_from(offset).ok()?..)?;
         let mut pairs = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
         let mut fields = [0; N];
         for field in &mut fields {
-            *field = u16::from_be_bytes(pairs.next()?);
+            *field = u16::from_ne_bytes(pairs.next()?);
         }
         Some(fields)
     }
@@ -86,7 +93,8 @@ impl Mac {
     }
 
     #[inline(always)]
-    const fn of_fields(high: u16, middle: u16, low: u16) -> Self {
+    const fn of_raw_fields(high: u16, middle: u16, low: u16) -> Self {
+        let [high, middle, low] = [u16::from_be(high), u16::from_be(middle), u16::from_be(low)];
         Self((high as u64) << 32 | (middle as u64) << 16 | low as u64)
     }
 }
@@ -112,7 +120,7 @@ impl Fragment {
     }
 }
 
-/// The Ethernet and IPv4 headers of a frame. Addresses are in host byte order.
+/// The Ethernet and IPv4 headers of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Destination hardware address.
@@ -120,9 +128,9 @@ pub struct Frame {
     /// Source hardware address.
     pub source_mac: Mac,
     /// Source address.
-    pub source: u32,
+    pub source: Address,
     /// Destination address.
-    pub destination: u32,
+    pub destination: Address,
     /// Offset of the transport header in the frame: behind the IP options, if any.
     pub transport_offset: u32,
     /// IP protocol number.
@@ -132,7 +140,7 @@ pub struct Frame {
     /// Which part of the datagram this is.
     pub fragment: Fragment,
     /// What the parts of one datagram have in common.
-    pub identification: u16,
+    pub identification: u32,
 }
 
 impl Frame {
@@ -144,8 +152,8 @@ impl Frame {
     #[inline(always)]
     pub fn parse(packet: &(impl PacketFields + ?Sized)) -> Result<Self, DropReason> {
         let [d0, d1, d2, s0, s1, s2, ethertype, ip @ ..] =
-            packet.fields::<17>(0).ok_or(DropReason::Malformed)?;
-        expect_ipv4(ethertype)?;
+            packet.raw_fields::<17>(0).ok_or(DropReason::Malformed)?;
+        expect_ipv4(u16::from_be(ethertype))?;
         let [
             lengths,
             _,
@@ -155,25 +163,36 @@ impl Frame {
             _,
             addresses @ ..,
         ] = ip;
-        let [version_and_length, _] = lengths.to_be_bytes();
-        let [ttl, protocol] = ttl_and_protocol.to_be_bytes();
+        let [version_and_length, _] = lengths.to_ne_bytes();
+        let [ttl, protocol] = ttl_and_protocol.to_ne_bytes();
         Ok(Self {
-            destination_mac: Mac::of_fields(d0, d1, d2),
-            source_mac: Mac::of_fields(s0, s1, s2),
-            source: address(addresses[0], addresses[1]),
-            destination: address(addresses[2], addresses[3]),
+            destination_mac: Mac::of_raw_fields(d0, d1, d2),
+            source_mac: Mac::of_raw_fields(s0, s1, s2),
+            source: ipv4_address(addresses[0], addresses[1]),
+            destination: ipv4_address(addresses[2], addresses[3]),
             transport_offset: ETHERNET_LENGTH + ipv4_header_length(version_and_length)?,
             protocol,
             ttl,
-            fragment: fragment(fragments),
-            identification,
+            fragment: fragment(u16::from_be(fragments)),
+            identification: u16::from_be(identification).into(),
         })
     }
 }
 
+/// The address whose halves stand so in memory.
 #[inline(always)]
-pub(crate) const fn address(high: u16, low: u16) -> u32 {
-    (high as u32) << 16 | low as u32
+pub(crate) const fn ipv4_address(first: u16, second: u16) -> Address {
+    Address::v4(u32::from_be(word(first, second)))
+}
+
+/// Two fields that follow each other in memory as one word.
+#[inline(always)]
+const fn word(first: u16, second: u16) -> u32 {
+    if cfg!(target_endian = "little") {
+        first as u32 | (second as u32) << 16
+    } else {
+        (first as u32) << 16 | second as u32
+    }
 }
 
 #[inline(always)]

@@ -24,6 +24,7 @@ use pcpm_ebpf::{
         AttachmentWord, Config, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
         names,
     },
+    address::Address,
 };
 
 use super::{
@@ -270,7 +271,8 @@ impl Datapath for Steering {
             }
         }
         self.configured.uplink_ifindex = ifindex;
-        self.configured.uplink_address = uplink.map_or(0, |uplink| uplink.address.into());
+        self.configured.uplink_address =
+            uplink.map_or(Address::ANY, |uplink| uplink.address.into());
         self.write_config()
     }
 

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use crate::frames::{Ipv4, icmp, ports};
 use pcpm_ebpf::abi::{AttachmentWord, Config, GATEWAY_MAC, slot_mac};
+use pcpm_ebpf::address::Address;
 use pcpm_ebpf::decision::{
     Destination, check_mark, check_sender, check_tenants, destination, is_gateway_ping, next_ttl,
 };
@@ -16,9 +17,10 @@ const CONFIG: Config = Config {
     pool_mask: 0xffff_0000,
     capacity: 600,
     uplink_ifindex: 7,
-    uplink_address: u32::from_be_bytes([192, 0, 2, 1]),
+    uplink_address: Address::v4(u32::from_be_bytes([192, 0, 2, 1])),
     nat_port_first: 16_384,
     nat_port_last: 32_767,
+    padding: 0,
     host_netns: 0,
 };
 
@@ -103,18 +105,14 @@ fn destinations_are_slots_the_host_or_nowhere() {
     ];
     for (address, expected) in cases {
         let address: Ipv4Addr = address.parse().unwrap();
-        assert_eq!(
-            destination(&CONFIG, address.to_bits()),
-            expected,
-            "{address}"
-        );
+        assert_eq!(destination(&CONFIG, &address.into()), expected, "{address}");
     }
 }
 
 #[test]
 fn without_a_configuration_every_destination_is_refused() {
     for address in [0, 0x0808_0808, u32::MAX] {
-        let refused = destination(&Config::default(), address);
+        let refused = destination(&Config::default(), &Address::v4(address));
         assert_eq!(refused, Err(DropReason::NoSuchSlot));
     }
 }
@@ -200,15 +198,16 @@ proptest! {
     #[test]
     fn a_slot_is_found_by_its_address(index in 0..CONFIG.capacity) {
         let address = CONFIG.slot_address(index);
-        prop_assert_eq!(destination(&CONFIG, address), Ok(Destination::Slot(index)));
+        prop_assert_eq!(destination(&CONFIG, &address), Ok(Destination::Slot(index)));
     }
 
     #[test]
     fn an_address_outside_the_pool_is_never_a_slot(address: u32) {
         prop_assume!(address >> 16 != CONFIG.pool_base >> 16);
-        let is_slot = matches!(destination(&CONFIG, address), Ok(Destination::Slot(_)));
+        let address = Address::v4(address);
+        let is_slot = matches!(destination(&CONFIG, &address), Ok(Destination::Slot(_)));
         prop_assert!(!is_slot);
-        prop_assert_eq!(CONFIG.slot_of(address), None);
+        prop_assert_eq!(CONFIG.slot_of(&address), None);
     }
 
     #[test]

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::frames::{Ipv4, icmp, ports, tcp};
-use pcpm_ebpf::abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind};
+use pcpm_ebpf::abi::{AttachmentWord, Config, Flow, FlowKey, SealedFlow, flow_kind};
+use pcpm_ebpf::address::Address;
 use pcpm_ebpf::nat::{
     Direction::{self, Forward, Reply},
-    PORT_TRIES, PortSequence, idle_timeout_ns, is_live, is_reverse_of, is_sealed, may_go_on,
+    Endpoint, PORT_TRIES, PortSequence, idle_timeout_ns, is_live, is_reverse_of, may_go_on,
     needs_refresh, new_flow, next_state,
     state::{ANSWERED, CLOSING, ESTABLISHED, OPENING},
+    unseal,
 };
 use pcpm_ebpf::packet::{
     protocol,
@@ -17,7 +19,11 @@ use pcpm_ebpf::packet::{
 };
 use proptest::prelude::*;
 
-const UPLINK: u32 = u32::from_be_bytes([198, 51, 100, 9]);
+const UPLINK: [u8; 4] = [198, 51, 100, 9];
+const UNSHOWN: Endpoint = Endpoint {
+    address: Address::ANY,
+    port: 0,
+};
 const WORD: AttachmentWord = AttachmentWord::attached(4, 1);
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -58,12 +64,81 @@ fn conversation(kind: u8, port: u16, peer: [u8; 4], peer_port: u16) -> (Ipv4, Ip
     (forward, reply)
 }
 
+/// What the world sees of a slot.
+fn seen_as(port: u16) -> Endpoint {
+    Endpoint {
+        address: Address::v4(u32::from_be_bytes(UPLINK)),
+        port,
+    }
+}
+
+fn inside(port: u16) -> Endpoint {
+    Endpoint {
+        address: Address::ANY,
+        port,
+    }
+}
+
 fn leaving(kind: u8, packet: &Ipv4) -> FlowKey {
     FlowKey::leaving(kind, &packet.frame(), &packet.transport())
 }
 
 fn arriving(kind: u8, packet: &Ipv4) -> FlowKey {
     FlowKey::arriving(kind, &packet.frame(), &packet.transport())
+}
+
+/// One of a few addresses of both families, some of which share a half.
+fn address() -> impl Strategy<Value = Address> {
+    prop::sample::select(vec![
+        Address::v4(1),
+        Address::v4(2),
+        Address([1, 2, 3, 4]),
+        Address([1, 2, 3, 5]),
+        Address([2, 2, 3, 4]),
+    ])
+}
+
+/// An entry of few possible ones.
+fn entry() -> impl Strategy<Value = (FlowKey, SealedFlow)> {
+    let key = (address(), address(), 0..2_u16, 0..2_u16, any::<bool>());
+    let value = (0..4_u32, 1..4_u32, address(), 0..4_u16, 0..2_u8);
+    (key, value).prop_map(|(key, (slot, epoch, address, port, flags))| {
+        let (local, remote, local_port, remote_port, tcp) = key;
+        let key = FlowKey {
+            local,
+            remote,
+            local_port,
+            remote_port,
+            protocol: if tcp { protocol::TCP } else { protocol::UDP },
+            kind: flow_kind::INGRESS,
+            padding: 0,
+        };
+        let flow = Flow {
+            flags,
+            ..new_flow(slot, epoch, &Endpoint { address, port }, 0)
+        };
+        let seal = flow.seal(&key);
+        (key, SealedFlow { flow, seal })
+    })
+}
+
+/// What a reader makes of an entry where it expects that of `key`.
+fn unsealed(key: &FlowKey, entry: &SealedFlow) -> Option<Flow> {
+    let flow = &entry.flow;
+    let [a, b, c, d] = flow.translated_address.0.map(u64::from);
+    let mut words = vec![
+        flow.last_seen_ns,
+        u64::from(flow.slot) | u64::from(flow.epoch) << 32,
+        a | b << 32,
+        c | d << 32,
+        u64::from(flow.translated_port)
+            | u64::from(flow.state) << 16
+            | u64::from(flow.flags) << 24
+            | u64::from(flow.policy) << 32,
+    ];
+    words.extend(entry.seal);
+    let mut read = Flow::default();
+    unseal(key, |index| words[index], &mut read).then_some(read)
 }
 
 proptest! {
@@ -77,12 +152,12 @@ proptest! {
     ) {
         let (question, _) = conversation(kind, port, peer, peer_port);
         let egress = leaving(flow_kind::EGRESS, &question);
-        let ingress = egress.translated(UPLINK, translated);
-        let owner = new_flow(&ingress, 7, 4, egress.local_port, 0);
+        let ingress = egress.translated(&seen_as(translated));
+        let owner = new_flow(7, 4, &inside(egress.local_port), 0);
 
         // What the world sees, and what it answers.
         let (_, answer) = conversation(kind, translated, peer, peer_port);
-        let answer = Ipv4 { destination: UPLINK.to_be_bytes(), ..answer };
+        let answer = Ipv4 { destination: UPLINK, ..answer };
 
         prop_assert_eq!(arriving(flow_kind::INGRESS, &answer), ingress);
         prop_assert_eq!(owner.translated_port, port);
@@ -103,33 +178,26 @@ proptest! {
     /// All mixtures of words of two entries, as a reader may find them while the kernel uses the place
     /// of one for the other.
     #[test]
-    fn what_is_read_of_a_recycled_entry_names_its_own_owner_or_nobody(
-        keys in prop::array::uniform2((prop::array::uniform2(0..2_u32), prop::array::uniform2(0..2_u16), any::<bool>())),
-        owners in prop::array::uniform2((0..4_u32, 1..4_u32, any::<u16>())),
-        words in prop::array::uniform4(any::<bool>()),
+    fn what_is_read_of_a_recycled_entry_is_its_own_or_nothing(
+        [(old_key, old), (new_key, new)] in prop::array::uniform2(entry()),
+        is_new in prop::array::uniform9(any::<bool>()),
     ) {
-        let [(old_key, old), (new_key, new)] = [0, 1].map(|which| {
-            let ([local_address, remote_address], [local_port, remote_port], tcp) = keys[which];
-            let protocol = if tcp { protocol::TCP } else { protocol::UDP };
-            let kind = flow_kind::INGRESS;
-            let key = FlowKey {
-                local_address, remote_address, local_port, remote_port, protocol, kind, padding: 0,
-            };
-            let (slot, epoch, port) = owners[which];
-            (key, new_flow(&key, slot, epoch, port, 0))
-        });
-        let [owner, port, first, second] = words.map(|is_new| if is_new { new } else { old });
-        let read = Flow {
-            slot: owner.slot,
-            epoch: owner.epoch,
-            translated_port: port.translated_port,
-            seal: [first.seal[0], second.seal[1]],
-            ..old
+        let [owner, first_half, second_half, port_and_flags, seal @ ..] =
+            is_new.map(|is_new| if is_new { new } else { old });
+        let [a, b, ..] = first_half.flow.translated_address.0;
+        let [.., c, d] = second_half.flow.translated_address.0;
+        let flow = Flow {
+            slot: owner.flow.slot,
+            epoch: owner.flow.epoch,
+            translated_address: Address([a, b, c, d]),
+            translated_port: port_and_flags.flow.translated_port,
+            flags: port_and_flags.flow.flags,
+            ..old.flow
         };
-        let same_owner = (read.slot, read.epoch) == (old.slot, old.epoch);
-        let theirs = same_owner || new_key == old_key;
-        prop_assert!(theirs || !is_sealed(&read, &old_key), "{:?}", read);
-        prop_assert!(is_sealed(&old, &old_key));
+        let read = SealedFlow { flow, seal: [0, 1, 2, 3, 4].map(|word| seal[word].seal[word]) };
+        let its_own = flow == old.flow || new_key == old_key;
+        prop_assert!(its_own || unsealed(&old_key, &read).is_none(), "{:?}", read);
+        prop_assert_eq!(unsealed(&old_key, &old), Some(old.flow));
     }
 
     #[test]
@@ -163,7 +231,7 @@ proptest! {
     #[test]
     fn no_flow_outlives_its_attachment(epoch: u32, now: u64, seen: u64, ip_protocol: u8) {
         prop_assume!(epoch != WORD.epoch());
-        let flow = new_flow(&FlowKey::default(), 7, epoch, 0, seen);
+        let flow = new_flow(7, epoch, &UNSHOWN, seen);
         prop_assert!(!is_live(&flow, ip_protocol, WORD, now));
         let detached = AttachmentWord::detached(epoch);
         prop_assert!(!is_live(&flow, ip_protocol, detached, now));
@@ -183,8 +251,7 @@ fn a_request_is_never_taken_for_a_reply() {
 fn a_port_belongs_to_one_connection_only() {
     let (question, _) = conversation(0, 1000, [192, 0, 2, 1], 443);
     let egress = leaving(flow_kind::EGRESS, &question);
-    let ingress = egress.translated(UPLINK, 20_000);
-    let owner = new_flow(&ingress, 7, 4, egress.local_port, 0);
+    let owner = new_flow(7, 4, &inside(egress.local_port), 0);
     let strangers = [
         (
             FlowKey {
@@ -228,7 +295,7 @@ fn the_fragments_of_a_datagram_have_one_key() {
 #[test]
 fn a_datagram_in_fragments_is_waited_for_only_shortly() {
     let second = nanoseconds(Duration::from_secs(1));
-    let flow = new_flow(&FlowKey::default(), 7, WORD.epoch(), 0, second);
+    let flow = new_flow(7, WORD.epoch(), &UNSHOWN, second);
     assert!(may_go_on(&flow, WORD, 2 * second));
     assert!(!may_go_on(&flow, WORD, 10 * second));
     let next = AttachmentWord::attached(WORD.epoch() + 1, 1);
@@ -300,7 +367,7 @@ fn idle_flows_live_as_long_as_the_rfcs_ask() {
 #[test]
 fn a_flow_ends_when_it_was_idle_for_too_long() {
     let seen = nanoseconds(Duration::from_hours(1));
-    let mut flow = new_flow(&FlowKey::default(), 7, WORD.epoch(), 0, seen);
+    let mut flow = new_flow(7, WORD.epoch(), &UNSHOWN, seen);
     for (state, tcp_lives) in [(OPENING, false), (ESTABLISHED, true)] {
         flow.state = state;
         let later = flow.last_seen_ns + nanoseconds(Duration::from_mins(10));
@@ -311,7 +378,7 @@ fn a_flow_ends_when_it_was_idle_for_too_long() {
 
 #[test]
 fn a_time_written_by_another_cpu_may_lie_ahead() {
-    let flow = new_flow(&FlowKey::default(), 7, WORD.epoch(), 0, 5000);
+    let flow = new_flow(7, WORD.epoch(), &UNSHOWN, 5000);
     assert!(is_live(&flow, protocol::ICMP, WORD, 4000));
     assert!(!needs_refresh(5000, 4000));
 }

@@ -1,6 +1,7 @@
 //! What is read from a frame, and what is refused.
 
 use crate::frames::{Ipv4, icmp, ports, tcp};
+use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
 use pcpm_ebpf::packet::{Fragment, Frame, Mac, Transport, TransportKind, protocol, tcp_flag};
 use proptest::prelude::*;
@@ -18,8 +19,14 @@ fn the_headers_of_a_frame_are_read() {
     let frame = packet.frame();
     assert_eq!(frame.destination_mac, Mac::new([2, 0, 0, 0, 0, 1]));
     assert_eq!(frame.source_mac, Mac::new([2, 0, 0, 0, 0, 2]));
-    assert_eq!(frame.source, u32::from_be_bytes([10, 213, 0, 7]));
-    assert_eq!(frame.destination, u32::from_be_bytes([192, 0, 2, 1]));
+    assert_eq!(
+        frame.source,
+        Address::v4(u32::from_be_bytes([10, 213, 0, 7]))
+    );
+    assert_eq!(
+        frame.destination,
+        Address::v4(u32::from_be_bytes([192, 0, 2, 1]))
+    );
     assert_eq!((frame.protocol, frame.ttl), (protocol::UDP, 17));
     assert_eq!(frame.fragment, Fragment::Whole);
 }

@@ -189,9 +189,10 @@ impl Lab {
             pool_mask: 0xffff_0000,
             capacity: CAPACITY,
             uplink_ifindex: UPLINK,
-            uplink_address: LAB_UPLINK.to_bits(),
+            uplink_address: LAB_UPLINK.into(),
             nat_port_first: *LAB_PORTS.start(),
             nat_port_last: *LAB_PORTS.end(),
+            padding: 0,
             host_netns: 0,
         };
         let mut programs = Programs::load(config)?;

@@ -160,9 +160,10 @@ fn pinned() -> Result<Programs> {
         pool_mask: 0xffff_0000,
         capacity: CAPACITY,
         uplink_ifindex: index.trim().parse()?,
-        uplink_address: HOST_ADDRESS.parse::<Ipv4Addr>()?.to_bits(),
+        uplink_address: HOST_ADDRESS.parse::<Ipv4Addr>()?.into(),
         nat_port_first: 16_384,
         nat_port_last: 32_767,
+        padding: 0,
         host_netns: 0,
     };
     let nothing: Option<&str> = None;

@@ -5,6 +5,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
@@ -13,7 +14,8 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod};
 use pcpm_ebpf::STEER_OBJECT;
 use pcpm_ebpf::abi::{
-    AttachmentWord, Config, Flow, FlowKey, SLOTS_PER_HUB, SlotCounters, flow_kind, names,
+    AttachmentWord, Config, Flow, FlowKey, SLOTS_PER_HUB, SealedFlow, SlotCounters, flow_kind,
+    names,
 };
 use pcpm_ebpf::drop_reason::DropReason;
 
@@ -133,13 +135,13 @@ impl Programs {
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub(crate) fn flows(&self, kind: u8) -> Result<BTreeMap<[u32; 4], (FlowKey, Flow)>> {
-        let map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
+    pub(crate) fn flows(&self, kind: u8) -> Result<BTreeMap<Order, (FlowKey, Flow)>> {
+        let map: HashMap<_, Plain<FlowKey>, Plain<SealedFlow>> =
             HashMap::try_from(self.map(names::FLOWS)?)?;
         let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
         let chosen = entries.into_iter().filter(|(key, _)| key.0.kind == kind);
         Ok(chosen
-            .map(|(Plain(key), Plain(flow))| (order(&key), (key, flow)))
+            .map(|(Plain(key), Plain(entry))| (order(&key), (key, entry.flow)))
             .collect())
     }
 
@@ -162,12 +164,12 @@ impl Programs {
         &mut self,
         change: impl Fn(&FlowKey, Flow) -> Option<Flow>,
     ) -> Result<()> {
-        let mut map: HashMap<_, Plain<FlowKey>, Plain<Flow>> =
+        let mut map: HashMap<_, Plain<FlowKey>, Plain<SealedFlow>> =
             HashMap::try_from(self.map_mut(names::FLOWS)?)?;
         let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
-        for (key, Plain(flow)) in entries {
-            match change(&key.0, flow) {
-                Some(changed) => map.insert(key, Plain(changed), 0)?,
+        for (key, Plain(entry)) in entries {
+            match change(&key.0, entry.flow) {
+                Some(flow) => map.insert(key, Plain(SealedFlow { flow, ..entry }), 0)?,
                 None => map.remove(&key)?,
             }
         }
@@ -195,7 +197,7 @@ unsafe impl Pod for Plain<Config> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<FlowKey> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<Flow> {}
+unsafe impl Pod for Plain<SealedFlow> {}
 
 /// Loads the committed object as the daemon does, without pins.
 fn load() -> Result<Ebpf> {
@@ -223,11 +225,14 @@ fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassif
         .with_context(|| format!("{name} is no tc program"))
 }
 
-fn order(key: &FlowKey) -> [u32; 4] {
-    [
-        key.local_address,
-        key.local_port.into(),
-        key.remote_address,
-        key.remote_port.into(),
-    ]
+/// What flows are sorted by.
+pub(crate) type Order = (IpAddr, u16, IpAddr, u16);
+
+fn order(key: &FlowKey) -> Order {
+    (
+        key.local.into(),
+        key.local_port,
+        key.remote.into(),
+        key.remote_port,
+    )
 }

@@ -10,10 +10,10 @@ use core::arch::asm;
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns};
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Flow, FlowKey, flow_kind},
+    abi::{AttachmentWord, Flow, FlowKey, SealedFlow, flow_kind},
     drop_reason::DropReason,
     icmp_error::Quote,
-    nat::{self, Direction},
+    nat::{self, Direction, Endpoint},
     packet::{Frame, Transport},
 };
 
@@ -38,8 +38,9 @@ pub(crate) fn open_host_flow(
     if !nat::opens_connection(key.protocol, transport.tcp_flags) {
         return Ok(());
     }
-    let flow = nat::new_flow(&key, slot, word.epoch(), 0, now);
-    insert(&key, &flow, BPF_ANY)
+    let draft = &mut maps::draft()?.entry;
+    draft.flow = nat::new_flow(slot, word.epoch(), &Endpoint::default(), now);
+    insert(&key, draft, BPF_ANY)
 }
 
 /// Whether a packet of `slot` answers the host.
@@ -102,9 +103,19 @@ pub(crate) fn answered_flow(frame: &Frame, transport: &Transport) -> Option<Answ
 /// A flow entry: what it held when it was found, and where it lives. By now it may have become
 /// another one; `pcpm_ebpf::nat` says why that does no harm.
 pub(crate) struct Entry {
-    pub(crate) flow: Flow,
+    pub(crate) flow: &'static Flow,
     protocol: u8,
-    place: *mut Flow,
+    place: *mut SealedFlow,
+}
+
+/// Reads the entry of `key` at `place`, and says whether all of it is.
+#[inline(never)]
+fn unseal(place: *mut SealedFlow, key: &FlowKey, flow: &mut Flow) -> bool {
+    // SAFETY: the pointer came from a lookup and is valid until the program ends; `SealedFlow`
+    // consists of words. Another CPU may write meanwhile; what is read is used only if the seal is
+    // whole.
+    let word = |index| unsafe { place.cast::<u64>().add(index).read_volatile() };
+    nat::unseal(key, word, flow)
 }
 
 impl Entry {
@@ -115,11 +126,9 @@ impl Entry {
 
     /// The entry of `key` at `place`, which was found by it.
     #[inline(always)]
-    pub(crate) fn at(place: *mut Flow, key: &FlowKey) -> Option<Self> {
-        // SAFETY: the pointer came from a lookup and is valid until the program ends. Another CPU
-        // may write meanwhile; what is read is used only if its seal is whole.
-        let flow = unsafe { place.read_volatile() };
-        nat::is_sealed(&flow, key).then_some(Self {
+    pub(crate) fn at(place: *mut SealedFlow, key: &FlowKey) -> Option<Self> {
+        let flow = maps::room_for_flow(key.kind)?;
+        unseal(place, key, flow).then_some(Self {
             flow,
             protocol: key.protocol,
             place,
@@ -128,7 +137,7 @@ impl Entry {
 
     #[inline(always)]
     pub(crate) fn is_live(&self, word: AttachmentWord, now: u64) -> bool {
-        nat::is_live(&self.flow, self.protocol, word, now)
+        nat::is_live(self.flow, self.protocol, word, now)
     }
 
     #[inline(always)]
@@ -147,7 +156,7 @@ impl Entry {
         let after = nat::next_state(before, self.protocol, direction, transport.tcp_flags);
         if after != before {
             // SAFETY: as in `find`; one byte.
-            unsafe { (&raw mut (*self.place).state).write_volatile(after) };
+            unsafe { (&raw mut (*self.place).flow.state).write_volatile(after) };
         }
         self.refresh(now);
     }
@@ -156,18 +165,19 @@ impl Entry {
     pub(crate) fn refresh(&self, now: u64) {
         if nat::needs_refresh(self.flow.last_seen_ns, now) {
             // SAFETY: as in `find`; one aligned word.
-            unsafe { (&raw mut (*self.place).last_seen_ns).write_volatile(now) };
+            unsafe { (&raw mut (*self.place).flow.last_seen_ns).write_volatile(now) };
         }
     }
 
-    /// Breaks the seal, so that the entry does not exist, unless it has become another one since it
-    /// was found.
+    /// Breaks the seal that `key` gives it, so that the entry does not exist, unless it has become
+    /// another one since it was found.
     #[inline(always)]
-    pub(crate) fn retire(&self) -> bool {
-        // SAFETY: an aligned word of the entry, see `abi::Flow`.
+    pub(crate) fn retire(&self, key: &FlowKey) -> bool {
+        let [seal, ..] = self.flow.seal(key);
+        // SAFETY: an aligned word of the entry, see `abi::SealedFlow`.
         unsafe {
-            let seal = (&raw mut (*self.place).seal[1]).cast();
-            compare_exchange(seal, self.flow.seal[1], !self.flow.seal[1])
+            let place = (&raw mut (*self.place).seal[0]).cast();
+            compare_exchange(place, seal, !seal)
         }
     }
 }
@@ -192,11 +202,12 @@ unsafe fn compare_exchange(word: *mut u64, expected: u64, new: u64) -> bool {
     seen == expected
 }
 
-/// Writes an entry; `flags` as for `bpf_map_update_elem`.
+/// Seals and writes the entry of `key`; `flags` as for `bpf_map_update_elem`.
 #[inline(always)]
-pub(crate) fn insert(key: &FlowKey, flow: &Flow, flags: u32) -> Result<(), DropReason> {
+pub(crate) fn insert(key: &FlowKey, entry: &mut SealedFlow, flags: u32) -> Result<(), DropReason> {
+    entry.seal = entry.flow.seal(key);
     FLOWS
-        .insert(key, flow, u64::from(flags))
+        .insert(key, entry, u64::from(flags))
         .map_err(|_| DropReason::FlowTable)
 }
 

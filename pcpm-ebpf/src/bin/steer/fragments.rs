@@ -5,8 +5,9 @@
 use aya_ebpf::bindings::BPF_ANY;
 use pcpm_ebpf::{
     abi::{AttachmentWord, FlowKey},
+    address::Address,
     drop_reason::DropReason,
-    nat,
+    nat::{self, Endpoint},
     packet::{Fragment, Frame},
 };
 
@@ -15,41 +16,49 @@ use crate::{
     maps::{self, FRAGMENTS},
 };
 
-/// Notes that a packet of `slot` was let pass: if it is a first fragment, others follow it.
+/// Notes that a packet of `slot` was let pass as one of `shown`: if it is a first fragment, others
+/// follow it.
 #[inline(always)]
 pub(crate) fn let_others_follow(
     frame: &Frame,
     slot: u32,
     word: AttachmentWord,
+    shown: &Address,
 ) -> Result<(), DropReason> {
-    remember(frame, &FlowKey::leaving_fragment(frame), slot, word.epoch())
+    let key = FlowKey::leaving_fragment(frame);
+    remember(frame, &key, slot, word.epoch(), shown)
 }
 
-/// Lets a later fragment of `slot` pass if the first one did.
-#[inline(always)]
-pub(crate) fn follow(frame: &Frame, slot: u32, word: AttachmentWord) -> Result<(), DropReason> {
+/// Lets a later fragment of `slot` pass if the first one did, as one of the same address.
+#[inline(never)]
+pub(crate) fn follow(
+    frame: &Frame,
+    slot: u32,
+    word: AttachmentWord,
+) -> Result<Address, DropReason> {
     let key = FlowKey::leaving_fragment(frame);
     let entry = find(&key).ok_or(DropReason::Fragment)?;
-    if entry.flow.slot != slot || !nat::may_go_on(&entry.flow, word, now_ns()) {
+    if entry.flow.slot != slot || !nat::may_go_on(entry.flow, word, now_ns()) {
         return Err(DropReason::Fragment);
     }
     forget_at_the_end(frame, &key);
-    Ok(())
+    Ok(entry.flow.translated_address)
 }
 
 /// Notes that a packet from the world was let pass to `slot`.
 #[inline(always)]
 pub(crate) fn let_others_arrive(frame: &Frame, slot: u32, epoch: u32) -> Result<(), DropReason> {
-    remember(frame, &FlowKey::arriving_fragment(frame), slot, epoch)
+    let key = FlowKey::arriving_fragment(frame);
+    remember(frame, &key, slot, epoch, &Address::ANY)
 }
 
 /// The slot and its epoch that the first fragment of a datagram from the world went to.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn arrived_at(frame: &Frame) -> Option<(u32, u32)> {
     let key = FlowKey::arriving_fragment(frame);
     let entry = find(&key)?;
     let word = maps::attachment(entry.flow.slot).ok()?;
-    if !nat::may_go_on(&entry.flow, word, now_ns()) {
+    if !nat::may_go_on(entry.flow, word, now_ns()) {
         return None;
     }
     forget_at_the_end(frame, &key);
@@ -70,14 +79,26 @@ fn find(key: &FlowKey) -> Option<Entry> {
     Entry::at(FRAGMENTS.get_ptr_mut(key)?, key)
 }
 
-#[inline(always)]
-fn remember(frame: &Frame, key: &FlowKey, slot: u32, epoch: u32) -> Result<(), DropReason> {
+#[inline(never)]
+fn remember(
+    frame: &Frame,
+    key: &FlowKey,
+    slot: u32,
+    epoch: u32,
+    shown: &Address,
+) -> Result<(), DropReason> {
     if frame.fragment != Fragment::First {
         return Ok(());
     }
-    let flow = nat::new_flow(key, slot, epoch, 0, now_ns());
+    let shown = Endpoint {
+        address: *shown,
+        port: 0,
+    };
+    let draft = &mut maps::draft()?.entry;
+    draft.flow = nat::new_flow(slot, epoch, &shown, now_ns());
+    draft.seal = draft.flow.seal(key);
     FRAGMENTS
-        .insert(key, &flow, u64::from(BPF_ANY))
+        .insert(key, draft, u64::from(BPF_ANY))
         .map_err(|_| DropReason::FlowTable)
 }
 

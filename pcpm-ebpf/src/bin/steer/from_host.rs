@@ -4,18 +4,18 @@ use pcpm_ebpf::{
     abi::AttachmentWord,
     decision::check_mark,
     drop_reason::DropReason,
-    packet::{Fragment, Frame, Transport, TransportKind},
+    packet::{Fragment, Frame, TransportKind},
 };
 
 use crate::{flows, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
 
 #[inline(always)]
 pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, DropReason> {
-    let frame = Frame::parse(skb)?;
+    let frame = skb.frame()?;
     let slot = maps::config()?
-        .slot_of(frame.destination)
+        .slot_of(&frame.destination)
         .ok_or(DropReason::NoSuchSlot)?;
-    steer(skb, slot, &frame).inspect_err(|_| maps::count_dropped(slot))
+    steer(skb, slot, frame).inspect_err(|_| maps::count_dropped(slot))
 }
 
 /// A mark was set by the hop that authorised the packet. Without one it comes from the host's own
@@ -43,9 +43,9 @@ fn remember_host_flow(
     word: AttachmentWord,
     frame: &Frame,
 ) -> Result<(), DropReason> {
-    match Transport::parse(skb, frame) {
+    match skb.transport(frame) {
         Ok(transport) if transport.kind != TransportKind::EchoReply => {
-            flows::open_host_flow(slot, word, frame, &transport)
+            flows::open_host_flow(slot, word, frame, transport)
         }
         Err(DropReason::Malformed) if frame.fragment == Fragment::Whole => {
             Err(DropReason::Malformed)

@@ -2,15 +2,16 @@
 
 use pcpm_ebpf::{
     abi::{AttachmentWord, Config},
+    address::Address,
     decision::{check_mark, is_gateway_ping, next_ttl},
     drop_reason::DropReason,
     icmp_error::Quote,
-    packet::{Frame, Transport},
+    packet::Frame,
 };
 
 use crate::{
     flows, fragments,
-    host::{self, Hop, Route},
+    host::{self, Hop},
     maps, ports, rewrite,
     skb::Skb,
     verdict::Verdict,
@@ -18,13 +19,13 @@ use crate::{
 
 #[inline(always)]
 pub(crate) fn try_from_hub(skb: &Skb) -> Result<Verdict, DropReason> {
-    let frame = Frame::parse(skb)?;
+    let frame = skb.frame()?;
     let config = maps::config()?;
-    if config.in_pool(frame.destination) {
-        return to_other_hub(skb, config, &frame);
+    if config.in_pool(&frame.destination) {
+        return to_other_hub(skb, config, frame);
     }
-    let slot = config.slot_of(frame.source).ok_or(DropReason::NotASlot)?;
-    steer(skb, config, slot, &frame).inspect_err(|_| maps::count_dropped(slot))
+    let slot = config.slot_of(&frame.source).ok_or(DropReason::NotASlot)?;
+    steer(skb, config, slot, frame).inspect_err(|_| maps::count_dropped(slot))
 }
 
 /// The mark is that of the receiver; `from_host` over there compares it.
@@ -34,7 +35,7 @@ fn to_other_hub(skb: &Skb, config: &Config, frame: &Frame) -> Result<Verdict, Dr
         return Err(DropReason::NotAuthorised);
     }
     let slot = config
-        .slot_of(frame.destination)
+        .slot_of(&frame.destination)
         .ok_or(DropReason::NoSuchSlot)?;
     Ok(skb.redirect_peer(maps::hub_link(slot)?))
 }
@@ -45,21 +46,21 @@ fn steer(skb: &Skb, config: &Config, slot: u32, frame: &Frame) -> Result<Verdict
     check_mark(skb.mark(), word)?;
     skb.set_mark(0);
     match host::route(skb, frame)? {
-        Route::Forward(hop) => to_world(skb, config, slot, word, frame, &hop),
-        Route::NotForwarded => to_this_host(skb, slot, word, frame),
+        Some(hop) => to_world(skb, config, slot, word, frame, hop),
+        None => to_this_host(skb, slot, word, frame),
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn to_this_host(
     skb: &Skb,
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
 ) -> Result<Verdict, DropReason> {
-    let may_pass = match Transport::parse(skb, frame) {
+    let may_pass = match skb.transport(frame) {
         Ok(transport) => {
-            is_gateway_ping(frame, &transport) || flows::answers_host(slot, word, frame, &transport)
+            is_gateway_ping(frame, transport) || flows::answers_host(slot, word, frame, transport)
         }
         Err(DropReason::NotReply) => {
             flows::concerns_host(slot, word, frame, &Quote::parse(skb, frame)?)
@@ -73,7 +74,7 @@ fn to_this_host(
     if !may_pass {
         return Err(DropReason::HostClosed);
     }
-    fragments::let_others_follow(frame, slot, word)?;
+    fragments::let_others_follow(frame, slot, word, &Address::ANY)?;
     Ok(Verdict::Pass)
 }
 
@@ -84,32 +85,32 @@ fn to_world(
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
-    hop: &Hop,
+    hop: Hop,
 ) -> Result<Verdict, DropReason> {
-    if config.uplink_ifindex == 0 || config.uplink_address == 0 {
+    if config.uplink_ifindex == 0 || config.uplink_address == Address::ANY {
         return Err(DropReason::NoUplink);
     }
-    if hop.ifindex != config.uplink_ifindex {
+    if hop.ifindex() != config.uplink_ifindex {
         return Err(DropReason::NotUplink);
     }
     let Some(ttl) = next_ttl(frame.ttl) else {
         return Ok(expired(slot));
     };
-    match Transport::parse(skb, frame) {
+    match skb.transport(frame) {
         Ok(transport) => {
-            let port = ports::translated_port(skb, config, slot, word, frame, &transport)?;
-            fragments::let_others_follow(frame, slot, word)?;
-            rewrite::source(skb, frame, &transport, config.uplink_address, port)?;
+            let shown = ports::shown(skb, config, slot, word, frame, transport)?;
+            fragments::let_others_follow(frame, slot, word, &shown.address)?;
+            rewrite::source(skb, frame, transport, shown)?;
         }
-        Err(DropReason::NotReply) => error_to_world(skb, config, slot, word, frame)?,
+        Err(DropReason::NotReply) => error_to_world(skb, slot, word, frame)?,
         Err(DropReason::Fragment) => {
-            fragments::follow(frame, slot, word)?;
-            rewrite::ip_source(skb, frame, config.uplink_address)?;
+            let shown = fragments::follow(frame, slot, word)?;
+            rewrite::ip_source(skb, frame, &shown)?;
         }
         Err(reason) => return Err(reason),
     }
     rewrite::time_to_live(skb, frame, ttl)?;
-    Ok(skb.redirect_neighbour(hop))
+    Ok(Verdict::Redirect(skb.redirect_neighbour(hop)))
 }
 
 /// The host's stack forwards nothing without decrementing the TTL first (`net/ipv4/ip_forward.c`):
@@ -121,16 +122,15 @@ fn expired(slot: u32) -> Verdict {
 }
 
 /// An error about what a peer of the slot sent, for instance to a port that has been closed since.
-#[inline(always)]
+#[inline(never)]
 fn error_to_world(
     skb: &Skb,
-    config: &Config,
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
 ) -> Result<(), DropReason> {
     let quote = Quote::parse(skb, frame)?;
-    let port = ports::quoted_port(config, slot, word, frame, &quote)?;
-    rewrite::quoted_destination(skb, frame, &quote, config.uplink_address, port)?;
-    rewrite::ip_source(skb, frame, config.uplink_address)
+    let shown = ports::quoted_shown(slot, word, frame, &quote)?;
+    rewrite::quoted_destination(skb, frame, &quote, shown)?;
+    rewrite::ip_source(skb, frame, &shown.address)
 }

@@ -4,7 +4,6 @@ use pcpm_ebpf::{
     abi::{AttachmentWord, HUB_UPLINK_INDEX, LINK_INDEX_BASE},
     decision::{Destination, check_sender, check_tenants, destination, hub_of},
     drop_reason::DropReason,
-    packet::Frame,
 };
 
 use crate::{maps, rewrite::deliver, skb::Skb, verdict::Verdict};
@@ -25,10 +24,10 @@ fn steer(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
     if skb.has_vlan_tag() {
         return Err(DropReason::Vlan);
     }
-    let frame = Frame::parse(skb)?;
+    let frame = skb.frame()?;
     let config = maps::config()?;
-    check_sender(config, slot, &frame)?;
-    match destination(config, frame.destination)? {
+    check_sender(config, slot, frame)?;
+    match destination(config, &frame.destination)? {
         Destination::Slot(receiver) => to_slot(skb, slot, sender, receiver),
         Destination::Host => Ok(to_host(skb, slot, sender.epoch())),
     }

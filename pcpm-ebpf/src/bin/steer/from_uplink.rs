@@ -4,6 +4,7 @@ use pcpm_ebpf::{
     abi::Config,
     drop_reason::DropReason,
     icmp_error::Quote,
+    nat::Endpoint,
     packet::{Frame, Transport},
 };
 
@@ -18,30 +19,30 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     let Ok(config) = maps::config() else {
         return Ok(Verdict::Next);
     };
-    let Ok(frame) = Frame::parse(skb) else {
+    let Ok(frame) = skb.frame() else {
         return Ok(Verdict::Next);
     };
     if config.capacity == 0 {
         return Ok(Verdict::Next);
     }
     // Whatever link address it is sent to: the host would take a broadcast, too.
-    if config.in_pool(frame.source) {
+    if config.in_pool(&frame.source) {
         return Err(DropReason::SpoofedFromUplink);
     }
     if !skb.is_for_this_host() {
         return Ok(Verdict::Next);
     }
-    if config.in_pool(frame.destination) {
+    if config.in_pool(&frame.destination) {
         return Err(DropReason::PoolFromUplink);
     }
     if frame.destination != config.uplink_address {
         return Ok(Verdict::Next);
     }
-    fragments::forget_last(&frame);
-    match Transport::parse(skb, &frame) {
-        Ok(transport) => answer(skb, config, &frame, &transport),
-        Err(DropReason::NotReply) => error(skb, config, &frame),
-        Err(DropReason::Fragment) => later_fragment(skb, config, &frame),
+    fragments::forget_last(frame);
+    match skb.transport(frame) {
+        Ok(transport) => answer(skb, config, frame, transport),
+        Err(DropReason::NotReply) => error(skb, config, frame),
+        Err(DropReason::Fragment) => later_fragment(skb, config, frame),
         Err(_) => Ok(Verdict::Next),
     }
 }
@@ -57,9 +58,12 @@ fn answer(
         return Ok(Verdict::Next);
     };
     let link = maps::hub_link(flow.slot)?;
-    let address = config.slot_address(flow.slot);
     fragments::let_others_arrive(frame, flow.slot, flow.epoch)?;
-    rewrite::destination(skb, frame, transport, address, flow.port)?;
+    let inside = Endpoint {
+        address: config.slot_address(flow.slot),
+        port: flow.port,
+    };
+    rewrite::destination(skb, frame, transport, &inside)?;
     skb.set_mark(flow.epoch);
     Ok(skb.redirect_peer(link))
 }
@@ -74,9 +78,12 @@ fn error(skb: &Skb, config: &Config, frame: &Frame) -> Result<Verdict, DropReaso
         return Ok(Verdict::Next);
     };
     let link = maps::hub_link(flow.slot)?;
-    let address = config.slot_address(flow.slot);
-    rewrite::quoted_source(skb, frame, &quote, address, flow.port)?;
-    rewrite::ip_destination(skb, frame, address)?;
+    let inside = Endpoint {
+        address: config.slot_address(flow.slot),
+        port: flow.port,
+    };
+    rewrite::quoted_source(skb, frame, &quote, &inside)?;
+    rewrite::ip_destination(skb, frame, &inside.address)?;
     skb.set_mark(flow.epoch);
     Ok(skb.redirect_peer(link))
 }
@@ -88,7 +95,7 @@ fn later_fragment(skb: &Skb, config: &Config, frame: &Frame) -> Result<Verdict, 
         return Ok(Verdict::Next);
     };
     let link = maps::hub_link(slot)?;
-    rewrite::ip_destination(skb, frame, config.slot_address(slot))?;
+    rewrite::ip_destination(skb, frame, &config.slot_address(slot))?;
     skb.set_mark(epoch);
     Ok(skb.redirect_peer(link))
 }

@@ -2,21 +2,22 @@
 #![expect(unsafe_code, reason = "map values are reached through raw pointers")]
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, bpf_fib_lookup},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use pcpm_ebpf::{
     abi::{
         AttachmentWord, Config, Flow, FlowKey, HostPeer, HostPeerKey, PolicyNode, PortKey,
-        PortTarget, Settings, SlotCounters,
+        PortTarget, SealedFlow, Settings, SlotCounters, flow_kind,
     },
     address::Address,
     decision::hub_of,
     drop_reason::DropReason,
+    packet::{Frame, Transport},
 };
 
-use crate::skb::Skb;
+use crate::{ports::Connection, skb::Skb};
 
 const DEFAULT_SLOTS: usize = 1024;
 const DEFAULT_HUBS: usize = 2;
@@ -39,16 +40,21 @@ static ATTACHMENTS: Array<AttachmentWord, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usi
 static HUBS: Array<u32, DEFAULT_HUBS> = Array::new();
 
 #[btf_map]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, DEFAULT_FLOWS> = LruHashMap::new();
+pub(crate) static FLOWS: LruHashMap<FlowKey, SealedFlow, DEFAULT_FLOWS> = LruHashMap::new();
 
 #[btf_map]
-pub(crate) static FRAGMENTS: LruHashMap<FlowKey, Flow, DATAGRAMS> = LruHashMap::new();
+pub(crate) static FRAGMENTS: LruHashMap<FlowKey, SealedFlow, DATAGRAMS> = LruHashMap::new();
 
 #[btf_map]
 static SLOT_COUNTERS: PerCpuArray<SlotCounters, DEFAULT_SLOTS> = PerCpuArray::new();
 
 #[btf_map]
 static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+
+/// Room for what would take much of the 512 bytes of stack. A CPU runs one of the programs at a
+/// time, for one packet at a time.
+#[btf_map]
+static WORKSPACE: PerCpuArray<Workspace, 1> = PerCpuArray::new();
 
 #[btf_map]
 static SETTINGS: Array<Settings, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
@@ -68,6 +74,72 @@ static HOST_PEERS: LruHashMap<HostPeerKey, HostPeer, HOST_PEERS_KNOWN> = LruHash
 
 #[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
+
+/// What a program works with. What it did for the last packet is still there.
+#[repr(C)]
+struct Workspace {
+    frame: Frame,
+    transport: Transport,
+    route: bpf_fib_lookup,
+    connection: Connection,
+    draft: Draft,
+    /// By kind.
+    found: [Flow; flow_kind::FRAGMENT as usize + 1],
+}
+
+/// An entry of the flow table that is being made.
+#[repr(C)]
+pub(crate) struct Draft {
+    pub(crate) key: FlowKey,
+    pub(crate) entry: SealedFlow,
+}
+
+#[inline(always)]
+fn workspace() -> Result<*mut Workspace, DropReason> {
+    WORKSPACE.get_ptr_mut(0).ok_or(DropReason::NotConfigured)
+}
+
+/// Where to keep the headers of the packet at hand.
+#[inline(always)]
+pub(crate) fn frame() -> Result<&'static mut Frame, DropReason> {
+    // SAFETY: the element is this CPU's own, and a program asks for this part of it once a packet.
+    Ok(unsafe { &mut (*workspace()?).frame })
+}
+
+/// Where to keep the transport header of the packet at hand.
+#[inline(always)]
+pub(crate) fn transport() -> Result<&'static mut Transport, DropReason> {
+    // SAFETY: as in `frame`.
+    Ok(unsafe { &mut (*workspace()?).transport })
+}
+
+/// Where to look up a route.
+#[inline(always)]
+pub(crate) fn route() -> Result<&'static mut bpf_fib_lookup, DropReason> {
+    // SAFETY: as in `frame`.
+    Ok(unsafe { &mut (*workspace()?).route })
+}
+
+/// Where to keep the connection that the packet at hand belongs to.
+#[inline(always)]
+pub(crate) fn connection() -> Result<&'static mut Connection, DropReason> {
+    // SAFETY: as in `frame`.
+    Ok(unsafe { &mut (*workspace()?).connection })
+}
+
+/// Where to make an entry.
+#[inline(always)]
+pub(crate) fn draft() -> Result<&'static mut Draft, DropReason> {
+    // SAFETY: as in `frame`; a fragment is noted when the connection's entries are made.
+    Ok(unsafe { &mut (*workspace()?).draft })
+}
+
+/// Where to read a flow of `kind` to.
+#[inline(always)]
+pub(crate) fn room_for_flow(kind: u8) -> Option<&'static mut Flow> {
+    // SAFETY: as in `frame`; a program looks at one flow of each kind at a time.
+    unsafe { (*workspace().ok()?).found.get_mut(usize::from(kind)) }
+}
 
 /// The configuration; all zero until the daemon has written it, which makes every slot unknown.
 #[inline(always)]

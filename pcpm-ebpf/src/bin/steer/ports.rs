@@ -1,4 +1,5 @@
-//! Translated ports: the one that a slot's connection to the world has, or the search for a new one.
+//! What a slot's connection to the world is shown as: the address and port that it has, or the search
+//! for a new port.
 #![expect(unsafe_code, reason = "calls kernel helpers, one with a callback")]
 
 use core::ffi::c_void;
@@ -8,146 +9,157 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_loop},
 };
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind},
+    abi::{AttachmentWord, Config, Flow, FlowKey, SealedFlow, flow_kind},
+    address::Address,
     drop_reason::DropReason,
     icmp_error::Quote,
-    nat::{self, Direction, PORT_TRIES, PortSequence},
+    nat::{self, Direction, Endpoint, PORT_TRIES, PortSequence},
     packet::{Frame, Transport, TransportKind, tcp_flag},
 };
 
 use crate::{
     flows::{Entry, insert, now_ns},
     host,
-    maps::{self, FLOWS},
+    maps::{self, Draft, FLOWS},
     skb::Skb,
 };
 
-/// The port that stands for a slot's connection to the world: the one it has, or a new one.
+/// What a slot's connection to the world is shown as: what it has been so far, or something new.
 #[inline(always)]
-pub(crate) fn translated_port(
+pub(crate) fn shown(
     skb: &Skb,
     config: &Config,
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
     transport: &Transport,
-) -> Result<u16, DropReason> {
+) -> Result<&'static Endpoint, DropReason> {
     if transport.kind == TransportKind::EchoReply {
         return Err(DropReason::NotReply);
     }
-    let opening = Opening {
-        egress: FlowKey::leaving(flow_kind::EGRESS, frame, transport),
-        slot,
-        word,
-        now: now_ns(),
-    };
-    match opening.present_port(config, transport) {
-        Some(port) => Ok(port),
-        None => opening.new_port(skb, config, transport),
+    let connection = maps::connection()?;
+    connection.set(slot, word);
+    connection.egress = FlowKey::leaving(flow_kind::EGRESS, frame, transport);
+    if !connection.goes_on(transport) {
+        connection.open(skb, config, transport)?;
     }
+    Ok(&connection.shown)
 }
 
-/// The port that stands for the connection whose packet an error by `slot` quotes.
+/// What the connection whose packet an error by `slot` quotes is shown as.
 #[inline(always)]
-pub(crate) fn quoted_port(
-    config: &Config,
+pub(crate) fn quoted_shown(
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
     quote: &Quote,
-) -> Result<u16, DropReason> {
-    let connection = Opening {
-        egress: quote.arriving(flow_kind::EGRESS),
-        slot,
-        word,
-        now: now_ns(),
-    };
-    match connection.entries(config) {
-        Some((egress, _)) if quote.is_by_receiver(frame) => Ok(egress.flow.translated_port),
-        _ => Err(DropReason::NotReply),
+) -> Result<&'static Endpoint, DropReason> {
+    let connection = maps::connection()?;
+    connection.set(slot, word);
+    connection.egress = quote.arriving(flow_kind::EGRESS);
+    if connection.entries().is_some() && quote.is_by_receiver(frame) {
+        Ok(&connection.shown)
+    } else {
+        Err(DropReason::NotReply)
     }
 }
 
 /// A connection to the world, and the moment it is looked at.
-struct Opening {
+#[repr(C)]
+pub(crate) struct Connection {
     egress: FlowKey,
+    /// What it is shown as, as soon as that is known.
+    shown: Endpoint,
     slot: u32,
     word: AttachmentWord,
     now: u64,
 }
 
-impl Opening {
-    /// The port the connection has, which the packet at hand keeps alive.
+impl Connection {
+    /// Now, by `slot`, held as `word` says.
     #[inline(always)]
-    fn present_port(&self, config: &Config, transport: &Transport) -> Option<u16> {
-        let (egress, ingress) = self.entries(config)?;
+    fn set(&mut self, slot: u32, word: AttachmentWord) {
+        self.slot = slot;
+        self.word = word;
+        self.now = now_ns();
+    }
+
+    /// Whether it exists; then the packet at hand keeps it alive.
+    #[inline(never)]
+    fn goes_on(&mut self, transport: &Transport) -> bool {
+        let Some((egress, ingress)) = self.entries() else {
+            return false;
+        };
         ingress.follow(Direction::Forward, transport, self.now);
         egress.refresh(self.now);
-        Some(egress.flow.translated_port)
+        true
     }
 
     /// The EGRESS and the INGRESS entry, as long as they agree.
     #[inline(always)]
-    fn entries(&self, config: &Config) -> Option<(Entry, Entry)> {
+    fn entries(&mut self) -> Option<(Entry, Entry)> {
         let egress = Entry::find(&self.egress)?;
-        let port = egress.flow.translated_port;
-        let reverse = self.egress.translated(config.uplink_address, port);
-        let ingress = Entry::find(&reverse)?;
-        let agree = nat::is_reverse_of(&ingress.flow, &self.egress, self.slot, self.word.epoch());
+        self.shown = egress.flow.shown();
+        let ingress = Entry::find(&self.egress.translated(&self.shown))?;
+        let agree = nat::is_reverse_of(ingress.flow, &self.egress, self.slot, self.word.epoch());
         (agree && ingress.is_live(self.word, self.now)).then_some((egress, ingress))
     }
 
-    #[inline(always)]
-    fn new_port(
-        &self,
+    #[inline(never)]
+    fn open(
+        &mut self,
         skb: &Skb,
         config: &Config,
         transport: &Transport,
-    ) -> Result<u16, DropReason> {
+    ) -> Result<(), DropReason> {
         if transport.tcp_flags & tcp_flag::RST != 0 {
             return Err(DropReason::NotReply);
         }
-        let port = self.claim_port(skb, config)?;
-        let egress = self.flow(&self.egress, port);
-        insert(&self.egress, &egress, BPF_ANY)?;
-        Ok(port)
+        let draft = maps::draft()?;
+        self.shown.address = config.uplink_address;
+        self.shown.port = self.claim_port(skb, config, draft)?;
+        draft.entry.flow = self.flow(&self.shown);
+        insert(&self.egress, &mut draft.entry, BPF_ANY)
     }
 
     #[inline(always)]
-    fn claim_port(&self, skb: &Skb, config: &Config) -> Result<u16, DropReason> {
+    fn claim_port(&self, skb: &Skb, config: &Config, draft: &mut Draft) -> Result<u16, DropReason> {
+        let inside = Endpoint {
+            address: Address::ANY,
+            port: self.egress.local_port,
+        };
+        draft.key = self.egress.translated(&self.shown);
+        draft.entry.flow = self.flow(&inside);
         let mut search = Search {
             skb: *skb,
-            reverse: self.egress.translated(config.uplink_address, 0),
-            owner: self.flow(&self.egress, self.egress.local_port),
+            draft,
             ports: PortSequence::new(config, random()),
             found: false,
         };
         search.run();
         if search.found {
-            Ok(search.reverse.local_port)
+            Ok(search.draft.key.local_port)
         } else {
             Err(DropReason::NoFreePort)
         }
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey, port: u16) -> Flow {
-        nat::new_flow(key, self.slot, self.word.epoch(), port, self.now)
+    fn flow(&self, shown: &Endpoint) -> Flow {
+        nat::new_flow(self.slot, self.word.epoch(), shown, self.now)
     }
 }
 
 /// A search for a port that nobody uses.
-struct Search {
+struct Search<'a> {
     skb: Skb,
-    /// The INGRESS key with the port that is tried.
-    reverse: FlowKey,
-    /// Its entry, but for the seal.
-    owner: Flow,
+    /// The INGRESS key with the port that is tried, and its entry.
+    draft: &'a mut Draft,
     ports: PortSequence,
     found: bool,
 }
 
-impl Search {
+impl Search<'_> {
     /// Tries ports until one is found, at most [`PORT_TRIES`]. The helper (5.17) has the verifier
     /// follow one round instead of all of them.
     #[inline(always)]
@@ -164,10 +176,10 @@ const STOP: i64 = 1;
 /// One round of [`Search::run`].
 extern "C" fn try_next_port(_round: u64, search: *mut c_void) -> i64 {
     // SAFETY: `search` is what `Search::run` passed.
-    let search = unsafe { &mut *search.cast::<Search>() };
-    search.reverse.local_port = search.ports.next_port();
-    search.owner.seal_for(&search.reverse);
-    if host::has_socket(&search.skb, &search.reverse) || !claim(&search.reverse, &search.owner) {
+    let search = unsafe { &mut *search.cast::<Search<'_>>() };
+    let Draft { key, entry } = &mut *search.draft;
+    key.local_port = search.ports.next_port();
+    if host::has_socket(&search.skb, key) || !claim(key, entry) {
         return CONTINUE;
     }
     search.found = true;
@@ -176,24 +188,24 @@ extern "C" fn try_next_port(_round: u64, search: *mut c_void) -> i64 {
 
 /// Makes `flow` the owner of a translated port, unless the port has an owner that still exists.
 #[inline(always)]
-fn claim(key: &FlowKey, flow: &Flow) -> bool {
-    insert(key, flow, BPF_NOEXIST).is_ok() || take_over(key, flow)
+fn claim(key: &FlowKey, entry: &mut SealedFlow) -> bool {
+    insert(key, entry, BPF_NOEXIST).is_ok() || take_over(key, entry)
 }
 
 /// Replaces a dead owner. Of several CPUs that find it dead only one wins the exchange; the others
 /// see an entry that does not exist, and try another port.
 #[inline(always)]
-fn take_over(key: &FlowKey, flow: &Flow) -> bool {
-    let Some(entry) = Entry::find(key) else {
+fn take_over(key: &FlowKey, entry: &mut SealedFlow) -> bool {
+    let Some(owner) = Entry::find(key) else {
         return false;
     };
-    let Ok(word) = maps::attachment(entry.flow.slot) else {
+    let Ok(word) = maps::attachment(owner.flow.slot) else {
         return false;
     };
-    if entry.is_live(word, flow.last_seen_ns) || !entry.retire() {
+    if owner.is_live(word, entry.flow.last_seen_ns) || !owner.retire(key) {
         return false;
     }
-    if insert(key, flow, BPF_ANY).is_ok() {
+    if insert(key, entry, BPF_ANY).is_ok() {
         return true;
     }
     // Nobody would ever take over an entry with a broken seal.

@@ -6,8 +6,10 @@
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use pcpm_ebpf::{
     abi::{GATEWAY_MAC, LINK_INDEX_BASE, slot_mac},
+    address::Address,
     drop_reason::DropReason,
     icmp_error::Quote,
+    nat::Endpoint,
     packet::{
         CHECKSUM_IN_ICMP, CHECKSUM_IN_IP, DESTINATION_IN_IP, DESTINATION_MAC_OFFSET,
         ETHERNET_LENGTH, Frame, IP_CHECKSUM_OFFSET, SOURCE_IN_IP, TTL_OFFSET, Transport,
@@ -46,87 +48,95 @@ pub(crate) fn time_to_live(skb: &Skb, frame: &Frame, ttl: u8) -> Result<(), Drop
     skb.store(TTL_OFFSET, &ttl)
 }
 
-/// Makes the packet come from `address` and `port`.
-#[inline(always)]
+/// Makes the packet come from `to`.
+#[inline(never)]
 pub(crate) fn source(
     skb: &Skb,
     frame: &Frame,
     transport: &Transport,
-    address: u32,
-    port: u16,
+    to: &Endpoint,
 ) -> Result<(), DropReason> {
     let checksum = Checksum::of(frame, transport.kind);
-    cover_address(skb, &checksum, frame.source, address)?;
-    ip_source(skb, frame, address)?;
+    cover_address(skb, &checksum, &frame.source, &to.address)?;
+    ip_source(skb, frame, &to.address)?;
     let offset = frame.transport_offset + source_port_offset(transport.kind);
-    change_port(skb, &checksum, offset, transport.source_port, port)
+    change_port(skb, &checksum, offset, transport.source_port, to.port)
 }
 
-/// Makes the packet go to `address` and `port`.
-#[inline(always)]
+/// Makes the packet go to `to`.
+#[inline(never)]
 pub(crate) fn destination(
     skb: &Skb,
     frame: &Frame,
     transport: &Transport,
-    address: u32,
-    port: u16,
+    to: &Endpoint,
 ) -> Result<(), DropReason> {
     let checksum = Checksum::of(frame, transport.kind);
-    cover_address(skb, &checksum, frame.destination, address)?;
-    ip_destination(skb, frame, address)?;
+    cover_address(skb, &checksum, &frame.destination, &to.address)?;
+    ip_destination(skb, frame, &to.address)?;
     let offset = frame.transport_offset + destination_port_offset(transport.kind);
-    change_port(skb, &checksum, offset, transport.destination_port, port)
+    change_port(skb, &checksum, offset, transport.destination_port, to.port)
 }
 
-/// Makes a packet whose transport header does not cover the addresses come from `address`.
+/// Makes a packet whose transport header does not cover the addresses come from `to`.
 #[inline(always)]
-pub(crate) fn ip_source(skb: &Skb, frame: &Frame, address: u32) -> Result<(), DropReason> {
-    change_address(skb, ETHERNET_LENGTH, SOURCE_IN_IP, frame.source, address)
+pub(crate) fn ip_source(skb: &Skb, frame: &Frame, to: &Address) -> Result<(), DropReason> {
+    change_address(skb, ETHERNET_LENGTH, SOURCE_IN_IP, &frame.source, to)
 }
 
-/// Makes a packet whose transport header does not cover the addresses go to `address`.
+/// Makes a packet whose transport header does not cover the addresses go to `to`.
 #[inline(always)]
-pub(crate) fn ip_destination(skb: &Skb, frame: &Frame, address: u32) -> Result<(), DropReason> {
-    change_address(
-        skb,
-        ETHERNET_LENGTH,
-        DESTINATION_IN_IP,
-        frame.destination,
-        address,
-    )
+pub(crate) fn ip_destination(skb: &Skb, frame: &Frame, to: &Address) -> Result<(), DropReason> {
+    let from = &frame.destination;
+    change_address(skb, ETHERNET_LENGTH, DESTINATION_IN_IP, from, to)
 }
 
-/// Makes the packet that an error quotes come from `address` and `port`.
+/// Makes the packet that an error quotes come from `to`.
 #[inline(always)]
 pub(crate) fn quoted_source(
     skb: &Skb,
     frame: &Frame,
     quote: &Quote,
-    address: u32,
-    port: u16,
+    to: &Endpoint,
 ) -> Result<(), DropReason> {
-    change_address(skb, quote.ip_offset, SOURCE_IN_IP, quote.source, address)?;
+    let from = Endpoint {
+        address: quote.source,
+        port: quote.transport.source_port,
+    };
+    change_address(
+        skb,
+        quote.ip_offset,
+        SOURCE_IN_IP,
+        &from.address,
+        &to.address,
+    )?;
+    quoted_sums(skb, frame, quote, &from, to)?;
     let offset = quote.transport_offset + source_port_offset(quote.transport.kind);
-    let old = quote.transport.source_port;
-    quoted_sums(skb, frame, quote, (quote.source, address), (old, port))?;
-    skb.store(offset, &port.to_be())
+    skb.store(offset, &to.port.to_be())
 }
 
-/// Makes the packet that an error quotes go to `address` and `port`.
+/// Makes the packet that an error quotes go to `to`.
 #[inline(always)]
 pub(crate) fn quoted_destination(
     skb: &Skb,
     frame: &Frame,
     quote: &Quote,
-    address: u32,
-    port: u16,
+    to: &Endpoint,
 ) -> Result<(), DropReason> {
-    let old = quote.destination;
-    change_address(skb, quote.ip_offset, DESTINATION_IN_IP, old, address)?;
+    let from = Endpoint {
+        address: quote.destination,
+        port: quote.transport.destination_port,
+    };
+    change_address(
+        skb,
+        quote.ip_offset,
+        DESTINATION_IN_IP,
+        &from.address,
+        &to.address,
+    )?;
+    quoted_sums(skb, frame, quote, &from, to)?;
     let offset = quote.transport_offset + destination_port_offset(quote.transport.kind);
-    let ports = (quote.transport.destination_port, port);
-    quoted_sums(skb, frame, quote, (old, address), ports)?;
-    skb.store(offset, &port.to_be())
+    skb.store(offset, &to.port.to_be())
 }
 
 /// Updates the quoted transport checksum, if it is in the quote, and that of the error around it,
@@ -141,11 +151,11 @@ fn quoted_sums(
     skb: &Skb,
     frame: &Frame,
     quote: &Quote,
-    addresses: (u32, u32),
-    ports: (u16, u16),
+    from: &Endpoint,
+    to: &Endpoint,
 ) -> Result<(), DropReason> {
     let outer = frame.transport_offset + CHECKSUM_IN_ICMP;
-    let (old, new) = (in_memory(ports.0), in_memory(ports.1));
+    let (old, new) = (in_memory(from.port), in_memory(to.port));
     if quote.checksum_offset == 0 {
         return skb.replace_transport_checksum(outer, old, new, 2);
     }
@@ -154,10 +164,7 @@ fn quoted_sums(
     if quote.protocol == protocol::ICMP {
         return Ok(());
     }
-    let (old, new) = (
-        u64::from(addresses.0.to_be()),
-        u64::from(addresses.1.to_be()),
-    );
+    let (old, new) = (ipv4(&from.address), ipv4(&to.address));
     skb.replace_ip_checksum(quote.checksum_offset, old, new, 4)?;
     skb.replace_transport_checksum(outer, new, old, 4)
 }
@@ -188,13 +195,17 @@ impl Checksum {
 
 /// Updates the transport checksum for a change of one of the addresses.
 #[inline(always)]
-fn cover_address(skb: &Skb, checksum: &Checksum, from: u32, to: u32) -> Result<(), DropReason> {
+fn cover_address(
+    skb: &Skb,
+    checksum: &Checksum,
+    from: &Address,
+    to: &Address,
+) -> Result<(), DropReason> {
     if !checksum.covers_addresses {
         return Ok(());
     }
     let flags = checksum.flags | u64::from(BPF_F_PSEUDO_HDR) | 4;
-    let (old, new) = (u64::from(from.to_be()), u64::from(to.to_be()));
-    skb.replace_transport_checksum(checksum.offset, old, new, flags)
+    skb.replace_transport_checksum(checksum.offset, ipv4(from), ipv4(to), flags)
 }
 
 /// Changes an address in the IP header at `header`, and its checksum.
@@ -203,13 +214,17 @@ fn change_address(
     skb: &Skb,
     header: u32,
     field: u32,
-    from: u32,
-    to: u32,
+    from: &Address,
+    to: &Address,
 ) -> Result<(), DropReason> {
-    let to = to.to_be();
-    let (old, new) = (u64::from(from.to_be()), u64::from(to));
-    skb.replace_ip_checksum(header + CHECKSUM_IN_IP, old, new, 4)?;
-    skb.store(header + field, &to)
+    skb.replace_ip_checksum(header + CHECKSUM_IN_IP, ipv4(from), ipv4(to), 4)?;
+    skb.store(header + field, &to.0[3])
+}
+
+/// An IPv4 address as the checksum helpers want it.
+#[inline(always)]
+fn ipv4(address: &Address) -> u64 {
+    u64::from(address.0[3])
 }
 
 #[inline(always)]

@@ -5,16 +5,19 @@ use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{__sk_buff, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
+    bindings::{__sk_buff, bpf_redir_neigh},
     helpers::generated::{
         bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh,
         bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
-use pcpm_ebpf::{drop_reason::DropReason, packet::PacketFields};
+use pcpm_ebpf::{
+    drop_reason::DropReason,
+    packet::{Frame, PacketFields, Transport},
+};
 
-use crate::{host::Hop, verdict::Verdict};
+use crate::{host::Hop, maps, verdict::Verdict};
 
 const PACKET_HOST: u32 = 0;
 
@@ -101,6 +104,42 @@ impl Skb {
         unsafe { bpf_get_socket_cookie(self.raw.cast()) }
     }
 
+    /// Its headers.
+    ///
+    /// # Errors
+    /// As [`Frame::parse`].
+    #[inline(always)]
+    pub(crate) fn frame(&self) -> Result<&'static Frame, DropReason> {
+        let place = maps::frame()?;
+        self.read_frame(place)?;
+        Ok(place)
+    }
+
+    /// A function of its own, as a few others are: what they need of the 512 bytes of stack is free
+    /// again when they return.
+    #[inline(never)]
+    fn read_frame(&self, place: &mut Frame) -> Result<(), DropReason> {
+        *place = Frame::parse(self)?;
+        Ok(())
+    }
+
+    /// The transport header of `frame`.
+    ///
+    /// # Errors
+    /// As [`Transport::parse`].
+    #[inline(always)]
+    pub(crate) fn transport(&self, frame: &Frame) -> Result<&'static Transport, DropReason> {
+        let place = maps::transport()?;
+        self.read_transport(frame, place)?;
+        Ok(place)
+    }
+
+    #[inline(never)]
+    fn read_transport(&self, frame: &Frame, place: &mut Transport) -> Result<(), DropReason> {
+        *place = Transport::parse(self, frame)?;
+        Ok(())
+    }
+
     /// Overwrites bytes; checksums are the caller's business.
     #[inline(always)]
     pub(crate) fn store<T>(&self, offset: u32, value: &T) -> Result<(), DropReason> {
@@ -144,31 +183,24 @@ impl Skb {
     }
 
     /// Sends to the neighbour at `hop`, whose hardware address the kernel looks up.
-    #[inline(always)]
-    pub(crate) fn redirect_neighbour(&self, hop: &Hop) -> Verdict {
-        let mut neighbour = bpf_redir_neigh {
-            nh_family: hop.family.into(),
-            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
-                ipv6_nh: hop.neighbour,
-            },
-        };
+    #[inline(never)]
+    pub(crate) fn redirect_neighbour(&self, hop: Hop) -> i32 {
+        let mut neighbour = hop.neighbour();
         let size = size_of::<bpf_redir_neigh>() as i32;
         // SAFETY: `neighbour` is initialised and of the given size.
-        Verdict::Redirect(
-            unsafe { bpf_redirect_neigh(hop.ifindex, &raw mut neighbour, size, 0) } as i32,
-        )
+        unsafe { bpf_redirect_neigh(hop.ifindex(), &raw mut neighbour, size, 0) as i32 }
     }
 }
 
 impl PacketFields for Skb {
     #[inline(always)]
-    fn fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn raw_fields<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
         let mut fields = MaybeUninit::<[u16; N]>::uninit();
         let (place, size) = (fields.as_mut_ptr().cast(), size_of::<[u16; N]>() as u32);
         // SAFETY: the helper writes exactly `size` bytes, or fails.
         let status = unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, place, size) };
         // SAFETY: the helper succeeded.
-        (status == 0).then(|| unsafe { fields.assume_init() }.map(u16::from_be))
+        (status == 0).then(|| unsafe { fields.assume_init() })
     }
 }
 

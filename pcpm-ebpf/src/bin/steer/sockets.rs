@@ -86,7 +86,7 @@ fn slot_address(
     may_change_family: bool,
 ) -> Option<Address> {
     let is_v4 = asked.address.is_v4();
-    (is_v4 || may_change_family).then(|| Address::v4(config.slot_address(target.slot)))
+    (is_v4 || may_change_family).then(|| config.slot_address(target.slot))
 }
 
 /// The configuration, for a socket of the host.

@@ -1,11 +1,6 @@
 //! tc egress of the hub links in the host: only what the host itself sends may go to slots.
 
-use pcpm_ebpf::{
-    abi::HostPeerKey,
-    address::Address,
-    drop_reason::DropReason,
-    packet::{Frame, Transport},
-};
+use pcpm_ebpf::{abi::HostPeerKey, drop_reason::DropReason};
 
 use crate::{maps, skb::Skb, verdict::Verdict};
 
@@ -25,13 +20,16 @@ pub(crate) fn try_to_hub(skb: &Skb) -> Result<Verdict, DropReason> {
 /// not get to whoever holds the slot next.
 #[inline(always)]
 fn asked_for_withdrawn_port(skb: &Skb) -> bool {
-    let Ok(frame) = Frame::parse(skb) else {
+    let Ok(frame) = skb.frame() else {
         return false;
     };
-    let Ok(transport) = Transport::parse(skb, &frame) else {
+    let Ok(transport) = skb.transport(frame) else {
         return false;
     };
-    let slot = Address::v4(frame.destination);
-    let key = HostPeerKey::new(skb.socket_cookie(), slot, transport.destination_port);
+    let key = HostPeerKey::new(
+        skb.socket_cookie(),
+        frame.destination,
+        transport.destination_port,
+    );
     maps::host_peer(&key).is_some_and(|peer| maps::published(&peer.asked) != Some(peer.target))
 }
