@@ -2,6 +2,7 @@
 
 mod attach;
 mod crowd;
+mod datapath;
 mod fill;
 
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ pub(crate) enum BenchPart {
     Fill(FillArguments),
     /// How long an attach takes, beside a socket echo and networks made on demand.
     Attach(AttachArguments),
+    /// What packets cost, beside a veth pair, a bridge, and bridges with firewalls.
+    Datapath(DatapathArguments),
 }
 
 #[derive(Debug, Args)]
@@ -41,10 +44,28 @@ pub(crate) struct AttachArguments {
     json: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DatapathArguments {
+    /// Numbers of attached slots, for instance 10,100,1000,4000.
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_value = "10,1000",
+          value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    slots: Vec<u32>,
+    /// How long each kind of load runs on each path in each round.
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+    /// How often all paths are measured, one after the other.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 pub(crate) fn run(part: BenchPart) -> Result<()> {
     crate::release::enter()?;
     match part {
         BenchPart::Fill(arguments) => fill::run(&arguments),
         BenchPart::Attach(arguments) => attach::run(&arguments),
+        BenchPart::Datapath(arguments) => datapath::run(&arguments),
     }
 }
