@@ -106,4 +106,6 @@ drop_reasons! {
         "A packet from outside claimed to come from the pool."
     PortWithdrawn "port-withdrawn"
         "The published port that a connection came through is no longer published for this slot."
+    AmbiguousClient "ambiguous-client"
+        "A client used one port of its own for two ways to the same port of a slot."
 }

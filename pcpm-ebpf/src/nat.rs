@@ -45,7 +45,7 @@
 //! Time and state are written after the check, perhaps into an entry that has just become another.
 //! They decide only about how long it lives.
 
-use crate::abi::{AttachmentWord, Config, Flow, FlowKey, flow_kind};
+use crate::abi::{AttachmentWord, Config, Flow, FlowKey, flow_flag, flow_kind};
 use crate::address::Address;
 use crate::packet::{Frame, Transport, protocol, tcp_flag};
 
@@ -125,6 +125,12 @@ const fn next_tcp_state(before: u8, direction: Direction, tcp_flags: u8) -> u8 {
 pub const fn opens_connection(ip_protocol: u8, tcp_flags: u8) -> bool {
     const OF_INTEREST: u8 = tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN | tcp_flag::RST;
     ip_protocol != protocol::TCP || tcp_flags & OF_INTEREST == tcp_flag::SYN
+}
+
+/// Whether a packet is the first of a new connection for sure, whatever went before with its ports.
+#[inline(always)]
+pub const fn begins_connection(ip_protocol: u8, tcp_flags: u8) -> bool {
+    ip_protocol == protocol::TCP && opens_connection(ip_protocol, tcp_flags)
 }
 
 /// Idle time after which a flow no longer exists.
@@ -235,6 +241,18 @@ impl FlowKey {
         }
     }
 
+    /// The EGRESS key of the INGRESS connection `self` when `inside` is the slot's side of it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn restored(&self, inside: &Endpoint) -> Self {
+        Self {
+            local: inside.address,
+            local_port: inside.port,
+            kind: flow_kind::EGRESS,
+            ..*self
+        }
+    }
+
     /// Its words, the kernel's eight bytes at a time.
     #[inline(always)]
     const fn words(&self) -> [u64; 5] {
@@ -285,6 +303,40 @@ impl Flow {
             d ^ identity,
             ports ^ identity,
         ]
+    }
+
+    /// Makes it one of a connection that was opened from outside.
+    #[inline(always)]
+    #[must_use]
+    pub const fn inbound(mut self) -> Self {
+        self.flags |= flow_flag::INBOUND;
+        self
+    }
+
+    /// Whether the connection was opened from outside, through a published port.
+    #[inline(always)]
+    pub const fn is_inbound(&self) -> bool {
+        self.flags & flow_flag::INBOUND != 0
+    }
+
+    /// What a packet of the connection is that goes to the slot.
+    #[inline(always)]
+    pub const fn to_slot(&self) -> Direction {
+        if self.is_inbound() {
+            Direction::Forward
+        } else {
+            Direction::Reply
+        }
+    }
+
+    /// What a packet of the connection is that comes from the slot.
+    #[inline(always)]
+    pub const fn from_slot(&self) -> Direction {
+        if self.is_inbound() {
+            Direction::Reply
+        } else {
+            Direction::Forward
+        }
     }
 
     /// What the local side of its key is rewritten to.

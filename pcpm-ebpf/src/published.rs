@@ -22,13 +22,6 @@ impl PortKey {
         }
     }
 
-    /// The entry of the same port when it is published on every address of the host.
-    #[inline(always)]
-    #[must_use]
-    pub const fn everywhere(&self) -> Self {
-        Self::on(Address::ANY, self.port, self.protocol)
-    }
-
     /// What a socket of the host means that asks for `address`: "any" is the host itself.
     #[inline(always)]
     pub const fn asked_for(address: Address, port: u16, ip_protocol: u8) -> Self {

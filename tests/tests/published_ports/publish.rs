@@ -1,91 +1,62 @@
-//! Slots with published ports, and what serves there.
-#![expect(
-    unsafe_code,
-    reason = "says which ABI types are plain memory, for aya's maps"
-)]
+//! Slots with published ports, and whoever asks there.
 
-use std::net::IpAddr;
+use std::net::UdpSocket;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use aya::Pod;
-use aya::maps::{HashMap, Map, MapData};
 use pcpm_api::types::AttachReply;
-use pcpm_ebpf::abi::{PortKey, PortTarget, names};
-use pcpm_ebpf::address::Address;
-use pcpm_tests::{Daemon, Place, World};
+use pcpm_tests::{Daemon, Place};
+use serde_json::json;
 
-pub(crate) const TCP: u8 = 6;
-pub(crate) const UDP: u8 = 17;
-
+/// An attached slot.
 pub(crate) struct Slot {
     pub(crate) place: Place,
-    pub(crate) epoch: u32,
-    pub(crate) index: u32,
+    pub(crate) address: String,
 }
 
-pub(crate) fn attach(daemon: &Daemon, owner: &str, tenant: &str) -> Result<Slot> {
-    let reply: AttachReply = daemon.attach(owner, tenant)?;
+/// Attaches `owner` for `tenant`, with the published ports `publish`.
+pub(crate) fn attach(daemon: &Daemon, owner: &str, tenant: &str, publish: &[&str]) -> Result<Slot> {
+    let reply: AttachReply =
+        daemon.attach_with(&json!({"owner": owner, "tenant": tenant, "publish": publish}))?;
     Ok(Slot {
         place: daemon.place(&reply),
-        epoch: reply.attachment.epoch,
-        index: reply.attachment.slot[1..].parse()?,
+        address: reply.attachment.addresses[0].clone(),
     })
 }
 
-/// Publishes `port` of `slot` as `host_port` on `address`.
-pub(crate) fn publish(
-    world: &World,
-    slot: &Slot,
-    protocol: u8,
-    address: Option<&str>,
-    host_port: u16,
-    port: u16,
-) -> Result<()> {
-    let address = match address {
-        Some(address) => address.parse::<IpAddr>()?.into(),
-        None => Address::ANY,
-    };
-    let key = PortKey {
-        address,
-        port: host_port,
-        protocol,
-        padding: 0,
-    };
-    let target = PortTarget {
-        slot: slot.index,
-        epoch: slot.epoch,
-        port,
-        padding: [0; 6],
-    };
-    let mut ports: HashMap<_, Plain<PortKey>, Plain<PortTarget>> = map(world, names::PORTS)?;
-    ports.insert(Plain(key), Plain(target), 0)?;
-    Ok(())
+/// Replaces the published ports of `owner`.
+pub(crate) fn publish(daemon: &Daemon, owner: &str, publish: &[&str]) -> Result<()> {
+    let parameters = json!({"owner": owner, "publish": publish});
+    daemon
+        .connect()?
+        .call::<serde_json::Value>("Update", &parameters)
+        .map(drop)
 }
 
-/// Withdraws everything.
-pub(crate) fn withdraw_all(world: &World) -> Result<()> {
-    let mut ports: HashMap<_, Plain<PortKey>, Plain<PortTarget>> = map(world, names::PORTS)?;
-    for key in ports.keys().collect::<Result<Vec<_>, _>>()? {
-        ports.remove(&key)?;
-    }
-    Ok(())
+/// What a web server at `url` says; ours answers with the address that it was asked from.
+pub(crate) fn curl(from: &Place, url: &str) -> Result<String> {
+    from.command("curl", ["-sS", "-m3", url])
+        .run()
+        .with_context(|| format!("ask {url}"))
 }
 
-fn map<K: Pod, V: Pod>(world: &World, name: &str) -> Result<HashMap<MapData, K, V>> {
-    let path = format!("/sys/fs/bpf/pcpm/{name}");
-    let data = world
-        .host()
-        .within(|| Ok(MapData::from_pin(&path)?))
-        .with_context(|| format!("open {path}"))?;
-    Ok(HashMap::try_from(Map::HashMap(data))?)
+/// Nobody answers at `url`; the exit code of curl.
+pub(crate) fn no_curl(from: &Place, url: &str) -> Result<i32> {
+    let failed = from.command("curl", ["-sS", "-m1", url]).fails();
+    Ok(failed.with_context(|| format!("ask {url}"))?.0)
 }
 
-/// ABI types as aya's maps want them.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Plain<T>(T);
+/// A UDP socket in `place` that does not wait for ever.
+pub(crate) fn udp(place: &Place, address: &str) -> Result<UdpSocket> {
+    let socket = place.within(|| Ok(UdpSocket::bind(address)?))?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    Ok(socket)
+}
 
-// SAFETY: `repr(C)`, `Copy`, no padding, every bit pattern is valid.
-unsafe impl Pod for Plain<PortKey> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<PortTarget> {}
+/// Receives a datagram, sends it back, and says where it came from.
+pub(crate) fn echo(server: &UdpSocket) -> Result<String> {
+    let mut place = vec![0; 65_536];
+    let (length, from) = server.recv_from(&mut place).context("no question")?;
+    server.send_to(&place[..length], from)?;
+    Ok(from.to_string())
+}

@@ -10,14 +10,17 @@ use core::arch::asm;
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns};
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Flow, FlowKey, SealedFlow, flow_kind},
+    abi::{AttachmentWord, Config, Flow, FlowKey, SealedFlow, flow_kind},
     drop_reason::DropReason,
     icmp_error::Quote,
     nat::{self, Direction, Endpoint},
     packet::{Frame, Transport},
 };
 
-use crate::maps::{self, FLOWS};
+use crate::{
+    inbound,
+    maps::{self, FLOWS},
+};
 
 /// Notes that the host sent to `slot`: makes the flow, or keeps it alive.
 #[inline(always)]
@@ -44,7 +47,7 @@ pub(crate) fn open_host_flow(
 }
 
 /// Whether a packet of `slot` answers the host.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn answers_host(
     slot: u32,
     word: AttachmentWord,
@@ -73,31 +76,43 @@ pub(crate) fn concerns_host(slot: u32, word: AttachmentWord, frame: &Frame, quot
 
 /// The flow that an error from the world is about, if it is one of a slot's present holder.
 #[inline(always)]
-pub(crate) fn quoted_flow(quote: &Quote) -> Option<Answered> {
-    let entry = Entry::find(&quote.leaving(flow_kind::INGRESS))?;
+pub(crate) fn quoted_flow(quote: &Quote) -> Option<Receiver> {
+    let key = quote.leaving(flow_kind::INGRESS);
+    let entry = Entry::find(&key)?;
     let word = maps::attachment(entry.flow.slot).ok()?;
-    entry.is_live(word, now_ns()).then(|| entry.answered())
+    entry.stands(&key, word, now_ns()).then(|| entry.receiver())
 }
 
 /// Where a packet from the world belongs.
-pub(crate) struct Answered {
+pub(crate) struct Receiver {
     pub(crate) slot: u32,
     pub(crate) epoch: u32,
     pub(crate) port: u16,
 }
 
-/// The flow that a packet from the world answers, if it is one of a slot's present holder.
+impl Receiver {
+    /// The slot's side of the connection.
+    #[inline(always)]
+    pub(crate) fn inside(&self, config: &Config) -> Endpoint {
+        Endpoint {
+            address: config.slot_address(self.slot),
+            port: self.port,
+        }
+    }
+}
+
+/// The flow that a packet from the world belongs to, if it is one of a slot's present holder.
 #[inline(always)]
-pub(crate) fn answered_flow(frame: &Frame, transport: &Transport) -> Option<Answered> {
+pub(crate) fn arriving_flow(frame: &Frame, transport: &Transport) -> Option<Receiver> {
     let key = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
     let entry = Entry::find(&key)?;
     let word = maps::attachment(entry.flow.slot).ok()?;
     let now = now_ns();
-    if !entry.is_live(word, now) {
+    if !entry.stands(&key, word, now) {
         return None;
     }
-    entry.follow(Direction::Reply, transport, now);
-    Some(entry.answered())
+    entry.follow(entry.flow.to_slot(), transport, now);
+    Some(entry.receiver())
 }
 
 /// A flow entry: what it held when it was found, and where it lives. By now it may have become
@@ -140,9 +155,15 @@ impl Entry {
         nat::is_live(self.flow, self.protocol, word, now)
     }
 
+    /// Whether the connection of the INGRESS key `key` exists, whose entry this is.
     #[inline(always)]
-    fn answered(&self) -> Answered {
-        Answered {
+    pub(crate) fn stands(&self, key: &FlowKey, word: AttachmentWord, now: u64) -> bool {
+        self.is_live(word, now) && (!self.flow.is_inbound() || inbound::is_open(key, self.flow))
+    }
+
+    #[inline(always)]
+    pub(crate) fn receiver(&self) -> Receiver {
+        Receiver {
             slot: self.flow.slot,
             epoch: self.flow.epoch,
             port: self.flow.translated_port,

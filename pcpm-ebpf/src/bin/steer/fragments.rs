@@ -12,7 +12,7 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    flows::{Entry, now_ns},
+    flows::{Entry, Receiver, now_ns},
     maps::{self, FRAGMENTS},
 };
 
@@ -52,9 +52,9 @@ pub(crate) fn let_others_arrive(frame: &Frame, slot: u32, epoch: u32) -> Result<
     remember(frame, &key, slot, epoch, &Address::ANY)
 }
 
-/// The slot and its epoch that the first fragment of a datagram from the world went to.
+/// Whom the first fragment of a datagram from the world went to.
 #[inline(never)]
-pub(crate) fn arrived_at(frame: &Frame) -> Option<(u32, u32)> {
+pub(crate) fn arrived_at(frame: &Frame) -> Option<Receiver> {
     let key = FlowKey::arriving_fragment(frame);
     let entry = find(&key)?;
     let word = maps::attachment(entry.flow.slot).ok()?;
@@ -62,7 +62,7 @@ pub(crate) fn arrived_at(frame: &Frame) -> Option<(u32, u32)> {
         return None;
     }
     forget_at_the_end(frame, &key);
-    Some((entry.flow.slot, entry.flow.epoch))
+    Some(entry.receiver())
 }
 
 /// A first fragment from the world begins another datagram than the one that had its

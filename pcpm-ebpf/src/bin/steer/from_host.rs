@@ -7,12 +7,16 @@ use pcpm_ebpf::{
     packet::{Fragment, Frame, TransportKind},
 };
 
-use crate::{flows, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
+use crate::{flows, hairpin, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
 
 #[inline(always)]
 pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, DropReason> {
     let frame = skb.frame()?;
-    let slot = maps::config()?
+    let config = maps::config()?;
+    if skb.mark() != 0 && !config.in_pool(&frame.destination) {
+        return hairpin::come_back(skb, config, frame);
+    }
+    let slot = config
         .slot_of(&frame.destination)
         .ok_or(DropReason::NoSuchSlot)?;
     steer(skb, slot, frame).inspect_err(|_| maps::count_dropped(slot))

@@ -10,7 +10,7 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    flows, fragments,
+    flows, fragments, hairpin,
     host::{self, Hop},
     maps, ports, rewrite,
     skb::Skb,
@@ -51,31 +51,47 @@ fn steer(skb: &Skb, config: &Config, slot: u32, frame: &Frame) -> Result<Verdict
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn to_this_host(
     skb: &Skb,
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
 ) -> Result<Verdict, DropReason> {
-    let may_pass = match skb.transport(frame) {
+    match skb.transport(frame) {
         Ok(transport) => {
-            is_gateway_ping(frame, transport) || flows::answers_host(slot, word, frame, transport)
+            if !is_gateway_ping(frame, transport)
+                && !flows::answers_host(slot, word, frame, transport)
+            {
+                return hairpin::leave(skb, slot, word, frame, transport);
+            }
+            fragments::let_others_follow(frame, slot, word, &Address::ANY)?;
+            Ok(Verdict::Pass)
         }
-        Err(DropReason::NotReply) => {
-            flows::concerns_host(slot, word, frame, &Quote::parse(skb, frame)?)
-        }
+        Err(DropReason::NotReply) => error_to_this_host(skb, slot, word, frame),
         Err(DropReason::Fragment) => {
-            fragments::follow(frame, slot, word)?;
-            return Ok(Verdict::Pass);
+            let shown = fragments::follow(frame, slot, word)?;
+            if shown == Address::ANY {
+                return Ok(Verdict::Pass);
+            }
+            hairpin::later_fragment_leaves(skb, slot, frame, &shown)
         }
-        Err(reason) => return Err(reason),
-    };
-    if !may_pass {
-        return Err(DropReason::HostClosed);
+        Err(reason) => Err(reason),
     }
-    fragments::let_others_follow(frame, slot, word, &Address::ANY)?;
-    Ok(Verdict::Pass)
+}
+
+#[inline(never)]
+fn error_to_this_host(
+    skb: &Skb,
+    slot: u32,
+    word: AttachmentWord,
+    frame: &Frame,
+) -> Result<Verdict, DropReason> {
+    let quote = Quote::parse(skb, frame)?;
+    if flows::concerns_host(slot, word, frame, &quote) {
+        return Ok(Verdict::Pass);
+    }
+    hairpin::error_leaves(skb, slot, word, frame, &quote)
 }
 
 #[inline(always)]

@@ -6,6 +6,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod arrival;
+#[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
 mod fragments;
@@ -18,7 +20,11 @@ mod from_slot;
 #[cfg(target_arch = "bpf")]
 mod from_uplink;
 #[cfg(target_arch = "bpf")]
+mod hairpin;
+#[cfg(target_arch = "bpf")]
 mod host;
+#[cfg(target_arch = "bpf")]
+mod inbound;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -164,17 +164,30 @@ pub(crate) fn hub_link(slot: u32) -> Result<u32, DropReason> {
     }
 }
 
-/// Where a port of the host leads to: what is published on this address, or else on all.
+/// Where a port of the host leads to: what is published on this address, or else on all. `key` is
+/// changed for the latter: there is little stack.
 #[inline(always)]
-pub(crate) fn published(key: &PortKey) -> Option<PortTarget> {
-    let found = PORTS
-        .get_ptr(key)
-        .or_else(|| PORTS.get_ptr(key.everywhere()))?;
+pub(crate) fn published(key: &mut PortKey) -> Option<PortTarget> {
+    let found = port_entry(key)?;
     // SAFETY: the element is valid until the program ends; `published` says what it may become.
     let target = unsafe { found.read_volatile() };
     target
         .is_current(attachment(target.slot).ok()?)
         .then_some(target)
+}
+
+/// Whether a port of the host is published, for whomever. `key` is changed as by [`published`].
+#[inline(always)]
+pub(crate) fn is_published(key: &mut PortKey) -> bool {
+    port_entry(key).is_some()
+}
+
+#[inline(always)]
+fn port_entry(key: &mut PortKey) -> Option<*const PortTarget> {
+    PORTS.get_ptr(&*key).or_else(|| {
+        key.address = Address::ANY;
+        PORTS.get_ptr(&*key)
+    })
 }
 
 /// Whether `address` is one of the host's own, loopback aside.

@@ -13,13 +13,13 @@ use pcpm_ebpf::{
     address::Address,
     drop_reason::DropReason,
     icmp_error::Quote,
-    nat::{self, Direction, Endpoint, PORT_TRIES, PortSequence},
+    nat::{self, Endpoint, PORT_TRIES, PortSequence},
     packet::{Frame, Transport, TransportKind, tcp_flag},
 };
 
 use crate::{
     flows::{Entry, insert, now_ns},
-    host,
+    host, inbound,
     maps::{self, Draft, FLOWS},
     skb::Skb,
 };
@@ -34,16 +34,11 @@ pub(crate) fn shown(
     frame: &Frame,
     transport: &Transport,
 ) -> Result<&'static Endpoint, DropReason> {
-    if transport.kind == TransportKind::EchoReply {
-        return Err(DropReason::NotReply);
+    let connection = Connection::of(slot, word, frame, transport)?;
+    if !connection.goes_on(transport)? || !connection.is_shown_right(config) {
+        connection.open_as(skb, &config.uplink_address, transport)?;
     }
-    let connection = maps::connection()?;
-    connection.set(slot, word);
-    connection.egress = FlowKey::leaving(flow_kind::EGRESS, frame, transport);
-    if !connection.goes_on(transport) {
-        connection.open(skb, config, transport)?;
-    }
-    Ok(&connection.shown)
+    Ok(connection.shown())
 }
 
 /// What the connection whose packet an error by `slot` quotes is shown as.
@@ -57,11 +52,11 @@ pub(crate) fn quoted_shown(
     let connection = maps::connection()?;
     connection.set(slot, word);
     connection.egress = quote.arriving(flow_kind::EGRESS);
-    if connection.entries().is_some() && quote.is_by_receiver(frame) {
-        Ok(&connection.shown)
-    } else {
-        Err(DropReason::NotReply)
+    let egress = Entry::find(&connection.egress).ok_or(DropReason::NotReply)?;
+    if connection.owner(&egress).is_none() || !quote.is_by_receiver(frame) {
+        return Err(DropReason::NotReply);
     }
+    Ok(&connection.shown)
 }
 
 /// A connection to the world, and the moment it is looked at.
@@ -70,12 +65,41 @@ pub(crate) struct Connection {
     egress: FlowKey,
     /// What it is shown as, as soon as that is known.
     shown: Endpoint,
+    /// Whether it was opened from outside, as soon as that is known.
+    is_inbound: bool,
     slot: u32,
     word: AttachmentWord,
     now: u64,
 }
 
 impl Connection {
+    /// The one that a packet of `slot` belongs to.
+    #[inline(always)]
+    pub(crate) fn of(
+        slot: u32,
+        word: AttachmentWord,
+        frame: &Frame,
+        transport: &Transport,
+    ) -> Result<&'static mut Self, DropReason> {
+        let connection = maps::connection()?;
+        connection.set(slot, word);
+        connection.egress = FlowKey::leaving(flow_kind::EGRESS, frame, transport);
+        Ok(connection)
+    }
+
+    /// What it is shown as; it exists.
+    #[inline(always)]
+    pub(crate) fn shown(&self) -> &Endpoint {
+        &self.shown
+    }
+
+    /// Whether the address that it is shown as is that of the uplink, or else the one that its client
+    /// speaks to.
+    #[inline(always)]
+    fn is_shown_right(&self, config: &Config) -> bool {
+        self.is_inbound || self.shown.address == config.uplink_address
+    }
+
     /// Now, by `slot`, held as `word` says.
     #[inline(always)]
     fn set(&mut self, slot: u32, word: AttachmentWord) {
@@ -85,39 +109,51 @@ impl Connection {
     }
 
     /// Whether it exists; then the packet at hand keeps it alive.
+    ///
+    /// # Errors
+    /// It came from outside, through a port that is no longer published.
     #[inline(never)]
-    fn goes_on(&mut self, transport: &Transport) -> bool {
-        let Some((egress, ingress)) = self.entries() else {
-            return false;
+    pub(crate) fn goes_on(&mut self, transport: &Transport) -> Result<bool, DropReason> {
+        let Some(egress) = Entry::find(&self.egress) else {
+            return Ok(false);
         };
-        ingress.follow(Direction::Forward, transport, self.now);
-        egress.refresh(self.now);
-        true
+        self.is_inbound = egress.flow.is_inbound();
+        if let Some(ingress) = self.owner(&egress) {
+            ingress.follow(ingress.flow.from_slot(), transport, self.now);
+            egress.refresh(self.now);
+            return Ok(true);
+        }
+        let is_late = self.is_inbound && egress.is_live(self.word, self.now);
+        if is_late && !nat::begins_connection(self.egress.protocol, transport.tcp_flags) {
+            return Err(DropReason::PortWithdrawn);
+        }
+        Ok(false)
     }
 
-    /// The EGRESS and the INGRESS entry, as long as they agree.
+    /// The INGRESS entry, as long as it agrees with `egress`.
     #[inline(always)]
-    fn entries(&mut self) -> Option<(Entry, Entry)> {
-        let egress = Entry::find(&self.egress)?;
+    fn owner(&mut self, egress: &Entry) -> Option<Entry> {
         self.shown = egress.flow.shown();
-        let ingress = Entry::find(&self.egress.translated(&self.shown))?;
+        let key = self.egress.translated(&self.shown);
+        let ingress = Entry::find(&key)?;
         let agree = nat::is_reverse_of(ingress.flow, &self.egress, self.slot, self.word.epoch());
-        (agree && ingress.is_live(self.word, self.now)).then_some((egress, ingress))
+        (agree && ingress.stands(&key, self.word, self.now)).then_some(ingress)
     }
 
+    /// Opens it, shown as a free port of `address`.
     #[inline(never)]
-    fn open(
+    pub(crate) fn open_as(
         &mut self,
         skb: &Skb,
-        config: &Config,
+        address: &Address,
         transport: &Transport,
     ) -> Result<(), DropReason> {
-        if transport.tcp_flags & tcp_flag::RST != 0 {
+        if transport.kind == TransportKind::EchoReply || transport.tcp_flags & tcp_flag::RST != 0 {
             return Err(DropReason::NotReply);
         }
         let draft = maps::draft()?;
-        self.shown.address = config.uplink_address;
-        self.shown.port = self.claim_port(skb, config, draft)?;
+        self.shown.address = *address;
+        self.shown.port = self.claim_port(skb, maps::config()?, draft)?;
         draft.entry.flow = self.flow(&self.shown);
         insert(&self.egress, &mut draft.entry, BPF_ANY)
     }
@@ -179,7 +215,10 @@ extern "C" fn try_next_port(_round: u64, search: *mut c_void) -> i64 {
     let search = unsafe { &mut *search.cast::<Search<'_>>() };
     let Draft { key, entry } = &mut *search.draft;
     key.local_port = search.ports.next_port();
-    if host::has_socket(&search.skb, key) || !claim(key, entry) {
+    if maps::is_published(&mut inbound::port_of(key))
+        || host::has_socket(&search.skb, key)
+        || !claim(key, entry)
+    {
         return CONTINUE;
     }
     search.found = true;

@@ -58,7 +58,7 @@ fn redirect<A: SocketAddress>(
     if !asked.address.is_loopback() && !maps::is_host_address(&asked.address) {
         return None;
     }
-    let target = maps::published(&asked)?;
+    let target = maps::published(&mut { asked })?;
     let address = slot_address(config, &asked, &target, may_change_family)?;
     let key = HostPeerKey::new(call.cookie(), address, target.port);
     if !maps::remember_host_peer(&key, &HostPeer { asked, target }) {

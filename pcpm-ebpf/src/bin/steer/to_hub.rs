@@ -26,10 +26,8 @@ fn asked_for_withdrawn_port(skb: &Skb) -> bool {
     let Ok(transport) = skb.transport(frame) else {
         return false;
     };
-    let key = HostPeerKey::new(
-        skb.socket_cookie(),
-        frame.destination,
-        transport.destination_port,
-    );
-    maps::host_peer(&key).is_some_and(|peer| maps::published(&peer.asked) != Some(peer.target))
+    let (slot, port) = (frame.destination, transport.destination_port);
+    let key = HostPeerKey::new(skb.socket_cookie(), slot, port);
+    maps::host_peer(&key)
+        .is_some_and(|peer| maps::published(&mut { peer.asked }) != Some(peer.target))
 }

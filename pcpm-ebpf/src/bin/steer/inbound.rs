@@ -1,0 +1,120 @@
+//! Connections from outside, through published ports.
+//!
+//! They have the same two entries as those of slots to the world: INGRESS owns the way to the slot,
+//! EGRESS the way back, with the address and port that the client speaks to.
+
+use aya_ebpf::bindings::BPF_ANY;
+use pcpm_ebpf::{
+    abi::{AttachmentWord, Config, Flow, FlowKey, PortKey, PortTarget, flow_kind},
+    drop_reason::DropReason,
+    nat::{self, Endpoint},
+    packet::{Frame, Transport},
+    published,
+};
+
+use crate::{
+    flows::{Entry, Receiver, arriving_flow, insert, now_ns},
+    maps,
+};
+
+/// Where a packet for an address of the host belongs, if it is for a slot: to a connection that
+/// exists, or to one that it opens through a published port.
+#[inline(always)]
+pub(crate) fn receiver(
+    config: &Config,
+    frame: &Frame,
+    transport: &Transport,
+) -> Result<Option<Receiver>, DropReason> {
+    if let Some(receiver) = arriving_flow(frame, transport) {
+        return Ok(Some(receiver));
+    }
+    match door(frame, transport) {
+        Some(target) => open(config, frame, transport, &target).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The published port that a packet may open a connection through.
+#[inline(always)]
+pub(crate) fn door(frame: &Frame, transport: &Transport) -> Option<PortTarget> {
+    if !published::has_ports(frame.protocol)
+        || !nat::opens_connection(frame.protocol, transport.tcp_flags)
+    {
+        return None;
+    }
+    let port = transport.destination_port;
+    maps::published(&mut PortKey::on(frame.destination, port, frame.protocol))
+}
+
+/// Whether the port that the connection of the INGRESS key `key` came through still leads there.
+#[inline(never)]
+pub(crate) fn is_open(key: &FlowKey, flow: &Flow) -> bool {
+    maps::published(&mut port_of(key)).is_some_and(|target| {
+        (target.slot, target.epoch, target.port) == (flow.slot, flow.epoch, flow.translated_port)
+    })
+}
+
+/// The host's port that is the local side of an INGRESS key.
+#[inline(always)]
+pub(crate) fn port_of(key: &FlowKey) -> PortKey {
+    PortKey::on(key.local, key.local_port, key.protocol)
+}
+
+#[inline(always)]
+fn open(
+    config: &Config,
+    frame: &Frame,
+    transport: &Transport,
+    target: &PortTarget,
+) -> Result<Receiver, DropReason> {
+    let ingress = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
+    let egress = ingress.restored(&Endpoint {
+        address: config.slot_address(target.slot),
+        port: target.port,
+    });
+    if is_taken(&egress, &ingress, target) {
+        return Err(DropReason::AmbiguousClient);
+    }
+    let inside = Endpoint {
+        port: target.port,
+        ..Endpoint::default()
+    };
+    let outside = Endpoint {
+        address: ingress.local,
+        port: ingress.local_port,
+    };
+    write(&ingress, &inside, target)?;
+    write(&egress, &outside, target)?;
+    Ok(Receiver {
+        slot: target.slot,
+        epoch: target.epoch,
+        port: target.port,
+    })
+}
+
+#[inline(never)]
+fn write(key: &FlowKey, translated: &Endpoint, target: &PortTarget) -> Result<(), DropReason> {
+    let entry = &mut maps::draft()?.entry;
+    entry.flow = nat::new_flow(target.slot, target.epoch, translated, now_ns()).inbound();
+    insert(key, entry, BPF_ANY)
+}
+
+/// Whether the slot's side of a connection that would be opened belongs to another one: the slot could
+/// not tell them apart, nor could we tell its answers.
+#[inline(never)]
+fn is_taken(egress: &FlowKey, ingress: &FlowKey, target: &PortTarget) -> bool {
+    let Some(entry) = Entry::find(egress) else {
+        return false;
+    };
+    let shown = entry.flow.shown();
+    let owner = egress.translated(&shown);
+    if shown.address == ingress.local && shown.port == ingress.local_port {
+        return false;
+    }
+    let Some(entry) = Entry::find(&owner) else {
+        return false;
+    };
+    let word = AttachmentWord::attached(target.epoch, 1);
+    nat::is_reverse_of(entry.flow, egress, target.slot, target.epoch)
+        && entry.stands(&owner, word, now_ns())
+}
