@@ -22,6 +22,7 @@ mod tests;
 mod wire;
 
 use std::io::{self, ErrorKind};
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,8 @@ pub use self::error::{ClientError, ServiceError};
 use self::message::{Call, Refusal, read_reply};
 use self::wire::{Deadline, Wire};
 use crate::types::{
-    AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, GetReply,
-    GetRequest, ListReply, Status, UpdateRequest, WatchFrame, WatchRequest,
+    AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, DropsReply,
+    DropsRequest, GetReply, GetRequest, ListReply, Status, UpdateRequest, WatchFrame, WatchRequest,
 };
 
 /// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
@@ -223,16 +224,43 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::call`]; errors of the frames come with the frames.
-    pub fn watch(mut self, interval: Option<Duration>) -> Result<Watch, ClientError> {
+    pub fn watch(self, interval: Option<Duration>) -> Result<Watch, ClientError> {
         let interval_ms = interval.map(|i| u64::try_from(i.as_millis()).unwrap_or(u64::MAX));
         let silence = WATCH_SILENCE.saturating_add(interval.unwrap_or_default());
+        self.follow("Watch", &WatchRequest { interval_ms }, silence)
+    }
+
+    /// The packets dropped lately.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn drops(&mut self, request: &DropsRequest) -> Result<DropsReply, ClientError> {
+        self.call("Drops", request)
+    }
+
+    /// The packets dropped lately, and then those that are.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; errors of the frames come with the frames.
+    pub fn follow_drops(self, request: &DropsRequest) -> Result<Frames<DropsReply>, ClientError> {
+        self.follow("Drops", request, WATCH_SILENCE)
+    }
+
+    fn follow<P: Serialize, T>(
+        mut self,
+        method: &'static str,
+        parameters: &P,
+        silence: Duration,
+    ) -> Result<Frames<T>, ClientError> {
         let deadline = Instant::now().checked_add(self.timeout);
-        self.send("Watch", &WatchRequest { interval_ms }, true, deadline)
-            .map_err(|e| self.failed("Watch", e, self.timeout))?;
-        Ok(Watch {
+        self.send(method, parameters, true, deadline)
+            .map_err(|e| self.failed(method, e, self.timeout))?;
+        Ok(Frames {
             client: self,
+            method,
             silence,
             ended: false,
+            frame: PhantomData,
         })
     }
 
@@ -349,15 +377,20 @@ impl AsFd for Client {
     }
 }
 
-/// Frames of a watched pool; the first one is full. Ends after an error.
-pub struct Watch {
+/// Frames of a watched pool; the first one is full.
+pub type Watch = Frames<WatchFrame>;
+
+/// The replies to one call, as they come. Ends after an error.
+pub struct Frames<T> {
     client: Client,
+    method: &'static str,
     silence: Duration,
     ended: bool,
+    frame: PhantomData<T>,
 }
 
-impl Iterator for Watch {
-    type Item = Result<WatchFrame, ClientError>;
+impl<T: DeserializeOwned> Iterator for Frames<T> {
+    type Item = Result<T, ClientError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
@@ -369,12 +402,13 @@ impl Iterator for Watch {
     }
 }
 
-impl Watch {
-    fn receive(&mut self) -> Result<(WatchFrame, bool), ClientError> {
+impl<T: DeserializeOwned> Frames<T> {
+    fn receive(&mut self) -> Result<(T, bool), ClientError> {
         let deadline = Instant::now().checked_add(self.silence);
         let received = self.client.wire.receive(deadline);
-        let (message, _) = received.map_err(|e| self.client.failed("Watch", e, self.silence))?;
-        read_reply(&message).map_err(|refusal| self.client.refused("Watch", refusal))
+        let (message, _) =
+            received.map_err(|e| self.client.failed(self.method, e, self.silence))?;
+        read_reply(&message).map_err(|refusal| self.client.refused(self.method, refusal))
     }
 }
 

@@ -5,9 +5,13 @@
     reason = "the interface definition describes every field once"
 )]
 
+mod drops;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use drops::{DroppedPackets, DropsReply, DropsRequest};
 
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {

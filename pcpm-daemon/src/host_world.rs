@@ -9,7 +9,7 @@ use pcpm_api::types::{self, Check};
 use pcpm_ebpf::abi::{self, SLOTS_PER_HUB};
 
 use crate::{
-    bpf::{Datapath as _, DatapathSetup as _, PinDir, Sizes, Steering, control_group},
+    bpf::{Datapath as _, DatapathSetup as _, DropEvents, PinDir, Sizes, Steering, control_group},
     config::{self, Config},
     doctor::{self, NetworkFacts},
     engine::{self, World},
@@ -33,6 +33,7 @@ pub(crate) struct HostWorld {
 pub(crate) struct Built {
     pub(crate) world: World,
     pub(crate) steering: Steering,
+    pub(crate) drop_events: DropEvents,
     /// One for each refill worker.
     pub(crate) kernels: Vec<Box<dyn SlotKernel>>,
     pub(crate) uplink: UplinkSearch,
@@ -81,6 +82,7 @@ impl HostWorld {
         };
         Ok(Built {
             world,
+            drop_events: steering.drop_events()?,
             steering,
             kernels,
             uplink,

@@ -2,6 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
+    io,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,6 +20,7 @@ use tokio::{
 
 use crate::{
     api::{Listener, Service},
+    bpf::DropEvents,
     config::Config,
     engine::{
         Engine, Shared,
@@ -43,6 +46,12 @@ const REPORTS_AT_ONCE: usize = 64;
 
 /// How long reports may gather; less than it takes to make what [`CREATING_PER_WORKER`] allows.
 const GATHER_REPORTS: Duration = Duration::from_millis(4);
+
+/// Records of dropped packets taken before anybody else has a turn.
+const DROPS_AT_ONCE: usize = 256;
+
+/// How long they may gather: a flood of them wakes the daemon no more often than this.
+const GATHER_DROPS: Duration = Duration::from_millis(50);
 
 /// The signals that stop the daemon, heard from the moment this exists: what is being made when one
 /// comes is finished first, and then removed in order.
@@ -96,17 +105,24 @@ pub(crate) fn until_stopped(
     let StopSignals { runtime, signals } = stop;
     let (changes, uplinks) = mpsc::unbounded_channel();
     let served = built.uplink.follow(changes).and_then(|()| {
-        let inboxes = (inbox, uplinks);
+        let inboxes = (inbox, uplinks, built.drop_events);
         LocalSet::new().block_on(&runtime, serve(config, engine, inboxes, signals))
     });
     workers.stop();
     served
 }
 
+/// What the daemon is told by others than clients.
+type Inboxes = (
+    UnboundedReceiver<Report>,
+    UnboundedReceiver<Option<Uplink>>,
+    DropEvents,
+);
+
 async fn serve(
     config: &Config,
     engine: Shared,
-    (reports, uplinks): (UnboundedReceiver<Report>, UnboundedReceiver<Option<Uplink>>),
+    (reports, uplinks, drops): Inboxes,
     signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
     let listener = Listener::bind(&config.socket)?;
@@ -121,6 +137,7 @@ async fn serve(
     tokio::task::spawn_local(Engine::run_timer(engine.clone()));
     tokio::task::spawn_local(take_reports(engine.clone(), reports));
     tokio::task::spawn_local(take_uplinks(engine.clone(), uplinks));
+    tokio::task::spawn_local(take_drops(engine.clone(), drops));
     tokio::task::spawn_local(announce_ready(engine.clone()));
     tokio::task::spawn_local(async move { listener.serve(clients).await });
     // The outermost future is polled whenever any task was woken, so it should have little to do.
@@ -165,6 +182,21 @@ async fn take_uplinks(engine: Shared, mut uplinks: UnboundedReceiver<Option<Upli
     while let Some(uplink) = uplinks.recv().await {
         engine.borrow_mut().set_uplink(uplink);
     }
+}
+
+/// Takes what the programs tell of dropped packets.
+async fn take_drops(engine: Shared, drops: DropEvents) {
+    let told = async {
+        let mut inbox = drops.listen()?;
+        loop {
+            let records = inbox.take(DROPS_AT_ONCE).await?;
+            engine.borrow_mut().dropped(records.into_iter());
+            tokio::time::sleep(GATHER_DROPS).await;
+        }
+    };
+    let ended: io::Result<Infallible> = told.await;
+    let Err(error) = ended;
+    tracing::error!("dropped packets are counted only: {error}");
 }
 
 /// Begins the fill and tells the service manager when the warm target is reached.

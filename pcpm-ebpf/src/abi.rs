@@ -6,6 +6,7 @@
 use crate::address::Address;
 
 mod domain_names;
+mod drops;
 mod policy;
 mod ports;
 mod settings;
@@ -14,6 +15,7 @@ pub use domain_names::{
     Learned, LearnedKey, LearnedName, NAME_BYTES, NAME_LABELS, NAMES_PER_ADDRESS, Name, NameKey,
     name_kind,
 };
+pub use drops::{DROP_EVENTS_BYTES, DropKey, DropRecord, DropWindow, Hop, NO_SLOT, known};
 pub use policy::{PolicyKey, PolicyNode, PolicyRule, RULES_PER_NODE, verdict};
 pub use ports::{HostPeer, HostPeerKey, PortKey, PortTarget};
 pub use settings::{RateLimit, Settings, settings_flag};
@@ -99,6 +101,10 @@ pub mod names {
     pub const SLOT_COUNTERS: &str = "SLOT_COUNTERS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` of `u64` packets by [`crate::drop_reason::DropReason`].
     pub const DROPS: &str = "DROPS";
+    /// `BPF_MAP_TYPE_RINGBUF` of [`super::DropRecord`].
+    pub const DROP_EVENTS: &str = "DROP_EVENTS";
+    /// `BPF_MAP_TYPE_LRU_PERCPU_HASH`: [`super::DropKey`] to [`super::DropWindow`].
+    pub const DROP_WINDOWS: &str = "DROP_WINDOWS";
     /// `BPF_MAP_TYPE_ARRAY` (mmapable) of [`super::Settings`] by slot index.
     pub const SETTINGS: &str = "SETTINGS";
     /// `BPF_MAP_TYPE_LPM_TRIE`: [`super::PolicyKey`] to [`super::PolicyNode`].

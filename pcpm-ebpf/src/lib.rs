@@ -14,6 +14,7 @@ pub mod address;
 pub mod decision;
 pub mod dns;
 pub mod drop_reason;
+pub mod drop_sample;
 pub mod icmp_error;
 pub mod nat;
 #[cfg(not(target_arch = "bpf"))]

@@ -74,6 +74,16 @@ const WATCH_HELP: &str = "\
 Prints one line per event: time (UTC), kind, slot, owner, tenant, message. With --json one frame per
 line, the first with every slot, the others with those that changed. Exits 3 when pcpmd goes away.";
 
+const DROPS_HELP: &str = "\
+Examples:
+  pcpm drops --owner web-1
+  pcpm drops --follow --reason other-tenant
+  pcpm drops --explain host-closed
+
+Every dropped packet is counted; of each slot and reason up to 8 a second (on each processor) are
+recorded with what they were. A record counts the packets since the one before. The last 1024 are
+remembered.";
+
 const DOCTOR_HELP: &str = "\
 Exits 1 when a check failed. When pcpmd cannot be reached, 'pcpmd --check' is run
 instead, found beside pcpm or in PATH, and the exit code is that of its checks.";
@@ -159,6 +169,9 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "TIME", value_parser = parse::duration)]
         interval: Option<Duration>,
     },
+    /// Show which packets were dropped, and why.
+    #[command(after_help = DROPS_HELP)]
+    Drops(DropsArgs),
     /// Check what the host offers and what pcpmd needs.
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
@@ -306,6 +319,23 @@ impl AttachOptions {
             pass_fd: None,
         }
     }
+}
+
+/// Words of `drops`.
+#[derive(Debug, Args)]
+pub(crate) struct DropsArgs {
+    /// Print what is dropped from now on, too, until interrupted.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only packets from or for the slot of this owner.
+    #[arg(long)]
+    pub(crate) owner: Option<String>,
+    /// Only packets dropped for this reason.
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Print what a reason means, what causes it and what to do about it.
+    #[arg(long, value_name = "REASON", exclusive = true)]
+    pub(crate) explain: Option<String>,
 }
 
 fn milliseconds(duration: Duration) -> u64 {

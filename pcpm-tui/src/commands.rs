@@ -3,6 +3,7 @@
 
 mod attach;
 mod doctor;
+mod drops;
 mod run;
 mod show;
 mod status;
@@ -34,6 +35,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Exec { owner, command } => run::exec(&session, owner, command),
         Verb::Status => status::status(&session),
         Verb::Watch { interval } => watch::watch(&session, *interval),
+        Verb::Drops(args) => drops::drops(&session, args),
         Verb::Doctor => doctor::doctor(&session),
         Verb::Completions { shell } => completions(*shell),
     }

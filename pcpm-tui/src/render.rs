@@ -3,6 +3,7 @@
 
 pub(crate) mod attachments;
 pub(crate) mod checks;
+pub(crate) mod drops;
 pub(crate) mod escape;
 pub(crate) mod events;
 pub(crate) mod humanise;

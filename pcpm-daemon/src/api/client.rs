@@ -5,7 +5,7 @@ use std::{os::fd::OwnedFd, rc::Rc, time::Duration};
 use pcpm_api::{
     error::PoolError,
     limits::MESSAGE_BYTES,
-    types::{AttachRequest, DoctorReply, Traffic, WatchRequest},
+    types::{AttachRequest, DoctorReply, DropsRequest, Traffic, WatchRequest},
 };
 use serde::Serialize;
 use tokio::{net::UnixStream, sync::oneshot::Receiver};
@@ -18,7 +18,7 @@ use super::{
     socket::ClientStream,
 };
 use crate::{
-    engine::{Answer, AttachAnswer, Attached, Attachment, ClientId, Subscription},
+    engine::{Answer, AttachAnswer, Attached, Attachment, ClientId, DropFollower, Subscription},
     pool::RequestId,
 };
 
@@ -140,6 +140,7 @@ impl Client {
                 self.reply(mode, status).await
             }
             Call::Watch(request) => self.watch(&request, mode).await,
+            Call::Drops(request) => self.drops(request, mode).await,
             Call::Doctor => self.doctor(mode).await,
             Call::Info => self.reply(mode, Info::new()).await,
             Call::Description(request) => match service::describe(&request) {
@@ -242,13 +243,35 @@ impl Client {
         loop {
             tokio::select! {
                 () = self.stream.hangup() => return Err(Gone),
-                () = next_frame(&subscription, interval) => {}
+                () = paced(interval, subscription.changed()) => {}
             }
             self.frame(subscription.delta()).await?;
         }
     }
 
-    async fn frame(&mut self, frame: pcpm_api::types::WatchFrame) -> Step {
+    async fn drops(&mut self, request: DropsRequest, mode: Mode) -> Step {
+        if !mode.more {
+            let recent = self.service.engine.borrow().recent_drops(request);
+            return self.result(mode, recent).await;
+        }
+        if mode.oneway {
+            return Ok(());
+        }
+        let follower = match DropFollower::new(&self.service.engine, request) {
+            Ok(follower) => follower,
+            Err(error) => return self.error(mode, &error).await,
+        };
+        self.frame(follower.records()).await?;
+        loop {
+            tokio::select! {
+                () = self.stream.hangup() => return Err(Gone),
+                () = paced(WATCH_INTERVAL, follower.came()) => {}
+            }
+            self.frame(follower.records()).await?;
+        }
+    }
+
+    async fn frame<T: Serialize + std::fmt::Debug>(&mut self, frame: T) -> Step {
         let reply = Reply::new(Some(frame)).set_continues(Some(true));
         Ok(self.connection.send_reply(&reply, Vec::new()).await?)
     }
@@ -335,10 +358,10 @@ impl Drop for Unanswered {
 struct NoParameters {}
 
 /// Returns when the next frame is due: after a change, or as a sign of life.
-async fn next_frame(subscription: &Subscription, interval: Duration) {
+async fn paced(interval: Duration, changed: impl Future<Output = ()>) {
     let paced = async {
         tokio::time::sleep(interval).await;
-        subscription.changed().await;
+        changed.await;
     };
     let _sign_of_life = tokio::time::timeout(WATCH_HEARTBEAT, paced).await;
 }

@@ -42,6 +42,7 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::Memory::CUSTOM_TYPE,
         types::Uplink::CUSTOM_TYPE,
         types::DropCount::CUSTOM_TYPE,
+        types::DroppedPackets::CUSTOM_TYPE,
         types::Failure::CUSTOM_TYPE,
         types::Event::CUSTOM_TYPE,
         types::CheckStatus::CUSTOM_TYPE,
@@ -102,6 +103,11 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             "Watch",
             shape_of(types::WatchRequest::TYPE),
             shape_of(types::WatchFrame::TYPE),
+        ),
+        (
+            "Drops",
+            shape_of(types::DropsRequest::TYPE),
+            shape_of(types::DropsReply::TYPE),
         ),
         ("Doctor", vec![], shape_of(types::DoctorReply::TYPE)),
     ];

@@ -5,6 +5,7 @@
 //! into the daemon's memory, without a system call.
 
 pub(crate) mod control_group;
+mod drop_events;
 #[cfg(test)]
 pub(crate) mod fake;
 mod host_addresses;
@@ -18,6 +19,7 @@ use pcpm_ebpf::abi::{
 
 use crate::net::{Programs, Uplink};
 
+pub(crate) use drop_events::DropEvents;
 pub(crate) use host_addresses::HostAddresses;
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};

@@ -19,13 +19,15 @@ use super::BpfError;
 
 /// What is pinned beside [`names::SOCKET_PROGRAMS`]: all maps that are declared (the compiler's own
 /// live with the programs), and the link that holds the uplink's program.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 15] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
     names::FRAGMENTS,
     names::SLOT_COUNTERS,
     names::DROPS,
+    names::DROP_EVENTS,
+    names::DROP_WINDOWS,
     names::SETTINGS,
     names::POLICY,
     names::PORTS,

@@ -28,7 +28,7 @@ use pcpm_ebpf::{
 };
 
 use super::{
-    BpfError, Datapath, DatapathSetup, HostAddresses, PinDir, control_group,
+    BpfError, Datapath, DatapathSetup, DropEvents, HostAddresses, PinDir, control_group,
     pins::is_pinned,
     words::{AttachmentWords, SettingsTable},
 };
@@ -133,6 +133,11 @@ impl Steering {
         names::SOCKET_PROGRAMS
             .iter()
             .try_for_each(|name| control_group::attach(&mut self.ebpf, name, group, pins))
+    }
+
+    /// The programs' samples of dropped packets; there is one reader.
+    pub(crate) fn drop_events(&mut self) -> Result<DropEvents, BpfError> {
+        take_map(&mut self.ebpf, names::DROP_EVENTS).map(DropEvents::new)
     }
 
     fn program(&self, name: &str) -> Result<&SchedClassifier, BpfError> {

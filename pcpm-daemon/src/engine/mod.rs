@@ -5,6 +5,7 @@
 
 mod attachment;
 mod commands;
+mod drops;
 mod events;
 mod latency;
 mod leases;
@@ -44,6 +45,7 @@ use crate::{
 };
 
 use attachment::{Origin, SlotText};
+use drops::DropLog;
 use events::{EventLog, Happening};
 use latency::LatencyHistogram;
 use leases::Leases;
@@ -52,6 +54,7 @@ use watch::Watchers;
 use workers::{Report, Work};
 
 pub(crate) use attachment::Attachment;
+pub(crate) use drops::DropFollower;
 pub(crate) use watch::Subscription;
 
 /// How long a request waits that does not say how long.
@@ -129,6 +132,7 @@ pub(crate) struct Engine {
     pending: HashMap<RequestId, Pending>,
     next_request: RequestId,
     events: EventLog,
+    drops: DropLog,
     watchers: Watchers,
     totals: status::Totals,
     attach_latency: LatencyHistogram,
@@ -170,6 +174,7 @@ impl Engine {
             pending: HashMap::new(),
             next_request: 0,
             events: EventLog::default(),
+            drops: DropLog::default(),
             watchers: Watchers::default(),
             totals: status::Totals::default(),
             attach_latency: LatencyHistogram::default(),

@@ -28,3 +28,30 @@ fn descriptions_are_sentences() {
         assert!(text.ends_with('.') && !text.contains("  "), "{text}");
     }
 }
+
+/// The page behind `pcpm drops --explain`.
+const PAGE: &str = include_str!("../../../docs/drops.md");
+
+#[test]
+fn the_page_of_reasons_tells_each_one_what_it_means_what_causes_it_and_what_to_do() {
+    let sections: Vec<_> = PAGE
+        .split("\n### ")
+        .skip(1)
+        .filter_map(|section| section.split_once('\n'))
+        .collect();
+    for reason in DropReason::ALL {
+        let name = reason.name();
+        let mut about = sections.iter().filter(|(title, _)| *title == name);
+        let (_, text) = about
+            .next()
+            .unwrap_or_else(|| panic!("docs/drops.md: no section '### {name}'"));
+        assert!(about.next().is_none(), "docs/drops.md has '{name}' twice");
+        for part in ["**Cause.**", "**What to do.**"] {
+            assert!(text.contains(part), "docs/drops.md: '{name}' lacks {part}");
+        }
+    }
+    for (title, _) in sections {
+        let known = DropReason::ALL.iter().any(|reason| reason.name() == title);
+        assert!(known, "docs/drops.md: there is no reason '{title}'");
+    }
+}

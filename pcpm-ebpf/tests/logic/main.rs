@@ -3,6 +3,7 @@
 mod decision;
 mod dns;
 mod drop_reasons;
+mod drop_sample;
 mod frames;
 mod icmp_error;
 mod nat;

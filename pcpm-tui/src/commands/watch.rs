@@ -21,7 +21,7 @@ pub(super) fn watch(session: &Session, interval: Option<Duration>) -> Result<Exi
         }
         print_text(&lines(session, &frame?)?)?;
     }
-    Err(ended(session).into())
+    Err(ended(session, "Watch").into())
 }
 
 fn lines(session: &Session, frame: &WatchFrame) -> Result<String> {
@@ -32,7 +32,7 @@ fn lines(session: &Session, frame: &WatchFrame) -> Result<String> {
 }
 
 /// Most frames print nothing: without this, `pcpm watch | head -1` would stay until the next event.
-fn nobody_reads() -> bool {
+pub(super) fn nobody_reads() -> bool {
     let stdout = io::stdout();
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
     let polled = poll(&mut fds, PollTimeout::ZERO);
@@ -42,9 +42,10 @@ fn nobody_reads() -> bool {
             .is_some_and(|e| e.contains(PollFlags::POLLERR))
 }
 
-fn ended(session: &Session) -> ClientError {
+/// The daemon went away while it was listened to.
+pub(super) fn ended(session: &Session, method: &str) -> ClientError {
     ClientError::Lost {
-        method: "Watch".into(),
+        method: method.into(),
         socket: session.socket.clone(),
         source: io::Error::other("the daemon ended it"),
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pcpm_api::types::{AttachTotals, Latency, Memory, RefillTotals, SlotCounts, Status, Uplink};
+use pcpm_api::types::{
+    AttachTotals, DropCount, Latency, Memory, RefillTotals, SlotCounts, Status, Uplink,
+};
 
 use super::table::{Cell, render};
 use super::{Hue, Look, escape, humanise};
@@ -13,7 +15,7 @@ const BAR_WIDTH: usize = 60;
 pub(crate) fn screen(status: &Status, look: Look) -> String {
     let mut text = headline(status, look);
     text += &render(&[], &figures(status, look), look);
-    text += &section("drops", &drops(status), look);
+    text += &section("drops", &totals(&status.drops), look);
     text += &section("failed slots", &failures(status), look);
     text += &section("warnings", &warnings(status), look);
     text
@@ -215,8 +217,9 @@ fn memory(memory: &Memory) -> String {
     )
 }
 
-fn drops(status: &Status) -> Vec<Vec<Cell>> {
-    let seen = status.drops.iter().filter(|drop| drop.packets > 0);
+/// Rows of what was dropped at all.
+pub(super) fn totals(drops: &[DropCount]) -> Vec<Vec<Cell>> {
+    let seen = drops.iter().filter(|drop| drop.packets > 0);
     let row = seen.map(|drop| {
         vec![
             Cell::new(humanise::count(drop.packets)),
@@ -248,7 +251,7 @@ fn warnings(status: &Status) -> Vec<Vec<Cell>> {
 }
 
 /// Rows under a title, indented for people, each led by the title for programs.
-fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
+pub(super) fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
     if rows.is_empty() {
         return String::new();
     }
@@ -266,7 +269,7 @@ fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pcpm_api::types::{DropCount, Failure};
+    use pcpm_api::types::Failure;
 
     use super::super::tests::{PIPE, PLAIN, TERMINAL};
     use super::*;

@@ -7,19 +7,19 @@ use pcpm_ebpf::{
     packet::{Fragment, Frame, TransportKind},
 };
 
-use crate::{flows, hairpin, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
+use crate::{drops::Dropped, flows, hairpin, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
 
 #[inline(always)]
-pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, DropReason> {
+pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, Dropped> {
     let frame = skb.frame()?;
     let config = maps::config()?;
     if skb.mark() != 0 && !config.in_pool(&frame.destination) {
-        return hairpin::come_back(skb, config, frame);
+        return Ok(hairpin::come_back(skb, config, frame)?);
     }
     let slot = config
         .slot_of(&frame.destination)
         .ok_or(DropReason::NoSuchSlot)?;
-    steer(skb, slot, frame).inspect_err(|_| maps::count_dropped(slot))
+    steer(skb, slot, frame).map_err(|reason| Dropped::of(slot, reason))
 }
 
 /// A mark was set by the hop that authorised the packet. Without one it comes from the host's own

@@ -10,6 +10,7 @@ use pcpm_ebpf::{
 };
 
 use crate::{
+    drops::Dropped,
     flows, fragments, hairpin,
     host::{self, Hop},
     maps, ports, rewrite,
@@ -18,14 +19,14 @@ use crate::{
 };
 
 #[inline(always)]
-pub(crate) fn try_from_hub(skb: &Skb) -> Result<Verdict, DropReason> {
+pub(crate) fn try_from_hub(skb: &Skb) -> Result<Verdict, Dropped> {
     let frame = skb.frame()?;
     let config = maps::config()?;
     if config.in_pool(&frame.destination) {
-        return to_other_hub(skb, config, frame);
+        return Ok(to_other_hub(skb, config, frame)?);
     }
     let slot = config.slot_of(&frame.source).ok_or(DropReason::NotASlot)?;
-    steer(skb, config, slot, frame).inspect_err(|_| maps::count_dropped(slot))
+    steer(skb, config, slot, frame).map_err(|reason| Dropped::of(slot, reason))
 }
 
 /// The mark is that of the receiver; `from_host` over there compares it.
@@ -133,8 +134,7 @@ fn to_world(
 /// it finds that there is none left, answers the sender, and drops the packet.
 #[inline(always)]
 fn expired(slot: u32) -> Verdict {
-    maps::count_dropped(slot);
-    Verdict::Refuse(DropReason::TtlExpired)
+    Verdict::Refuse(Dropped::of(slot, DropReason::TtlExpired))
 }
 
 /// An error about what a peer of the slot sent, for instance to a port that has been closed since.

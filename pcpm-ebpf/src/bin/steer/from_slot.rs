@@ -6,13 +6,13 @@ use pcpm_ebpf::{
     drop_reason::DropReason,
 };
 
-use crate::{maps, rewrite::deliver, skb::Skb, verdict::Verdict};
+use crate::{drops::Dropped, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
 
 /// The sender is known by the link, never by what the packet claims.
 #[inline(always)]
-pub(crate) fn try_from_slot(skb: &Skb) -> Result<Verdict, DropReason> {
+pub(crate) fn try_from_slot(skb: &Skb) -> Result<Verdict, Dropped> {
     let slot = skb.ifindex().wrapping_sub(LINK_INDEX_BASE);
-    steer(skb, slot).inspect_err(|_| maps::count_dropped(slot))
+    steer(skb, slot).map_err(|reason| Dropped::of(slot, reason))
 }
 
 #[inline(always)]

@@ -8,6 +8,8 @@
 #[cfg(target_arch = "bpf")]
 mod arrival;
 #[cfg(target_arch = "bpf")]
+mod drops;
+#[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
 mod fragments;
@@ -50,6 +52,7 @@ mod entry {
         macros::{cgroup_sock_addr, classifier},
         programs::{SockAddrContext, TcContext},
     };
+    use pcpm_ebpf::abi::Hop;
 
     use crate::{
         from_host, from_hub, from_slot, from_uplink,
@@ -60,27 +63,32 @@ mod entry {
 
     #[classifier]
     fn from_slot(ctx: TcContext) -> i32 {
-        verdict::finish(from_slot::try_from_slot(&Skb::new(&ctx)))
+        let skb = Skb::new(&ctx);
+        verdict::finish(&skb, Hop::FromSlot, from_slot::try_from_slot(&skb))
     }
 
     #[classifier]
     fn from_host(ctx: TcContext) -> i32 {
-        verdict::finish(from_host::try_from_host(&Skb::new(&ctx)))
+        let skb = Skb::new(&ctx);
+        verdict::finish(&skb, Hop::FromHost, from_host::try_from_host(&skb))
     }
 
     #[classifier]
     fn from_hub(ctx: TcContext) -> i32 {
-        verdict::finish(from_hub::try_from_hub(&Skb::new(&ctx)))
+        let skb = Skb::new(&ctx);
+        verdict::finish(&skb, Hop::FromHub, from_hub::try_from_hub(&skb))
     }
 
     #[classifier]
     fn to_hub(ctx: TcContext) -> i32 {
-        verdict::finish(to_hub::try_to_hub(&Skb::new(&ctx)))
+        let skb = Skb::new(&ctx);
+        verdict::finish(&skb, Hop::ToHub, to_hub::try_to_hub(&skb))
     }
 
     #[classifier]
     fn from_uplink(ctx: TcContext) -> i32 {
-        verdict::finish(from_uplink::try_from_uplink(&Skb::new(&ctx)))
+        let skb = Skb::new(&ctx);
+        verdict::finish(&skb, Hop::FromUplink, from_uplink::try_from_uplink(&skb))
     }
 
     #[cgroup_sock_addr(connect4)]

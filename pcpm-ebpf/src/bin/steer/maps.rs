@@ -3,13 +3,14 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, bpf_fib_lookup},
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use pcpm_ebpf::{
     abi::{
-        AttachmentWord, Config, Flow, FlowKey, HostPeer, HostPeerKey, PolicyNode, PortKey,
-        PortTarget, SealedFlow, Settings, SlotCounters, flow_kind,
+        AttachmentWord, Config, DROP_EVENTS_BYTES, DropKey, DropRecord, DropWindow, Flow, FlowKey,
+        HostPeer, HostPeerKey, PolicyNode, PortKey, PortTarget, SealedFlow, Settings, SlotCounters,
+        flow_kind,
     },
     address::Address,
     decision::hub_of,
@@ -24,6 +25,8 @@ const DEFAULT_HUBS: usize = 2;
 const DEFAULT_FLOWS: usize = 65_536;
 /// Datagrams in fragments under way at one time.
 const DATAGRAMS: usize = 8192;
+/// Slots and reasons that drops are sampled for at one time.
+const WINDOWS: usize = 4096;
 const DEFAULT_PORTS: usize = 65_536;
 /// Addresses that the host may have. More are not known as its own.
 const HOST_ADDRESSES_KNOWN: usize = 4096;
@@ -55,6 +58,13 @@ static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::ne
 /// time, for one packet at a time.
 #[btf_map]
 static WORKSPACE: PerCpuArray<Workspace, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static DROP_EVENTS: RingBuf<DropRecord, { DROP_EVENTS_BYTES as usize }> = RingBuf::new();
+
+#[btf_map]
+pub(crate) static DROP_WINDOWS: LruPerCpuHashMap<DropKey, DropWindow, WINDOWS> =
+    LruPerCpuHashMap::new();
 
 #[btf_map]
 static SETTINGS: Array<Settings, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
@@ -243,7 +253,7 @@ pub(crate) fn count_received(slot: u32, skb: &Skb) {
     }
 }
 
-/// Counts a packet from or for `slot` that is dropped.
+/// Counts a packet from or for `slot` that is dropped, if there is such a slot.
 #[inline(always)]
 pub(crate) fn count_dropped(slot: u32) {
     if let Some(counters) = SLOT_COUNTERS.get_ptr_mut(slot) {

@@ -1,9 +1,12 @@
 //! What a program tells the kernel to do with the packet.
 
 use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use pcpm_ebpf::drop_reason::DropReason;
+use pcpm_ebpf::abi::Hop;
 
-use crate::maps;
+use crate::{
+    drops::{self, Dropped},
+    skb::Skb,
+};
 
 /// The outcome for a packet that is not dropped.
 #[derive(Clone, Copy)]
@@ -11,26 +14,26 @@ pub(crate) enum Verdict {
     /// Into the network stack of this namespace.
     Pass,
     /// Into the network stack of this namespace, which refuses it and says so to the sender.
-    Refuse(DropReason),
+    Refuse(Dropped),
     /// None of our business: the next program on this link decides.
     Next,
     /// What a redirect helper returned: redirected, or shot when the helper refused.
     Redirect(i32),
 }
 
-/// The tc action for an outcome; a drop is counted.
+/// The tc action for the outcome at `hop`; a drop is counted.
 #[inline(always)]
-pub(crate) fn finish(outcome: Result<Verdict, DropReason>) -> i32 {
+pub(crate) fn finish(skb: &Skb, hop: Hop, outcome: Result<Verdict, impl Into<Dropped>>) -> i32 {
     match outcome {
         Ok(Verdict::Pass) => TC_ACT_OK,
-        Ok(Verdict::Refuse(reason)) => {
-            maps::count_reason(reason);
+        Ok(Verdict::Refuse(dropped)) => {
+            drops::count(skb, hop, dropped);
             TC_ACT_OK
         }
         Ok(Verdict::Next) => TC_ACT_UNSPEC,
         Ok(Verdict::Redirect(action)) => action,
-        Err(reason) => {
-            maps::count_reason(reason);
+        Err(dropped) => {
+            drops::count(skb, hop, dropped.into());
             TC_ACT_SHOT
         }
     }
