@@ -165,6 +165,37 @@ proptest! {
     }
 
     #[test]
+    fn both_entries_of_a_connection_from_outside_lead_to_each_other(
+        local: [u32; 4], remote: [u32; 4], inside: [u32; 4], ports: [u16; 3],
+    ) {
+        let [local_port, remote_port, inside_port] = ports;
+        let ingress = FlowKey {
+            local: Address(local), remote: Address(remote), local_port, remote_port,
+            protocol: protocol::UDP, kind: flow_kind::INGRESS, padding: 0,
+        };
+        let inside = Endpoint { address: Address(inside), port: inside_port };
+        let outside = Endpoint { address: ingress.local, port: ingress.local_port };
+        let egress = ingress.restored(&inside);
+        prop_assert_eq!((egress.local, egress.local_port), (inside.address, inside.port));
+        prop_assert_eq!(egress.kind, flow_kind::EGRESS);
+        prop_assert_eq!(egress.translated(&outside), ingress);
+        let owner = new_flow(7, 4, &inside, 0).inbound();
+        prop_assert!(is_reverse_of(&owner, &egress, 7, 4));
+    }
+
+    #[test]
+    fn who_opened_a_connection_is_part_of_its_entry(
+        local: [u32; 4], port: u16, slot: u32, epoch: u32,
+    ) {
+        let key = FlowKey { local: Address(local), local_port: port, ..FlowKey::default() };
+        let ours = new_flow(slot, epoch, &Endpoint::default(), 0);
+        let theirs = ours.inbound();
+        prop_assert_ne!(ours.seal(&key), theirs.seal(&key));
+        prop_assert_eq!((ours.from_slot(), ours.to_slot()), (Forward, Reply));
+        prop_assert_eq!((theirs.from_slot(), theirs.to_slot()), (Reply, Forward));
+    }
+
+    #[test]
     fn an_answer_to_the_host_has_the_key_of_its_question(
         kind in 0_u8..3,
         port: u16,

@@ -11,5 +11,6 @@ mod network;
 mod packet;
 mod path;
 mod programs;
+mod published;
 mod to_world;
 mod traffic;

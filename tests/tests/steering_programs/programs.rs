@@ -14,9 +14,10 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod};
 use pcpm_ebpf::STEER_OBJECT;
 use pcpm_ebpf::abi::{
-    AttachmentWord, Config, Flow, FlowKey, SLOTS_PER_HUB, SealedFlow, SlotCounters, flow_kind,
-    names,
+    AttachmentWord, Config, Flow, FlowKey, PortKey, PortTarget, SLOTS_PER_HUB, SealedFlow,
+    SlotCounters, flow_kind, names,
 };
+use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
 
 /// Slots that the maps have room for: two hubs.
@@ -101,6 +102,36 @@ impl Programs {
     pub(crate) fn publish(&mut self, slot: u32, word: AttachmentWord) -> Result<()> {
         let mut words: Array<_, u64> = Array::try_from(self.map_mut(names::ATTACHMENTS)?)?;
         Ok(words.set(slot, word.0, 0)?)
+    }
+
+    /// Publishes a port of the host.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub(crate) fn publish_port(&mut self, key: PortKey, target: PortTarget) -> Result<()> {
+        let map = self.map_mut(names::PORTS)?;
+        let mut ports: HashMap<_, Plain<PortKey>, Plain<PortTarget>> = HashMap::try_from(map)?;
+        Ok(ports.insert(Plain(key), Plain(target), 0)?)
+    }
+
+    /// Withdraws a published port.
+    ///
+    /// # Errors
+    /// When it was not published.
+    pub(crate) fn withdraw_port(&mut self, key: PortKey) -> Result<()> {
+        let map = self.map_mut(names::PORTS)?;
+        let mut ports: HashMap<_, Plain<PortKey>, Plain<PortTarget>> = HashMap::try_from(map)?;
+        Ok(ports.remove(&Plain(key))?)
+    }
+
+    /// Makes `address` one of the host's.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn add_host_address(&mut self, address: Address) -> Result<()> {
+        let map = self.map_mut(names::HOST_ADDRESSES)?;
+        let mut addresses: HashMap<_, [u32; 4], u32> = HashMap::try_from(map)?;
+        Ok(addresses.insert(address.0, 1, 0)?)
     }
 
     /// Packets dropped so far, by reason.
@@ -198,6 +229,11 @@ unsafe impl Pod for Plain<Config> {}
 unsafe impl Pod for Plain<FlowKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<SealedFlow> {}
+
+// SAFETY: as above.
+unsafe impl Pod for Plain<PortKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<PortTarget> {}
 
 /// Loads the committed object as the daemon does, without pins.
 fn load() -> Result<Ebpf> {
