@@ -1,12 +1,14 @@
 //! Support for the privileged tests: a private [`World`] of namespaces in which a [`Daemon`] runs
 //! and real tools judge it. What a test expects stands in `tests/tests/`, never here.
 
+mod churn;
 mod daemon;
 mod event;
 mod http;
 mod place;
 mod process;
 mod snapshot;
+mod tap;
 pub mod wire;
 mod world;
 
@@ -15,12 +17,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+pub use churn::{Churn, churn};
 pub use daemon::Daemon;
 pub use event::wait_for_path;
 pub use http::HttpServer;
 pub use place::{Place, Tool};
 pub use process::Process;
 pub use snapshot::HostState;
+pub use tap::Tap;
 pub use wire::Wire;
 pub use world::{HOST_ADDRESS, INTERNET_ADDRESS, UPLINK, World};
 

@@ -1,6 +1,7 @@
 //! Developer verbs, run as `cargo xtask VERB`. Nothing that ships may depend on this crate.
 
 mod bench;
+mod churn;
 mod ci;
 mod demo;
 mod ebpf;
@@ -44,6 +45,8 @@ enum Verb {
         #[command(subcommand)]
         part: bench::BenchPart,
     },
+    /// Attach and detach under load and look for payloads that reach the wrong one.
+    Churn(churn::ChurnArguments),
     #[command(hide = true)]
     Inside {
         #[command(subcommand)]
@@ -68,6 +71,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Ci => ci::run(),
         Verb::Ebpf { verb } => ebpf::run(verb),
         Verb::Bench { part } => bench::run(part),
+        Verb::Churn(arguments) => churn::run(&arguments),
         Verb::Inside { verb } => inside::run(verb),
     }
 }

@@ -1,0 +1,472 @@
+//! Traffic between a slot and the world, made up from a seed.
+
+use std::net::Ipv4Addr;
+
+use crate::packet::{ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, RST, SYN, TCP, UDP};
+
+/// Where a packet starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Slot,
+    World,
+}
+
+/// A conversation, seen from the slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flow {
+    pub(crate) protocol: u8,
+    pub(crate) slot_port: u16,
+    pub(crate) peer: Ipv4Addr,
+    pub(crate) peer_port: u16,
+}
+
+/// One packet, or the fragments of one.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) from: End,
+    pub(crate) what: What,
+    pub(crate) ttl: u8,
+    pub(crate) tos: u8,
+    pub(crate) identification: u16,
+    pub(crate) dont_fragment: bool,
+    pub(crate) options: Vec<u8>,
+    pub(crate) parts: Parts,
+    pub(crate) damage: Damage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Tcp {
+        flags: u8,
+        numbers: (u32, u32),
+        length: usize,
+    },
+    Udp {
+        length: usize,
+        checksum: bool,
+    },
+    Echo {
+        kind: u8,
+        number: u16,
+        length: usize,
+    },
+    /// An ICMP error about the last packet that this end has seen.
+    Error {
+        kind: u8,
+        code: u8,
+        rest: u32,
+        /// Bytes of the transport header and its payload.
+        quoted: usize,
+        quote: Quote,
+        /// Whether a router sends it and not the peer.
+        router: bool,
+    },
+    /// ICMP that is neither echo nor error.
+    OtherIcmp {
+        kind: u8,
+    },
+}
+
+/// How the packet that an error quotes differs from the one that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quote {
+    Right,
+    OtherPort,
+    OtherPeer,
+    OtherProtocol,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parts {
+    Whole,
+    InOrder,
+    Reversed,
+    /// The first comes second.
+    Overtaken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    None,
+    Header,
+    Transport,
+}
+
+/// One conversation and its packets.
+#[derive(Clone, Debug)]
+pub(crate) struct Episode {
+    pub(crate) flow: Flow,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// Numbers from a seed (`SplitMix64`).
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        let index = self.below(choices.len() as u64);
+        choices[usize::try_from(index).unwrap()]
+    }
+}
+
+const LENGTHS: [usize; 8] = [0, 1, 7, 64, 512, 1459, 1460, 1400];
+const UDP_LENGTHS: [usize; 8] = [0, 1, 7, 64, 512, 1471, 1472, 1400];
+
+/// Makes the steps of one flow.
+pub(crate) struct Script<'a> {
+    random: &'a mut Random,
+    steps: Vec<Step>,
+}
+
+impl<'a> Script<'a> {
+    fn new(random: &'a mut Random) -> Self {
+        Self {
+            random,
+            steps: Vec::new(),
+        }
+    }
+
+    fn say(&mut self, from: End, what: What) -> &mut Step {
+        let random = &mut *self.random;
+        self.steps.push(Step {
+            from,
+            what,
+            ttl: 64,
+            tos: random.pick(&[0, 0x10, 0xb8]),
+            identification: u16::try_from(random.below(0x1_0000)).unwrap(),
+            dont_fragment: random.one_in(2),
+            options: Vec::new(),
+            parts: Parts::Whole,
+            damage: Damage::None,
+        });
+        self.steps.last_mut().unwrap()
+    }
+
+    fn tcp(&mut self, from: End, flags: u8, length: usize) {
+        let numbers = match from {
+            End::Slot => (1000 + self.said(from), 5000 + self.said(End::World)),
+            End::World => (5000 + self.said(from), 1000 + self.said(End::Slot)),
+        };
+        let acknowledged = if flags & ACK == 0 { 0 } else { numbers.1 };
+        let numbers = (numbers.0, acknowledged);
+        let what = What::Tcp {
+            flags,
+            numbers,
+            length,
+        };
+        self.say(from, what);
+    }
+
+    /// Sequence numbers that `from` has used so far.
+    fn said(&self, from: End) -> u32 {
+        let steps = self.steps.iter().filter(|step| step.from == from);
+        let lengths = steps.map(|step| match step.what {
+            What::Tcp { flags, length, .. } => {
+                u32::try_from(length).unwrap() + u32::from(flags & (SYN | FIN) != 0)
+            }
+            _ => 0,
+        });
+        lengths.sum()
+    }
+
+    fn either(&mut self) -> End {
+        self.random.pick(&[End::Slot, End::World])
+    }
+
+    fn length(&mut self) -> usize {
+        self.random.pick(&LENGTHS)
+    }
+
+    fn handshake(&mut self) {
+        self.tcp(End::Slot, SYN, 0);
+        self.tcp(End::World, SYN | ACK, 0);
+        self.tcp(End::Slot, ACK, 0);
+    }
+
+    fn talk(&mut self) {
+        for _ in 0..self.random.below(5) {
+            let (from, length) = (self.either(), self.length());
+            self.tcp(from, ACK, length);
+        }
+    }
+
+    fn close(&mut self, first: End) {
+        let second = other(first);
+        self.tcp(first, FIN | ACK, 0);
+        self.tcp(second, ACK, 0);
+        self.tcp(second, FIN | ACK, 0);
+        self.tcp(first, ACK, 0);
+    }
+
+    fn datagram(&mut self, from: End) -> &mut Step {
+        let length = self.random.pick(&UDP_LENGTHS);
+        let checksum = !self.random.one_in(4);
+        self.say(from, What::Udp { length, checksum })
+    }
+
+    fn echo(&mut self, from: End, kind: u8) {
+        let length = self.random.pick(&UDP_LENGTHS);
+        let number = u16::try_from(self.steps.len()).unwrap();
+        let what = What::Echo {
+            kind,
+            number,
+            length,
+        };
+        self.say(from, what);
+    }
+
+    fn error(&mut self, from: End) {
+        let kinds = [
+            (3, 0),
+            (3, 1),
+            (3, 3),
+            (3, 4),
+            (3, 9),
+            (3, 13),
+            (11, 0),
+            (11, 1),
+            (12, 0),
+            (4, 0),
+            (5, 1),
+        ];
+        let (kind, code) = self.random.pick(&kinds);
+        let right = Quote::Right;
+        let what = What::Error {
+            kind,
+            code,
+            rest: if (kind, code) == (3, 4) { 1400 } else { 0 },
+            quoted: self.random.pick(&[8, 8, 20, 28, 128, 548]),
+            quote: self.random.pick(&[
+                right,
+                right,
+                right,
+                Quote::OtherPort,
+                Quote::OtherPeer,
+                Quote::OtherProtocol,
+            ]),
+            router: self.random.one_in(2),
+        };
+        self.say(from, what);
+    }
+
+    /// Makes about one packet in twelve unusual.
+    fn bend(mut self) -> Vec<Step> {
+        for step in &mut self.steps {
+            if self.random.one_in(12) {
+                bend(step, self.random);
+            }
+        }
+        self.steps
+    }
+}
+
+fn bend(step: &mut Step, random: &mut Random) {
+    match random.below(4) {
+        0 => step.ttl = random.pick(&[0, 1, 2, 3, 255]),
+        1 => step.damage = random.pick(&[Damage::Header, Damage::Transport]),
+        2 => {
+            let nothing = &[1, 1, 1, 0][..];
+            let router_alert = &[148, 4, 0, 0];
+            let record_route = &[7, 7, 4, 0, 0, 0, 0, 0];
+            let options = random.pick(&[nothing, router_alert, record_route]);
+            step.options = options.to_vec();
+        }
+        _ => {
+            step.parts = random.pick(&[Parts::InOrder, Parts::Reversed, Parts::Overtaken]);
+            step.dont_fragment = false;
+        }
+    }
+}
+
+fn other(end: End) -> End {
+    match end {
+        End::Slot => End::World,
+        End::World => End::Slot,
+    }
+}
+
+/// Opened, used, and closed, reset, or left alone.
+pub(crate) fn tcp_connection(random: &mut Random) -> Vec<Step> {
+    let ending = random.below(6);
+    let mut script = Script::new(random);
+    script.handshake();
+    script.talk();
+    let end = script.either();
+    match ending {
+        0 | 1 => script.close(end),
+        2 => script.tcp(end, RST | ACK, 0),
+        3 => {
+            script.tcp(end, FIN | ACK, 0);
+            script.talk();
+        }
+        4 => {
+            script.tcp(End::Slot, FIN | ACK, 0);
+            script.tcp(End::World, FIN | ACK, 0);
+            script.tcp(End::Slot, ACK, 0);
+            script.tcp(End::World, ACK, 0);
+        }
+        _ => {}
+    }
+    script.bend()
+}
+
+/// What does not begin or go on as it should.
+pub(crate) fn tcp_oddity(random: &mut Random) -> Vec<Step> {
+    let oddity = random.below(6);
+    let mut script = Script::new(random);
+    match oddity {
+        0 => script.tcp(End::Slot, SYN, 0),
+        1 => {
+            script.tcp(End::Slot, SYN, 0);
+            script.tcp(End::World, RST | ACK, 0);
+        }
+        2 => {
+            script.tcp(End::Slot, SYN, 0);
+            script.tcp(End::World, SYN, 0);
+            script.tcp(End::Slot, SYN | ACK, 0);
+            script.tcp(End::World, SYN | ACK, 0);
+        }
+        3 => {
+            script.tcp(End::Slot, SYN, 0);
+            script.tcp(End::Slot, SYN, 0);
+            script.tcp(End::World, SYN | ACK, 0);
+            script.tcp(End::Slot, RST, 0);
+        }
+        4 => script.tcp(End::Slot, RST, 0),
+        _ => {
+            script.tcp(End::Slot, ACK, 100);
+            script.tcp(End::World, ACK, 100);
+        }
+    }
+    script.talk();
+    script.bend()
+}
+
+pub(crate) fn udp_exchange(random: &mut Random) -> Vec<Step> {
+    let count = 1 + random.below(6);
+    let mut script = Script::new(random);
+    script.datagram(End::Slot);
+    for _ in 0..count {
+        let from = script.either();
+        script.datagram(from);
+    }
+    script.bend()
+}
+
+pub(crate) fn echo_exchange(random: &mut Random) -> Vec<Step> {
+    let count = 1 + random.below(4);
+    let mut script = Script::new(random);
+    for _ in 0..count {
+        script.echo(End::Slot, ECHO_REQUEST);
+        script.echo(End::World, ECHO_REPLY);
+    }
+    let from = script.either();
+    match script.random.below(4) {
+        0 => script.echo(from, ECHO_REPLY),
+        1 => script.echo(End::World, ECHO_REQUEST),
+        2 => drop(script.say(from, What::OtherIcmp { kind: 13 })),
+        _ => {}
+    }
+    script.bend()
+}
+
+/// An exchange of any protocol, with errors in between.
+pub(crate) fn errors(random: &mut Random) -> Vec<Step> {
+    let protocol = random.pick(&[TCP, UDP, ICMP]);
+    let mut script = Script::new(random);
+    match protocol {
+        TCP => script.handshake(),
+        UDP => {
+            script.datagram(End::Slot);
+            script.datagram(End::World);
+        }
+        _ => {
+            script.echo(End::Slot, ECHO_REQUEST);
+        }
+    }
+    for _ in 0..=script.random.below(3) {
+        let from = if protocol == ICMP {
+            End::World
+        } else {
+            script.either()
+        };
+        script.error(from);
+    }
+    match protocol {
+        TCP => script.talk(),
+        UDP => drop(script.datagram(End::World)),
+        _ => script.echo(End::World, ECHO_REPLY),
+    }
+    script.bend()
+}
+
+/// Datagrams that are longer than a packet, or cut for no reason.
+pub(crate) fn fragments(random: &mut Random) -> Vec<Step> {
+    let count = random.below(5);
+    let mut script = Script::new(random);
+    for index in 0..=count {
+        let from = if index == 0 {
+            End::Slot
+        } else {
+            script.either()
+        };
+        let length = script.random.pick(&[64, 1400, 1473, 3000, 6000]);
+        let checksum = !script.random.one_in(4);
+        let parts = script.random.pick(&[
+            Parts::InOrder,
+            Parts::InOrder,
+            Parts::InOrder,
+            Parts::Reversed,
+            Parts::Overtaken,
+        ]);
+        let step = script.say(from, What::Udp { length, checksum });
+        step.parts = parts;
+        step.dont_fragment = false;
+    }
+    script.bend()
+}
+
+/// What the world sends without having been asked.
+pub(crate) fn unsolicited(random: &mut Random) -> Vec<Step> {
+    let protocol = random.pick(&[TCP, UDP, ICMP]);
+    let mut script = Script::new(random);
+    for _ in 0..3 {
+        match protocol {
+            TCP => {
+                let flags = script.random.pick(&[SYN, SYN | ACK, ACK, RST, FIN | ACK]);
+                script.tcp(End::World, flags, 0);
+            }
+            UDP => drop(script.datagram(End::World)),
+            _ => {
+                let kind = script.random.pick(&[ECHO_REPLY, ECHO_REQUEST]);
+                script.echo(End::World, kind);
+            }
+        }
+    }
+    script.bend()
+}
+
+/// The protocol of a conversation is that of its first packet.
+pub(crate) fn protocol_of(steps: &[Step]) -> u8 {
+    match steps[0].what {
+        What::Tcp { .. } => TCP,
+        What::Udp { .. } => UDP,
+        _ => ICMP,
+    }
+}
