@@ -9,10 +9,10 @@ use pcpm_api::{
 };
 use pcpm_ebpf::abi::AttachmentWord;
 
-use super::{Attached, Engine, attachment::Origin, events::Happening, unix_time_ms};
+use super::{Attached, Engine, Unusable, attachment::Origin, events::Happening, unix_time_ms};
 use crate::{
     net::{RetiredSlot, SlotSpec},
-    pool::{Command, Holder, Refusal, RequestId, SlotIndex},
+    pool::{Command, Event, Holder, Refusal, RequestId, SlotIndex},
 };
 
 impl Engine {
@@ -58,8 +58,7 @@ impl Engine {
         let epoch = self.pool.epoch(slot);
         if let Err(error) = self.grant_options(slot, epoch) {
             self.totals.refused += 1;
-            self.unused.push((slot, error.clone()));
-            return Err(error);
+            return Err(self.give_up(slot, error, Event::Unused(slot)));
         }
         let holder = self
             .pool
@@ -87,12 +86,21 @@ impl Engine {
         self.attach_latency.record(took);
         // A request that is refused after all must not keep the slot.
         self.attached(slot, pass_fd)
-            .inspect_err(|_| self.unusable.push(slot))
+            .map_err(|error| self.give_up(slot, error, Event::Detach(slot)))
+    }
+
+    fn give_up(&mut self, slot: SlotIndex, error: PoolError, then: Event) -> PoolError {
+        self.unusable.push(Unusable {
+            slot,
+            error: error.clone(),
+            then,
+        });
+        error
     }
 
     fn existing(&mut self, request: RequestId, slot: SlotIndex) -> Result<Attached, PoolError> {
-        if let Some((_, error)) = self.unused.iter().find(|(unused, _)| *unused == slot) {
-            return Err(error.clone());
+        if let Some(unusable) = self.unusable.iter().find(|u| u.slot == slot) {
+            return Err(unusable.error.clone());
         }
         let pending = &self.pending[&request];
         let pass_fd = pending.pass_fd;

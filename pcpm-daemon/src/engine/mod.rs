@@ -109,6 +109,15 @@ struct Pending {
     reply: Option<oneshot::Sender<AttachAnswer>>,
 }
 
+/// A slot that was granted to a request that then failed.
+#[derive(Debug)]
+struct Unusable {
+    slot: SlotIndex,
+    error: PoolError,
+    /// What becomes of the slot.
+    then: Event,
+}
+
 /// What the engine knows of a slot beside the pool's state.
 #[derive(Debug, Default)]
 struct Record {
@@ -147,10 +156,8 @@ pub(crate) struct Engine {
     /// Told once, when the warm target is reached for the first time.
     filled: Option<oneshot::Sender<()>>,
     commands: Vec<Command>,
-    /// Slots granted to requests that then failed; to be detached.
-    unusable: Vec<SlotIndex>,
-    /// Slots granted to requests whose options could not be had; to be ready again.
-    unused: Vec<(SlotIndex, PoolError)>,
+    /// Slots granted to requests that then failed.
+    unusable: Vec<Unusable>,
 }
 
 impl Engine {
@@ -188,7 +195,6 @@ impl Engine {
             filled: None,
             commands: Vec::new(),
             unusable: Vec::new(),
-            unused: Vec::new(),
         }
     }
 
@@ -435,9 +441,17 @@ impl Engine {
         })
     }
 
-    /// Feeds the pool and carries out what it decides. The answer to request `own`, if there is one
-    /// now, is returned; all others go to whoever waits for them.
+    /// Feeds the pool and carries out what it decides, and what follows from that. The answer to
+    /// request `own`, if there is one now, is returned; all others go to whoever waits for them.
     fn feed(&mut self, event: Event, own: Option<RequestId>) -> Option<AttachAnswer> {
+        let mut own_answer = self.feed_one(event, own);
+        while let Some(unusable) = self.unusable.pop() {
+            own_answer = self.feed_one(unusable.then, own).or(own_answer);
+        }
+        own_answer
+    }
+
+    fn feed_one(&mut self, event: Event, own: Option<RequestId>) -> Option<AttachAnswer> {
         let mut commands = std::mem::take(&mut self.commands);
         let now = self.now();
         self.pool.handle(event, now, &mut commands);
@@ -459,12 +473,6 @@ impl Engine {
         }
         self.commands = commands;
         self.after_change();
-        while let Some(slot) = self.unusable.pop() {
-            self.feed(Event::Detach(slot), None);
-        }
-        while let Some((slot, _)) = self.unused.pop() {
-            self.feed(Event::Unused(slot), None);
-        }
         own_answer
     }
 

@@ -34,10 +34,10 @@ pub(crate) enum ReservationError {
     /// Another attachment has it.
     #[error("port {port} is published by another attachment already")]
     Published { port: Port, slot: SlotIndex },
-    /// Another program has it, or had it a moment ago.
+    /// Another program has it.
     #[error(
         "port {0} is taken on the host by another program; \
-         `ss -anp sport = :{number}` shows by which",
+         `ss -anp sport = :{number}` shows which one",
         number = .0.host_port
     )]
     Taken(Port),

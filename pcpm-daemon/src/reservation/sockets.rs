@@ -1,5 +1,5 @@
-//! Sockets that hold ports of the host. They are bound and nothing else: none listens, and one for UDP
-//! keeps next to nothing of what it is sent.
+//! Sockets that hold ports of the host. They are bound and nothing else: none goes on listening, and
+//! one for UDP keeps next to nothing of what it is sent.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -9,7 +9,8 @@ use std::{
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+        AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, bind, listen,
+        setsockopt, shutdown, socket, sockopt,
     },
 };
 use pcpm_api::publish::{Port, Transport};
@@ -52,15 +53,28 @@ fn bind_at(port: &Port, address: IpAddr, beside: &[BorrowedFd<'_>]) -> Result<Ow
         setsockopt(&bound, sockopt::RcvBuf, &0)?;
     }
     let address = SockaddrStorage::from(SocketAddr::new(address, port.host_port));
-    let shared = (!beside.is_empty()).then(|| Shared::new(bound.as_fd(), beside));
+    let is_tcp = port.transport == Transport::Tcp;
+    let shared = (is_tcp || !beside.is_empty()).then(|| Shared::new(bound.as_fd(), beside));
     bind(bound.as_raw_fd(), &address)?;
+    if is_tcp {
+        refuse_to_share(&bound)?;
+    }
     drop(shared);
     Ok(bound)
 }
 
-/// Sockets that may have the same port while this lives. A socket lets others have its port only if it
-/// says so itself (`inet_csk_bind_conflict`, `udp_lib_lport_inuse`), and whether it does is looked at
-/// when the other is bound; so afterwards the port is taken as before.
+/// Makes the port of a socket that was bound while sharing one that nobody else can have, which the
+/// kernel remembers of the first socket otherwise (`fastreuse` in `inet_csk_get_port`): who listens
+/// shares with nobody. A listener that is shut down keeps its port (`SOCK_BINDPORT_LOCK`).
+fn refuse_to_share(socket: &OwnedFd) -> Result<(), Errno> {
+    listen(socket, Backlog::new(0)?)?;
+    shutdown(socket.as_raw_fd(), Shutdown::Read)
+}
+
+/// Sockets that may have the same port while this lives: for TCP also as connections that an earlier
+/// program closed and the kernel has not forgotten (`TIME_WAIT`). A socket lets others have its port
+/// only if it says so itself (`inet_csk_bind_conflict`, `udp_lib_lport_inuse`), and whether it does is
+/// looked at when the other is bound; so afterwards the port is taken.
 struct Shared<'a>(Vec<BorrowedFd<'a>>);
 
 impl<'a> Shared<'a> {

@@ -1,6 +1,9 @@
 //! Reservations on a host that does what it is told, and on the real one of a namespace of its own.
 
-use std::net::{TcpListener, UdpSocket};
+use std::{
+    io::Read as _,
+    net::{TcpListener, TcpStream, UdpSocket},
+};
 
 use super::{fake::FakePorts, *};
 
@@ -81,6 +84,7 @@ fn no_program_gets_a_reserved_port_until_it_is_released() {
     let mut all = real();
     let both = ports(&[&format!("{port}:80"), &format!("udp:{port}:80")]);
     all.reserve(1, &both).unwrap();
+    TcpStream::connect(("127.0.0.1", port)).expect_err("nobody listens");
     for address in ["0.0.0.0", "127.0.0.1"] {
         // The standard library's listeners share the port with whoever shares it.
         let listen = TcpListener::bind((address, port)).unwrap_err();
@@ -104,6 +108,20 @@ fn a_port_that_a_program_has_is_refused() {
     real()
         .reserve(1, &ports(&[&format!("127.0.0.2:{port}:80")]))
         .unwrap();
+}
+
+#[test]
+fn connections_that_an_earlier_program_closed_do_not_keep_their_port() {
+    let program = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = program.local_addr().unwrap().port();
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    // Whoever closes first has the connection in TIME_WAIT.
+    drop((program.accept().unwrap(), program));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    drop(client);
+    let mut all = real();
+    all.reserve(1, &ports(&[&format!("{port}:80")])).unwrap();
+    TcpListener::bind(("127.0.0.1", port)).unwrap_err();
 }
 
 #[test]
