@@ -1,5 +1,5 @@
-//! The same traffic through the product and through Linux's own translation (nftables `masquerade`):
-//! slot and world must see the same. Where they do not on purpose, `rules` says why.
+//! The same traffic through the product and through Linux's own translation (nftables `masquerade` and
+//! `dnat`): slot and world must see the same. Where they do not on purpose, `rules` says why.
 #![expect(
     clippy::unwrap_used,
     reason = "all of this is a test: what cannot be fails it"
@@ -18,8 +18,8 @@ use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::packet::{TCP, UDP};
-use crate::traffic::{Episode, Flow, Random, Step, protocol_of};
-use crate::twin::{Seen, Twin};
+use crate::traffic::{Episode, Flow, Random, Step, from_world, protocol_of};
+use crate::twin::{PUBLISHED, Seen, Twin};
 
 const SEED: u64 = 0x5043_504d;
 const EPISODES: u16 = 300;
@@ -31,6 +31,7 @@ const PEERS: [Ipv4Addr; 3] = [
 /// Differences shown of many.
 const SHOWN: usize = 3;
 
+type MakeFlow = fn(u8, u16, &mut Random) -> Flow;
 type Scenario = fn(&mut Random) -> Vec<Step>;
 
 #[test]
@@ -79,24 +80,54 @@ fn unsolicited_packets_meet_what_they_meet_behind_netfilter() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn connections_to_published_ports_look_as_they_do_behind_netfilter() -> Result<()> {
+    compare_inbound(|random| from_world(traffic::tcp_connection(random)))
+}
+
+#[test]
+fn datagrams_to_published_ports_look_as_they_do_behind_netfilter() -> Result<()> {
+    compare_inbound(|random| from_world(traffic::udp_exchange(random)))
+}
+
+#[test]
+fn fragments_to_published_ports_look_as_they_do_behind_netfilter() -> Result<()> {
+    compare_inbound(|random| from_world(traffic::fragments(random)))
+}
+
+#[test]
+fn errors_about_published_ports_look_as_they_do_behind_netfilter() -> Result<()> {
+    compare_inbound(|random| from_world(traffic::errors_about_ports(random)))
+}
+
 /// Plays episodes of `scenario` to both twins.
 fn compare(scenario: Scenario) -> Result<Outcomes> {
+    compare_flows(scenario, outbound)
+}
+
+/// The same with conversations that the world opens through a published port.
+fn compare_inbound(scenario: Scenario) -> Result<()> {
+    compare_flows(scenario, inbound)?;
+    Ok(())
+}
+
+fn compare_flows(scenario: Scenario, flow: MakeFlow) -> Result<Outcomes> {
     stay_on_one_cpu()?;
     let (mut ours, mut theirs) = (Twin::ours()?, Twin::netfilters()?);
     let mut random = Random(SEED);
     let mut outcomes = Outcomes::default();
     for number in 0..EPISODES {
-        let episode = episode(scenario, &mut random, number);
+        let steps = scenario(&mut random);
+        let flow = flow(protocol_of(&steps), number, &mut random);
+        let episode = Episode { flow, steps };
         play(&mut ours, &mut theirs, &episode, &mut outcomes)?;
     }
     outcomes.judge();
     Ok(outcomes)
 }
 
-fn episode(scenario: Scenario, random: &mut Random, number: u16) -> Episode {
-    let steps = scenario(random);
-    let protocol = protocol_of(&steps);
-    let flow = Flow {
+fn outbound(protocol: u8, number: u16, random: &mut Random) -> Flow {
+    Flow {
         protocol,
         slot_port: 2000 + number,
         peer: random.pick(&PEERS),
@@ -105,8 +136,19 @@ fn episode(scenario: Scenario, random: &mut Random, number: u16) -> Episode {
             UDP => random.pick(&[53, 443, 4500]),
             _ => 0,
         },
-    };
-    Episode { flow, steps }
+        published_port: None,
+    }
+}
+
+fn inbound(protocol: u8, number: u16, random: &mut Random) -> Flow {
+    let (outside, inside) = PUBLISHED;
+    Flow {
+        protocol,
+        slot_port: inside,
+        peer: random.pick(&PEERS),
+        peer_port: 2000 + number,
+        published_port: Some(outside),
+    }
 }
 
 /// Until the first difference: what comes after it follows from it.

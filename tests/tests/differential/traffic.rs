@@ -18,6 +18,8 @@ pub(crate) struct Flow {
     pub(crate) slot_port: u16,
     pub(crate) peer: Ipv4Addr,
     pub(crate) peer_port: u16,
+    /// The host's port that is published for the slot's, for a conversation that the world opens.
+    pub(crate) published_port: Option<u16>,
 }
 
 /// One packet, or the fragments of one.
@@ -294,6 +296,14 @@ fn bend(step: &mut Step, random: &mut Random) {
     }
 }
 
+/// With the ends changed over: what the slot did the world does.
+pub(crate) fn from_world(mut steps: Vec<Step>) -> Vec<Step> {
+    for step in &mut steps {
+        step.from = other(step.from);
+    }
+    steps
+}
+
 fn other(end: End) -> End {
     match end {
         End::Slot => End::World,
@@ -388,7 +398,16 @@ pub(crate) fn echo_exchange(random: &mut Random) -> Vec<Step> {
 
 /// An exchange of any protocol, with errors in between.
 pub(crate) fn errors(random: &mut Random) -> Vec<Step> {
-    let protocol = random.pick(&[TCP, UDP, ICMP]);
+    errors_about(&[TCP, UDP, ICMP], random)
+}
+
+/// The same of what has ports.
+pub(crate) fn errors_about_ports(random: &mut Random) -> Vec<Step> {
+    errors_about(&[TCP, UDP], random)
+}
+
+fn errors_about(protocols: &[u8], random: &mut Random) -> Vec<Step> {
+    let protocol = random.pick(protocols);
     let mut script = Script::new(random);
     match protocol {
         TCP => script.handshake(),

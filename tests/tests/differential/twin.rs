@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pcpm_ebpf::abi::{GATEWAY_MAC, slot_mac};
 use pcpm_tests::{Daemon, HOST_ADDRESS, INTERNET_ADDRESS, PATIENCE, Place, Tap, UPLINK, World};
+use serde_json::json;
 
 use crate::packet::{Datagram, ICMP, Sum, TCP, UDP, field, icmp, set_field, tcp, udp};
 use crate::traffic::{Damage, End, Flow, Parts, Quote, Step, What};
@@ -17,9 +18,13 @@ const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 8];
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// Where the world sends to while it has seen nothing of the slot.
 const NOBODYS_PORT: u16 = 50_000;
+/// A port of the host's and the slot's port that answers there.
+pub(crate) const PUBLISHED: (u16, u16) = (9000, 8000);
 const MARKER_PORT: u16 = 9;
 /// Bytes of a fragment's body.
 const FRAGMENT: usize = 560;
+/// How soon a marker is sent again while links come up.
+const RETRY: Duration = Duration::from_millis(100);
 const LARGEST_PACKET: usize = 1500;
 /// ICMP; it tells the time of day, which is never the same.
 const TIMESTAMP_REPLY: u8 = 14;
@@ -124,7 +129,10 @@ impl Twin {
     pub(crate) fn ours() -> Result<Self> {
         let world = raw_world()?;
         let daemon = world.pool_of(1)?;
-        let reply = daemon.attach("one", "t")?;
+        let (outside, inside) = PUBLISHED;
+        let ports = ["tcp", "udp"].map(|protocol| format!("{protocol}:{outside}:{inside}"));
+        let request = json!({"owner": "one", "tenant": "t", "publish": ports});
+        let reply = daemon.attach_with(&request)?;
         ensure!(reply.attachment.addresses[0] == SLOT.to_string());
         let place = daemon.place(&reply);
         // Nobody answers by himself.
@@ -132,7 +140,7 @@ impl Twin {
         Self::new(world, Some(daemon), &place)
     }
 
-    /// Linux's own: a routed veth and `masquerade`.
+    /// Linux's own: a routed veth, `masquerade` and `dnat`.
     pub(crate) fn netfilters() -> Result<Self> {
         let world = raw_world()?;
         let (gateway, slot) = (text(GATEWAY_MAC), text(slot_mac(0)));
@@ -148,7 +156,7 @@ impl Twin {
         let place = world.host().at("/run/netns/slot");
         let link = format!("ip link set eth0 address {slot} up");
         place.tool(&link).run()?;
-        world.command("nft", ["-f", "-"]).input(RULES).run()?;
+        world.command("nft", ["-f", "-"]).input(rules()).run()?;
         world
             .tool("sysctl -qw net.ipv4.ip_forward=1 net.netfilter.nf_conntrack_tcp_be_liberal=1")
             .run()?;
@@ -156,14 +164,16 @@ impl Twin {
     }
 
     fn new(world: World, daemon: Option<Daemon>, slot: &Place) -> Result<Self> {
-        Ok(Self {
+        let mut twin = Self {
             slot: Tap::open(slot, "eth0")?,
             world: Tap::open(&world.internet(), UPLINK)?,
             markers: 0,
             conversation: Conversation::new(NOBODY),
             _daemon: daemon,
             _world: world,
-        })
+        };
+        twin.wait_until_it_forwards()?;
+        Ok(twin)
     }
 
     /// From now on packets are those of `flow`.
@@ -195,24 +205,42 @@ impl Twin {
         tap.send(&[&to[..], &own, &[8, 0], packet].concat())
     }
 
+    /// Links need a moment to come up, and what is sent before is lost.
+    fn wait_until_it_forwards(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.markers_pass(RETRY)?.is_none() {
+            ensure!(Instant::now() < deadline, "nothing is forwarded");
+        }
+        Ok(())
+    }
+
     /// All that arrives before a packet there and one back: nothing overtakes on the way.
     fn arrivals(&mut self) -> Result<(Vec<Packet>, Vec<Packet>)> {
+        self.markers_pass(PATIENCE)?.context("a marker was lost")
+    }
+
+    /// What arrived before the markers did; `None` when one does not within `patience`.
+    fn markers_pass(&mut self, patience: Duration) -> Result<Option<(Vec<Packet>, Vec<Packet>)>> {
         self.markers += 1;
         let payload = format!("marker {}", self.markers);
         let internet = INTERNET_ADDRESS.parse()?;
         let there = marker((SLOT, MARKER_PORT), (internet, MARKER_PORT), &payload);
         self.send(End::Slot, &there)?;
-        let (mut at_world, seen) = until(&self.world, &payload)?;
+        let Some((mut at_world, seen)) = until(&self.world, &payload, patience)? else {
+            return Ok(None);
+        };
         let (seen, _) = Datagram::parse(&seen).context("the marker")?;
         let port = field(&seen.body, 0).context("the marker's port")?;
         let back = marker((internet, MARKER_PORT), (seen.source, port), &payload);
         self.send(End::World, &back)?;
-        let (at_slot, _) = until(&self.slot, &payload)?;
+        let Some((at_slot, _)) = until(&self.slot, &payload, patience)? else {
+            return Ok(None);
+        };
         // What the host answers to the world is there by now as well.
         while let Some(packet) = next_packet(&self.world, Duration::ZERO)? {
             at_world.push(packet);
         }
-        Ok((at_world, at_slot))
+        Ok(Some((at_world, at_slot)))
     }
 }
 
@@ -221,24 +249,34 @@ const NOBODY: Flow = Flow {
     slot_port: 0,
     peer: Ipv4Addr::UNSPECIFIED,
     peer_port: 0,
+    published_port: None,
 };
 
-const RULES: &str = "\
-table ip nat {
-    chain postrouting {
-        type nat hook postrouting priority srcnat;
-        oifname eth0 masquerade
-    }
+fn rules() -> String {
+    let (outside, inside) = PUBLISHED;
+    format!(
+        "table ip nat {{
+            chain postrouting {{
+                type nat hook postrouting priority srcnat;
+                oifname eth0 masquerade
+            }}
+            chain prerouting {{
+                type nat hook prerouting priority dstnat;
+                iifname eth0 tcp dport {outside} dnat to {SLOT}:{inside}
+                iifname eth0 udp dport {outside} dnat to {SLOT}:{inside}
+            }}
+        }}
+        table ip filter {{
+            chain forward {{
+                type filter hook forward priority filter; policy drop;
+                ct state invalid drop
+                iifname slot0 accept
+                ct state established,related accept
+                ct status dnat accept
+            }}
+        }}\n"
+    )
 }
-table ip filter {
-    chain forward {
-        type filter hook forward priority filter; policy drop;
-        ct state invalid drop
-        iifname slot0 accept
-        ct state established,related accept
-    }
-}
-";
 
 /// A world whose internet is the test alone, and whose host tells every error.
 fn raw_world() -> Result<World> {
@@ -285,16 +323,16 @@ fn datagram(protocol: u8) -> Datagram {
     }
 }
 
-/// The packets before the one that ends with `payload`, and that one.
-fn until(tap: &Tap, payload: &str) -> Result<(Vec<Packet>, Vec<u8>)> {
+/// The packets before the one that ends with `payload`, and that one, if it comes within `patience`.
+fn until(tap: &Tap, payload: &str, patience: Duration) -> Result<Option<(Vec<Packet>, Packet)>> {
     let mut before = Vec::new();
-    loop {
-        let packet = next_packet(tap, PATIENCE)?.with_context(|| format!("no {payload}"))?;
+    while let Some(packet) = next_packet(tap, patience)? {
         if packet.ends_with(payload.as_bytes()) && packet[9] == UDP {
-            return Ok((before, packet));
+            return Ok(Some((before, packet)));
         }
         before.push(packet);
     }
+    Ok(None)
 }
 
 /// The next IPv4 packet, without its Ethernet header.
@@ -311,7 +349,7 @@ impl Conversation {
     fn new(flow: Flow) -> Self {
         Self {
             flow,
-            translated: None,
+            translated: flow.published_port,
             last_at_slot: None,
             last_at_world: None,
             sent: Vec::new(),
