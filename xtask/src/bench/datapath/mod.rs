@@ -17,7 +17,6 @@ use crate::report::write_json;
 
 /// Slots that the firewall has rules for.
 const RULED_SLOTS: [u32; 3] = [10, 100, 1000];
-const ROUTES: [Route; 3] = [Route::SlotToSlot, Route::SlotToFarSlot, Route::SlotToWorld];
 
 pub(super) fn run(arguments: &DatapathArguments) -> Result<()> {
     let paths = build(&arguments.slots)?;
@@ -57,5 +56,5 @@ fn rows(paths: &[Path]) -> Vec<(Row, Pair)> {
             .filter_map(move |path| Some((Row::new(route, path.kind), path.pair(route)?)));
         pairs.collect::<Vec<_>>()
     };
-    ROUTES.into_iter().flat_map(of_route).collect()
+    Route::ALL.into_iter().flat_map(of_route).collect()
 }

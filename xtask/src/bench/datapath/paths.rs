@@ -329,33 +329,50 @@ fn slot_of_rules(index: u32, slots: u32) -> Ipv4Addr {
     }
 }
 
-/// A pool with every slot attached, all of one tenant.
+/// A pool with every slot attached, all of one tenant; the first has published ports.
 fn product(slots: u32) -> Result<Path> {
     let world = World::new()?;
     let daemon = world.spawn_daemon(&["--capacity", &slots.to_string()])?;
     progress::fill(&daemon, slots)?;
-    let mut attached = Vec::new();
-    for index in 0..slots {
-        let request = json!({"owner": format!("owner-{index}"), "tenant": "bench"});
+    let attach = |index| {
+        let ports = if index == 0 {
+            published_ports()
+        } else {
+            Vec::new()
+        };
+        let owner = format!("owner-{index}");
+        let request = json!({"owner": owner, "tenant": "bench", "publish": ports});
         let reply = daemon.attach_with(&request)?;
         let address: Ipv4Addr = reply.attachment.addresses[0].parse()?;
-        attached.push((daemon.place(&reply), address));
-    }
-    attached.sort_by_key(|(_, address)| *address);
-    let far = (slots > HUB_SLOTS).then(|| attached.pop()).flatten();
+        anyhow::Ok((daemon.place(&reply), address))
+    };
+    let attached = (0..slots).map(attach).collect::<Result<Vec<_>>>()?;
     let mut attached = attached.into_iter();
-    let (one, _) = attached.next().context("no slot")?;
-    let (other, other_address) = attached.next().context("no second slot")?;
+    let (one, own_address) = attached.next().context("no slot")?;
+    let (mut near, mut far): (Vec<_>, Vec<_>) =
+        attached.partition(|(_, address)| hub_of(*address) == hub_of(own_address));
+    let (other, other_address) = near.pop().context("no second slot in the hub")?;
     Ok(Path {
         kind: Kind::Product(slots),
         one,
         other,
         other_address,
-        far,
+        far: far.pop(),
         internet: world.internet(),
         world_address: INTERNET_ADDRESS.parse()?,
         published: HOST_ADDRESS.parse()?,
         _daemon: Some(daemon),
         world,
     })
+}
+
+fn published_ports() -> Vec<String> {
+    let ports = format!("{FIRST_PORT}-{}", PORTS[PORTS.len() - 1]);
+    let both = ["tcp", "udp"].map(|protocol| format!("{protocol}:{ports}:{ports}"));
+    both.into()
+}
+
+/// The pool begins at a multiple of a hub's slots.
+fn hub_of(address: Ipv4Addr) -> u32 {
+    address.to_bits() / HUB_SLOTS
 }
