@@ -186,6 +186,12 @@ pub struct Rule {
     pub protocol: Option<Protocol>,
 }
 
+impl Rule {
+    fn is_about_a_name(&self) -> bool {
+        matches!(self.peer, Peer::Name(_))
+    }
+}
+
 /// The one way of writing it; parsing it gives the same value.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -333,14 +339,18 @@ impl Rules {
         &self.deny
     }
 
+    /// Whether there are rules about names.
+    pub fn has_names(&self) -> bool {
+        self.allow.iter().any(Rule::is_about_a_name)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty()
     }
 
     fn check(&self) -> Result<(), PoolError> {
-        let named = |rule: &&Rule| matches!(rule.peer, Peer::Name(_));
-        if let Some(rule) = self.deny.iter().find(named) {
+        if let Some(rule) = self.deny.iter().find(|rule| rule.is_about_a_name()) {
             return Err(PoolError::invalid(
                 "deny",
                 format!("{rule}: names can be allowed, not denied"),

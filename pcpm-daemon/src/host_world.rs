@@ -185,6 +185,7 @@ fn programs_config(config: &Config) -> abi::Config {
         capacity: config.capacity,
         nat_port_first: config.nat.ports.first,
         nat_port_last: config.nat.ports.last,
+        world_is_closed: (config.policy.default == config::DefaultPolicy::Closed).into(),
         ..abi::Config::default()
     }
 }

@@ -10,7 +10,6 @@ mod lock_file;
 mod memory;
 mod net;
 mod open_files;
-#[cfg_attr(not(test), expect(dead_code, reason = "no attachment has rules yet"))]
 mod policy;
 mod pool;
 mod reservation;

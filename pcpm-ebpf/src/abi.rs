@@ -18,7 +18,7 @@ pub use domain_names::{
 pub use drops::{DROP_EVENTS_BYTES, DropKey, DropRecord, DropWindow, Hop, NO_SLOT, known};
 pub use policy::{PolicyKey, PolicyNode, PolicyRule, RULES_PER_NODE, verdict};
 pub use ports::{HostPeer, HostPeerKey, PortKey, PortTarget};
-pub use settings::{RateLimit, Settings, settings_flag};
+pub use settings::{Bucket, Buckets, RateLimit, Settings, settings_flag};
 
 /// Slots that share one hub namespace. `peernet2id` (`net/core/net_namespace.c`) scans all namespace
 /// ids a namespace knows for each link message, so the number is kept small.
@@ -37,6 +37,9 @@ pub const SLOT_LINK_INDEX: u32 = 2;
 
 /// The slots' gateway, an address of the host: 169.254.1.1 (host byte order).
 pub const GATEWAY_V4: u32 = u32::from_be_bytes([169, 254, 1, 1]);
+
+/// The slots' gateway for IPv6: `fe80::1`.
+pub const GATEWAY_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// The hardware address of the gateway: all hub-side links of slots and `up0` carry it, so a packet
 /// to the gateway is `PACKET_HOST` wherever it is redirected to.
@@ -115,6 +118,12 @@ pub mod names {
     pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
     /// `BPF_MAP_TYPE_LRU_HASH`: [`super::HostPeerKey`] to [`super::HostPeer`].
     pub const HOST_PEERS: &str = "HOST_PEERS";
+    /// `BPF_MAP_TYPE_HASH`: [`super::NameKey`] to the name's number.
+    pub const DOMAIN_NAMES: &str = "DOMAIN_NAMES";
+    /// `BPF_MAP_TYPE_LRU_HASH`: [`super::LearnedKey`] to [`super::Learned`].
+    pub const LEARNED: &str = "LEARNED";
+    /// `BPF_MAP_TYPE_ARRAY` of [`super::Buckets`] by slot index.
+    pub const BUCKETS: &str = "BUCKETS";
     /// `BPF_MAP_TYPE_ARRAY` with one [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
 
@@ -160,8 +169,8 @@ pub struct Config {
     pub nat_port_first: u16,
     /// Last port used for translation, inclusive.
     pub nat_port_last: u16,
-    /// Zero.
-    pub padding: u32,
+    /// 1 if slots reach nothing of the world but what their rules open, else 0.
+    pub world_is_closed: u32,
     /// The cookie of the host's network namespace; 0: nothing is done for the host's own sockets.
     pub host_netns: u64,
 }

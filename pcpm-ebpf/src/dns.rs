@@ -35,8 +35,8 @@ const LONGEST_NS: u64 = 24 * 3600 * SECOND_NS;
 
 /// Where names are read from.
 pub trait NameSource: PacketFields {
-    /// Puts the `length` bytes from `offset` on into the beginning of `name`, at most [`NAME_BYTES`].
-    /// The rest of `name` is left as it is. Says whether they are all there.
+    /// Puts the `length` bytes from `offset` on, 1 to [`NAME_BYTES`], into the beginning of `name`. The
+    /// rest of `name` is left as it is. Says whether they are all there.
     fn load_name(&self, offset: u32, length: u32, name: &mut Name) -> bool;
 }
 
@@ -98,6 +98,16 @@ impl Name {
             *octets = word.to_ne_bytes();
         }
         octets
+    }
+
+    /// Makes it no name, word by word: the compiler would call `memset`, which the BPF target does byte
+    /// by byte.
+    #[inline(always)]
+    fn clear(&mut self) {
+        for word in &mut self.0 {
+            // SAFETY: a valid place.
+            *core::hint::black_box(word) = 0;
+        }
     }
 
     /// Makes letters small, eight bytes at a time. Length bytes are none: they are at most 63.
@@ -213,7 +223,7 @@ impl Suffixes {
     /// Reads it into `name`, as [`Name`]s are compared.
     #[inline(always)]
     pub fn load(&self, packet: &(impl NameSource + ?Sized), name: &mut Name) -> bool {
-        *name = Name::EMPTY;
+        name.clear();
         let length = self.end - self.at;
         if !packet.load_name(self.at, length, name) {
             return false;

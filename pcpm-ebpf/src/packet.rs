@@ -23,6 +23,9 @@ pub const CHECKSUM_IN_IP: u32 = 10;
 /// Offset of the checksum in an ICMP message.
 pub const CHECKSUM_IN_ICMP: u32 = 2;
 
+/// Length of a UDP header.
+pub const UDP_HEADER_LENGTH: u32 = 8;
+
 /// IP protocol numbers that are understood.
 pub mod protocol {
     /// ICMP.

@@ -1,8 +1,9 @@
 //! What a node of the policy table says about a packet, and where in the table to look.
 
-use crate::abi::{PolicyKey, PolicyNode, PolicyRule, verdict};
+use crate::abi::{GATEWAY_V4, GATEWAY_V6, PolicyKey, PolicyNode, PolicyRule, verdict};
 use crate::address::Address;
-use crate::packet::{Transport, TransportKind};
+use crate::drop_reason::DropReason;
+use crate::packet::{Transport, TransportKind, tcp_flag};
 
 /// Bits of a [`PolicyKey`] in front of the address.
 pub const POLICY_BITS: u32 = u32::BITS;
@@ -20,6 +21,8 @@ pub enum Ruling {
     Allow,
     /// It is dropped.
     Deny,
+    /// It is dropped, unless the address was learned for a name that is allowed.
+    Close,
 }
 
 impl PolicyKey {
@@ -53,6 +56,7 @@ impl PolicyRule {
         match self.verdict {
             verdict::ALLOW => Ruling::Allow,
             verdict::DENY => Ruling::Deny,
+            verdict::CLOSE => Ruling::Close,
             _ => Ruling::None,
         }
     }
@@ -75,20 +79,127 @@ impl PolicyNode {
     }
 }
 
-/// The receiver's port as rules know it: an ICMP identifier is none.
-#[inline(always)]
-pub const fn receiver_port(transport: &Transport) -> u16 {
-    match transport.kind {
-        TransportKind::Tcp | TransportKind::Udp => transport.destination_port,
-        TransportKind::EchoRequest | TransportKind::EchoReply => 0,
+/// What a packet is about, as far as rules are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Talk {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The sender's port, 0 for none.
+    pub sender_port: u16,
+    /// The receiver's port, 0 for none.
+    pub receiver_port: u16,
+    /// Whether it may be an answer: all but what opens a TCP connection.
+    pub may_answer: bool,
+}
+
+impl Talk {
+    /// Of a packet with a transport header that is understood.
+    #[inline(always)]
+    pub const fn of(protocol: u8, transport: &Transport) -> Self {
+        let (sender_port, receiver_port) = match transport.kind {
+            TransportKind::Tcp | TransportKind::Udp => {
+                (transport.source_port, transport.destination_port)
+            }
+            // An identifier is no port.
+            TransportKind::EchoRequest | TransportKind::EchoReply => (0, 0),
+        };
+        let opens = transport.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
+        Self {
+            protocol,
+            sender_port,
+            receiver_port,
+            may_answer: !opens,
+        }
+    }
+
+    /// Of any other packet.
+    #[inline(always)]
+    pub const fn without_ports(protocol: u8) -> Self {
+        Self {
+            protocol,
+            sender_port: 0,
+            receiver_port: 0,
+            may_answer: true,
+        }
+    }
+
+    /// Of what answers a packet, an error for instance.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            sender_port: self.receiver_port,
+            receiver_port: self.sender_port,
+            may_answer: true,
+            ..self
+        }
     }
 }
 
-/// The sender's port as rules know it: an ICMP identifier is none.
+/// The slots' gateway: where rules about the host's services stand.
 #[inline(always)]
-pub const fn sender_port(transport: &Transport) -> u16 {
-    match transport.kind {
-        TransportKind::Tcp | TransportKind::Udp => transport.source_port,
-        TransportKind::EchoRequest | TransportKind::EchoReply => 0,
+pub const fn gateway(is_v4: bool) -> Address {
+    if is_v4 {
+        Address::v4(GATEWAY_V4)
+    } else {
+        Address::v6(GATEWAY_V6)
+    }
+}
+
+/// Whether a packet to the world may pass, as far as addresses tell. `is_closed` is the pool's default.
+///
+/// # Errors
+/// Why it may not, unless its address was learned for a name.
+#[inline(always)]
+pub const fn check_world(ruling: Ruling, is_closed: bool) -> Result<(), Refusal> {
+    match ruling {
+        Ruling::Allow => Ok(()),
+        Ruling::None if !is_closed => Ok(()),
+        Ruling::None => Err(Refusal::UnlessNamed(DropReason::WorldClosed)),
+        Ruling::Close => Err(Refusal::UnlessNamed(DropReason::PolicyDenied)),
+        Ruling::Deny => Err(Refusal::Final(DropReason::PolicyDenied)),
+    }
+}
+
+/// Whether a packet to a link-local address may pass: only what a rule opens.
+///
+/// # Errors
+/// None does.
+#[inline(always)]
+pub const fn check_link_local(ruling: Ruling) -> Result<(), Refusal> {
+    match ruling {
+        Ruling::Allow => Ok(()),
+        _ => Err(Refusal::Final(DropReason::Metadata)),
+    }
+}
+
+/// Why a packet may not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Whatever is known of the address.
+    Final(DropReason),
+    /// Unless its address was learned for a name that is allowed.
+    UnlessNamed(DropReason),
+}
+
+impl Refusal {
+    /// The reason, if nothing makes an exception.
+    #[inline(always)]
+    pub const fn reason(self) -> DropReason {
+        match self {
+            Self::Final(reason) | Self::UnlessNamed(reason) => reason,
+        }
+    }
+}
+
+/// Whether `address` is link-local, which is closed unless a rule opens it: clouds serve credentials
+/// there.
+#[inline(always)]
+pub const fn is_link_local(address: &Address) -> bool {
+    let [first, _, _, last] = address.0;
+    if address.is_v4() {
+        u32::from_be(last) >> 16 == 0xa9fe
+    } else {
+        u32::from_be(first) >> 22 == 0xfe80 >> 6
     }
 }

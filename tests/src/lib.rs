@@ -3,6 +3,7 @@
 
 mod churn;
 mod daemon;
+mod dns;
 mod event;
 mod http;
 mod place;
@@ -19,6 +20,7 @@ use anyhow::{Context, Result, bail};
 
 pub use churn::{Churn, churn};
 pub use daemon::Daemon;
+pub use dns::DnsServer;
 pub use event::wait_for_path;
 pub use http::HttpServer;
 pub use place::{Place, Tool};

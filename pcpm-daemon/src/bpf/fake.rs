@@ -3,10 +3,10 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use pcpm_ebpf::abi::{
-    AttachmentWord, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
+    AttachmentWord, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
 };
 
-use super::{BpfError, Datapath};
+use super::{BpfError, CompiledPolicy, Datapath};
 use crate::net::Uplink;
 
 /// Clones share what they remember.
@@ -20,6 +20,10 @@ pub(crate) struct FakeDatapath {
     pub(crate) ports: Rc<RefCell<HashMap<PortKey, PortTarget>>>,
     /// The nodes of policies.
     pub(crate) policies: Rc<RefCell<HashMap<PolicyKey, PolicyNode>>>,
+    /// The names of policies.
+    pub(crate) names: Rc<RefCell<HashMap<NameKey, u32>>>,
+    /// Nodes that it has room for; as many as one likes if not set.
+    pub(crate) room_for_nodes: Rc<RefCell<Option<usize>>>,
     /// Ports that it has room for; as many as one likes if not set.
     pub(crate) room_for_ports: Rc<RefCell<Option<usize>>>,
     /// Every uplink it was told to follow, in order.
@@ -53,14 +57,25 @@ impl Datapath for FakeDatapath {
         Ok(())
     }
 
-    fn add_policy(&mut self, nodes: &[(PolicyKey, PolicyNode)]) -> Result<(), BpfError> {
-        self.policies.borrow_mut().extend(nodes.iter().copied());
+    fn add_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError> {
+        let mut policies = self.policies.borrow_mut();
+        let room = self.room_for_nodes.borrow().unwrap_or(usize::MAX);
+        if policies.len() + policy.nodes.len() > room {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(BpfError::new("write a policy", &full));
+        }
+        policies.extend(policy.nodes.iter().copied());
+        self.names.borrow_mut().extend(policy.names.iter().copied());
         Ok(())
     }
 
-    fn remove_policy(&mut self, keys: &[PolicyKey]) -> Result<(), BpfError> {
-        let mut policies = self.policies.borrow_mut();
-        policies.retain(|key, _| !keys.contains(key));
+    fn remove_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError> {
+        for (key, _) in &policy.nodes {
+            self.policies.borrow_mut().remove(key);
+        }
+        for (key, _) in &policy.names {
+            self.names.borrow_mut().remove(key);
+        }
         Ok(())
     }
 

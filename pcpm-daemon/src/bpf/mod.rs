@@ -14,7 +14,8 @@ mod steering;
 mod words;
 
 use pcpm_ebpf::abi::{
-    AttachmentWord, Config, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
+    AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings,
+    SlotCounters,
 };
 
 use crate::net::{Programs, Uplink};
@@ -55,8 +56,16 @@ fn whole_cause(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The rules of a policy as the programs look them up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CompiledPolicy {
+    /// For ranges of addresses.
+    pub(crate) nodes: Vec<(PolicyKey, PolicyNode)>,
+    /// The names that addresses are learned for, and their numbers.
+    pub(crate) names: Vec<(NameKey, u32)>,
+}
+
 /// What the running daemon asks of the datapath.
-#[expect(dead_code, reason = "nothing has settings, ports or rules yet")]
 pub(crate) trait Datapath {
     /// Says who holds the slot. Every packet from now on sees this, and none sees half of it.
     fn publish(&mut self, slot: u32, word: AttachmentWord);
@@ -71,11 +80,12 @@ pub(crate) trait Datapath {
     /// A port of the host is the host's again. One that was not published stays as it is.
     fn withdraw_port(&mut self, key: PortKey) -> Result<(), BpfError>;
 
-    /// Writes the nodes of a policy; on failure none of them is there.
-    fn add_policy(&mut self, nodes: &[(PolicyKey, PolicyNode)]) -> Result<(), BpfError>;
+    /// Writes a policy that no settings name yet; on failure nothing of it is there.
+    fn add_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError>;
 
-    /// Removes nodes of policies. All are tried; the first failure is returned.
-    fn remove_policy(&mut self, keys: &[PolicyKey]) -> Result<(), BpfError>;
+    /// Removes a policy that no settings name any more. All of it is tried; the first failure is
+    /// returned.
+    fn remove_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError>;
 
     /// The slot's traffic since its index was first used, summed over the CPUs.
     fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError>;

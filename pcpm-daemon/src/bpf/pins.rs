@@ -19,7 +19,7 @@ use super::BpfError;
 
 /// What is pinned beside [`names::SOCKET_PROGRAMS`]: all maps that are declared (the compiler's own
 /// live with the programs), and the link that holds the uplink's program.
-const PINNED: [&str; 15] = [
+const PINNED: [&str; 18] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
@@ -30,6 +30,9 @@ const PINNED: [&str; 15] = [
     names::DROP_WINDOWS,
     names::SETTINGS,
     names::POLICY,
+    names::DOMAIN_NAMES,
+    names::LEARNED,
+    names::BUCKETS,
     names::PORTS,
     names::HOST_ADDRESSES,
     names::HOST_PEERS,

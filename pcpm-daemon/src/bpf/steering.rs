@@ -21,14 +21,15 @@ use aya::{
 use pcpm_ebpf::{
     STEER_OBJECT,
     abi::{
-        AttachmentWord, Config, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
-        names,
+        AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings,
+        SlotCounters, names,
     },
     address::Address,
 };
 
 use super::{
-    BpfError, Datapath, DatapathSetup, DropEvents, HostAddresses, PinDir, control_group,
+    BpfError, CompiledPolicy, Datapath, DatapathSetup, DropEvents, HostAddresses, PinDir,
+    control_group,
     pins::is_pinned,
     words::{AttachmentWords, SettingsTable},
 };
@@ -59,6 +60,8 @@ unsafe impl Pod for Plain<Config> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<PolicyNode> {}
 // SAFETY: as above.
+unsafe impl Pod for Plain<NameKey> {}
+// SAFETY: as above.
 unsafe impl Pod for Plain<PortKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<PortTarget> {}
@@ -69,6 +72,7 @@ pub(crate) struct Steering {
     words: AttachmentWords,
     settings: SettingsTable,
     policy: LpmTrie<MapData, PolicyPrefix, Plain<PolicyNode>>,
+    names: HashMap<MapData, Plain<NameKey>, u32>,
     ports: HashMap<MapData, Plain<PortKey>, Plain<PortTarget>>,
     config: Array<MapData, Plain<Config>>,
     /// What stands in `config`.
@@ -88,6 +92,7 @@ impl Steering {
             .map_max_entries(names::ATTACHMENTS, sizes.slots)
             .map_max_entries(names::SLOT_COUNTERS, sizes.slots)
             .map_max_entries(names::SETTINGS, sizes.slots)
+            .map_max_entries(names::BUCKETS, sizes.slots)
             .map_max_entries(names::PORTS, sizes.ports)
             .map_max_entries(names::HUBS, sizes.hubs)
             .map_max_entries(names::FLOWS, sizes.flows)
@@ -107,6 +112,7 @@ impl Steering {
             words,
             settings,
             policy: take_map(&mut ebpf, names::POLICY)?,
+            names: take_map(&mut ebpf, names::DOMAIN_NAMES)?,
             ports: take_map(&mut ebpf, names::PORTS)?,
             config: take_map(&mut ebpf, names::CONFIG)?,
             configured: Config::default(),
@@ -197,6 +203,16 @@ impl Steering {
         }
     }
 
+    fn write_policy(&mut self, policy: &CompiledPolicy) -> Result<(), MapError> {
+        for (key, node) in &policy.nodes {
+            self.policy.insert(&trie_key(key), Plain(*node), 0)?;
+        }
+        for (key, number) in &policy.names {
+            self.names.insert(Plain(*key), number, 0)?;
+        }
+        Ok(())
+    }
+
     fn write_config(&mut self) -> Result<(), BpfError> {
         self.config
             .set(0, Plain(self.configured), 0)
@@ -224,32 +240,29 @@ impl Datapath for Steering {
             .map_err(|e| BpfError::new(format!("withdraw port {}", shown(&key)), &e))
     }
 
-    fn add_policy(&mut self, nodes: &[(PolicyKey, PolicyNode)]) -> Result<(), BpfError> {
-        for (done, (key, node)) in nodes.iter().enumerate() {
-            if let Err(error) = self.policy.insert(&trie_key(key), Plain(*node), 0) {
-                let keys: Vec<_> = nodes[..done].iter().map(|(key, _)| *key).collect();
-                let error = BpfError::new("write a policy", &error);
-                return match self.remove_policy(&keys) {
-                    Ok(()) => Err(error),
-                    Err(left) => Err(BpfError {
-                        cause: format!("{}; {left}", error.cause),
-                        ..error
-                    }),
-                };
-            }
+    fn add_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError> {
+        let Err(error) = self.write_policy(policy) else {
+            return Ok(());
+        };
+        let error = BpfError::new("write a policy", &error);
+        match self.remove_policy(policy) {
+            Ok(()) => Err(error),
+            Err(left) => Err(BpfError {
+                cause: format!("{}; {left}", error.cause),
+                ..error
+            }),
         }
-        Ok(())
     }
 
-    fn remove_policy(&mut self, keys: &[PolicyKey]) -> Result<(), BpfError> {
-        let removed: Vec<_> = keys
-            .iter()
-            .map(|key| ignore_missing(self.policy.remove(&trie_key(key))))
-            .collect();
-        removed
-            .into_iter()
-            .collect::<Result<_, _>>()
-            .map_err(|e| BpfError::new("remove a policy", &e))
+    fn remove_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError> {
+        let mut outcome = Ok(());
+        for (key, _) in &policy.names {
+            outcome = outcome.and(ignore_missing(self.names.remove(&Plain(*key))));
+        }
+        for (key, _) in &policy.nodes {
+            outcome = outcome.and(ignore_missing(self.policy.remove(&trie_key(key))));
+        }
+        outcome.map_err(|e| BpfError::new("remove a policy", &e))
     }
 
     fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError> {

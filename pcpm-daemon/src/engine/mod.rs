@@ -40,6 +40,7 @@ use crate::{
     bpf::Datapath,
     host_world,
     net::{self, Uplink},
+    policy::{Policies, Ranges},
     pool::{self, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex},
     reservation::Reservations,
 };
@@ -133,6 +134,7 @@ pub(crate) struct Engine {
     world: World,
     pool: Pool,
     datapath: Box<dyn Datapath>,
+    policies: Policies,
     work: Box<dyn Work>,
     reservations: Reservations,
     records: Vec<Record>,
@@ -170,6 +172,7 @@ impl Engine {
         reservations: Reservations,
     ) -> Self {
         Self {
+            policies: Policies::new(Ranges::new([world.pool_cidr.into()])),
             world,
             pool: Pool::new(settings),
             datapath,

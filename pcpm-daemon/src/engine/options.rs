@@ -11,15 +11,18 @@ use pcpm_api::{
     types::UpdateRequest,
 };
 use pcpm_ebpf::{
-    abi::{PortKey, PortTarget, RateLimit, Settings},
+    abi::{PortKey, PortTarget, RateLimit, Settings, settings_flag},
     address::Address,
 };
 
 use super::{Attachment, Engine, events::Happening};
-use crate::{bpf::BpfError, net::slot_name, pool::SlotIndex, reservation::ReservationError};
-
-/// The number of a rule set in the kernel's table; 0 is that of no rules.
-type PolicyId = u32;
+use crate::{
+    bpf::BpfError,
+    net::slot_name,
+    policy::{PolicyError, PolicyId},
+    pool::SlotIndex,
+    reservation::ReservationError,
+};
 
 impl Engine {
     /// Gives the slot what its holder's options ask for, for the attachment `epoch` that no packet
@@ -152,22 +155,25 @@ impl Engine {
         }
     }
 
-    /// The number of the rules in the kernel's table.
-    #[expect(clippy::unused_self, reason = "the table comes with the rules")]
+    /// The number of the rules in the kernel's table, where they are from now on.
     fn acquire_policy(&mut self, rules: &Rules) -> Result<PolicyId, PoolError> {
-        if rules.is_empty() {
-            return Ok(0);
-        }
-        let field = if rules.allow().is_empty() {
-            "deny"
-        } else {
-            "allow"
-        };
-        Err(PoolError::invalid(field, "rules are not enforced yet"))
+        let acquired = self.policies.acquire(rules, &mut *self.datapath);
+        acquired.map_err(|error| match error {
+            PolicyError::Rules(error) => {
+                let field = if rules.allow().is_empty() {
+                    "deny"
+                } else {
+                    "allow"
+                };
+                PoolError::invalid(field, error.to_string())
+            }
+            error => failed(&error),
+        })
     }
 
-    #[expect(clippy::unused_self, reason = "the table comes with the rules")]
-    fn release_policy(&mut self, _rules: &Rules) {}
+    fn release_policy(&mut self, rules: &Rules) {
+        complain(self.policies.release(rules, &mut *self.datapath));
+    }
 }
 
 /// Ports of `after` that take something of the host that none of `before` does.
@@ -193,6 +199,11 @@ fn settings(epoch: u32, policy: PolicyId, options: &Options) -> Settings {
     Settings {
         epoch,
         policy,
+        flags: if options.rules.has_names() {
+            settings_flag::LEARN_NAMES
+        } else {
+            0
+        },
         up: limit(options.up),
         down: limit(options.down),
         ..Settings::default()

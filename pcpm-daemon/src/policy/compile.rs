@@ -12,23 +12,37 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv6Net};
+use pcpm_api::{
+    ports::PortRange,
+    rules::{DomainName, Peer, Protocol, Rule, Rules},
+};
 use pcpm_ebpf::{
-    abi::{GATEWAY_V4, PolicyKey, PolicyNode, PolicyRule, RULES_PER_NODE, verdict},
+    abi::{
+        GATEWAY_V4, GATEWAY_V6, NAME_BYTES, NAME_LABELS, Name, NameKey, PolicyKey, PolicyNode,
+        PolicyRule, RULES_PER_NODE, name_kind, verdict,
+    },
     address::Address,
     packet::protocol,
     policy::V4_BITS,
 };
 
-use super::{
-    PolicyId,
-    rules::{Pattern, Protocol, Rule, RuleError, RuleSet, Subject, Verdict},
-};
+use super::PolicyId;
 
 const ICMP_V6: u8 = 58;
-/// The slots' gateway for IPv6.
-const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const V4_LINK_LOCAL: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 0, 0), 16);
 const V6_LINK_LOCAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
+/// Why rules are refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RuleError {
+    #[error("{0}: more than {RULES_PER_NODE} rules count for the same addresses")]
+    TooMany(String),
+    #[error(
+        "{0}: a name that can be matched has at most {bytes} characters and {NAME_LABELS} labels",
+        bytes = NAME_BYTES - 1
+    )]
+    LongName(String),
+}
 
 /// Addresses of either family, with IPv4 mapped into IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,12 +79,13 @@ impl Ranges {
     }
 
     /// What a rule about `around` says inside of `inner`, which is a part of it.
-    fn verdict(&self, said: Verdict, around: Prefix, inner: Prefix) -> Option<u8> {
+    fn verdict(&self, said: &Said<'_>, around: Prefix, inner: Prefix) -> Option<u8> {
         let between = |range: &Prefix| around.is_around(*range) && range.contains(inner);
         if self.separate.iter().any(between) {
             return None;
         }
-        Some(match said {
+        Some(match said.verdict {
+            Verdict::Deny if closes_the_world(said.rule) => verdict::CLOSE,
             Verdict::Deny => verdict::DENY,
             Verdict::Allow if self.guarded.iter().any(between) => verdict::NONE,
             Verdict::Allow => verdict::ALLOW,
@@ -82,7 +97,7 @@ impl Ranges {
 fn gateways() -> [Prefix; 2] {
     [
         Prefix::v4(Ipv4Addr::from_bits(GATEWAY_V4), 32),
-        Prefix::v6(GATEWAY_V6, 128),
+        Prefix::v6(GATEWAY_V6.into(), 128),
     ]
 }
 
@@ -141,16 +156,35 @@ impl std::fmt::Display for Prefix {
     }
 }
 
+/// A rule, and which of the two it is.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    rule: &'a Rule,
+    verdict: Verdict,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Allow,
+    Deny,
+}
+
+fn all(rules: &Rules) -> impl Iterator<Item = Said<'_>> {
+    let said = |verdict| move |rule| Said { rule, verdict };
+    let denied = rules.deny().iter().map(said(Verdict::Deny));
+    denied.chain(rules.allow().iter().map(said(Verdict::Allow)))
+}
+
 /// The nodes for addresses.
 pub(super) fn address_nodes(
-    rules: &RuleSet,
+    rules: &Rules,
     policy: PolicyId,
     ranges: &Ranges,
 ) -> Result<Vec<(PolicyKey, PolicyNode)>, RuleError> {
-    let placed: Vec<(Prefix, &Rule)> = rules.iter().flat_map(places).collect();
+    let placed: Vec<(Prefix, Said<'_>)> = all(rules).flat_map(places).collect();
     let mut prefixes: Vec<Prefix> = placed.iter().map(|(prefix, _)| *prefix).collect();
     prefixes.extend(ranges.all().filter(|range| {
-        let around = |(prefix, _): &(Prefix, &Rule)| prefix.is_around(*range);
+        let around = |(prefix, _): &(Prefix, Said<'_>)| prefix.is_around(*range);
         placed.iter().any(around)
     }));
     prefixes.sort();
@@ -160,47 +194,61 @@ pub(super) fn address_nodes(
 }
 
 /// The prefixes that a rule is about.
-fn places(rule: &Rule) -> impl Iterator<Item = (Prefix, &Rule)> {
-    let prefixes = match rule.subject {
-        Subject::Range(range) => vec![Prefix::of(range)],
-        Subject::Host => gateways().to_vec(),
-        Subject::Name(_) => Vec::new(),
+fn places(said: Said<'_>) -> impl Iterator<Item = (Prefix, Said<'_>)> {
+    let prefixes = match said.rule.peer {
+        Peer::Network(range) => vec![Prefix::of(range)],
+        Peer::Host => gateways().to_vec(),
+        Peer::Name(_) => Vec::new(),
     };
-    prefixes.into_iter().map(move |prefix| (prefix, rule))
+    prefixes.into_iter().map(move |prefix| (prefix, said))
 }
 
 /// The node of `prefix`.
 fn node(
     prefix: Prefix,
-    placed: &[(Prefix, &Rule)],
+    placed: &[(Prefix, Said<'_>)],
     ranges: &Ranges,
 ) -> Result<PolicyNode, RuleError> {
     let mut around: Vec<_> = placed
         .iter()
         .filter(|(around, _)| around.contains(prefix))
         .collect();
-    around.sort_by_key(|(around, rule)| Reverse((around.length(), specificity(rule))));
-    let rules = around.into_iter().filter_map(|(around, rule)| {
-        let verdict = ranges.verdict(rule.verdict, *around, prefix)?;
-        Some(abi_rule(rule, prefix.is_v4(), verdict))
+    around.sort_by_key(|(around, said)| Reverse((around.length(), specificity(said.rule))));
+    let rules = around.into_iter().filter_map(|(around, said)| {
+        let verdict = ranges.verdict(said, *around, prefix)?;
+        Some(abi_rule(said.rule, prefix.is_v4(), verdict))
     });
     filled(rules).ok_or_else(|| RuleError::TooMany(prefix.to_string()))
 }
 
-/// Rules about ports come before those about protocols, since a port says more.
-fn specificity(rule: &Rule) -> u8 {
-    match (rule.port, rule.protocol) {
-        (Some(_), Some(_)) => 3,
-        (Some(_), None) => 2,
-        (None, Some(_)) => 1,
-        (None, None) => 0,
+/// Whether names make exceptions of the rule: denying everything is how an attachment closes the world
+/// for itself. A name says more about its addresses than that, and less than any other rule.
+fn closes_the_world(rule: &Rule) -> bool {
+    matches!(rule.peer, Peer::Network(range) if range.prefix_len() == 0)
+        && specificity(rule) == Specificity::default()
+}
+
+/// How much a rule says besides addresses, most last.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Specificity {
+    /// A port says more than a protocol.
+    has_ports: bool,
+    has_protocol: bool,
+    fewer_ports: Reverse<usize>,
+}
+
+fn specificity(rule: &Rule) -> Specificity {
+    Specificity {
+        has_ports: rule.ports.is_some(),
+        has_protocol: rule.protocol.is_some(),
+        fewer_ports: Reverse(rule.ports.map_or(0, PortRange::len)),
     }
 }
 
 fn abi_rule(rule: &Rule, is_v4: bool, verdict: u8) -> PolicyRule {
     PolicyRule {
-        port_first: rule.port.unwrap_or(0),
-        port_last: rule.port.unwrap_or(u16::MAX),
+        port_first: rule.ports.map_or(0, |ports| ports.first),
+        port_last: rule.ports.map_or(u16::MAX, |ports| ports.last),
         protocol: match rule.protocol {
             None => 0,
             Some(Protocol::Tcp) => protocol::TCP,
@@ -226,7 +274,6 @@ fn filled(rules: impl IntoIterator<Item = PolicyRule>) -> Option<PolicyNode> {
         ..PolicyNode::default()
     };
     node.rules.get_mut(..kept.len())?.copy_from_slice(&kept);
-    const { assert!(RULES_PER_NODE > 0) };
     Some(node)
 }
 
@@ -237,36 +284,60 @@ fn covers(outer: PolicyRule, inner: PolicyRule) -> bool {
         && inner.port_last <= outer.port_last
 }
 
-/// The names of a rule set, and what is allowed for the addresses of each: what its own rules and
-/// those of all patterns around it say.
-pub(super) fn name_nodes(rules: &RuleSet) -> Result<Vec<(Pattern, PolicyNode)>, RuleError> {
-    let mut patterns: Vec<&Pattern> = rules.iter().filter_map(pattern).collect();
-    patterns.dedup();
-    let node = |pattern: &Pattern| Ok((pattern.clone(), name_node(pattern, rules)?));
-    patterns.into_iter().map(node).collect()
+/// A name that addresses are learned for, and what is allowed for those.
+pub(super) struct NamedNode {
+    pub(super) name: DomainName,
+    pub(super) key: NameKey,
+    pub(super) node: PolicyNode,
 }
 
-fn name_node(name: &Pattern, rules: &RuleSet) -> Result<PolicyNode, RuleError> {
-    let mut around: Vec<&Rule> = rules
-        .iter()
-        .filter(|rule| pattern(rule).is_some_and(|around| around.covers(name)))
-        .collect();
-    around.sort_by_key(|rule| specificity(rule));
-    let rules = around.into_iter().flat_map(|rule| {
-        let families: &[bool] = match rule.protocol {
-            Some(Protocol::Icmp) => &[true, false],
-            _ => &[true],
-        };
-        families
-            .iter()
-            .map(|is_v4| abi_rule(rule, *is_v4, verdict::ALLOW))
+/// The names of a rule set. What is allowed for each is what its own rules and those of all names
+/// around it say.
+pub(super) fn name_nodes(rules: &Rules, policy: PolicyId) -> Result<Vec<NamedNode>, RuleError> {
+    let mut names: Vec<&DomainName> = rules.allow().iter().filter_map(name_of).collect();
+    names.dedup();
+    let node = |name: &DomainName| {
+        Ok(NamedNode {
+            name: name.clone(),
+            key: name_key(name, policy)?,
+            node: name_node(name, rules)?,
+        })
+    };
+    names.into_iter().map(node).collect()
+}
+
+fn name_key(name: &DomainName, policy: PolicyId) -> Result<NameKey, RuleError> {
+    let kind = if name.below {
+        name_kind::BELOW
+    } else {
+        name_kind::EXACT
+    };
+    match Name::parse(&name.name) {
+        Some(name) => Ok(NameKey { policy, kind, name }),
+        None => Err(RuleError::LongName(name.to_string())),
+    }
+}
+
+fn name_node(name: &DomainName, rules: &Rules) -> Result<PolicyNode, RuleError> {
+    let around = rules.allow().iter().filter(|rule| {
+        let around = name_of(rule);
+        around.is_some_and(|around| around == name || around.below && is_below(name, around))
+    });
+    let rules = around.flat_map(|rule| {
+        // An address of either family may be learned.
+        [true, false].map(|is_v4| abi_rule(rule, is_v4, verdict::ALLOW))
     });
     filled(rules).ok_or_else(|| RuleError::TooMany(name.to_string()))
 }
 
-fn pattern(rule: &Rule) -> Option<&Pattern> {
-    match &rule.subject {
-        Subject::Name(pattern) => Some(pattern),
+/// Whether all that `name` stands for is below the name of `around`.
+fn is_below(name: &DomainName, around: &DomainName) -> bool {
+    around.matches(&name.name) || name.below && name.name == around.name
+}
+
+fn name_of(rule: &Rule) -> Option<&DomainName> {
+    match &rule.peer {
+        Peer::Name(name) => Some(name),
         _ => None,
     }
 }

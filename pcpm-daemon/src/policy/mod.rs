@@ -1,11 +1,10 @@
 //! What attachments may reach: their rules, made into what the kernel programs look up.
 //!
-//! [`rules`] says what a rule is, [`compile`] makes the table's nodes of them, and [`Policies`] keeps
-//! one copy of every rule set in the table, however many attachments have it.
+//! [`compile`] makes the table's nodes of rules, and [`Policies`] keeps one copy of every rule set in
+//! the table, however many attachments have it.
 
 mod compile;
 mod names;
-mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -14,19 +13,15 @@ use std::{
     rc::Rc,
 };
 
-use pcpm_ebpf::{
-    abi::{NameKey, PolicyKey, PolicyNode},
-    address::Address,
-};
+use pcpm_api::rules::{DomainName, Rules};
+use pcpm_ebpf::{abi::PolicyKey, address::Address};
 
-use crate::bpf::BpfError;
+use crate::bpf::{BpfError, CompiledPolicy, Datapath};
 
+use compile::NamedNode;
 use names::Names;
 
-pub(crate) use compile::Ranges;
-pub(crate) use rules::{Pattern, RuleError, RuleSet};
-#[cfg(test)]
-use rules::{Protocol, Rule, Subject, Verdict};
+pub(crate) use compile::{Ranges, RuleError};
 
 /// Rule sets that stay in the table after their last attachment, so that the next one finds them.
 const RESTING: usize = 256;
@@ -48,29 +43,13 @@ pub(crate) enum PolicyError {
     Exhausted,
 }
 
-/// The kernel's table of rule sets.
-pub(crate) trait PolicyTable {
-    /// Writes a rule set that no packet is subject to yet. Undoes what it did when it fails.
-    fn add_policy(&mut self, policy: &Compiled) -> Result<(), BpfError>;
-
-    /// Removes a rule set that no packet is subject to any more.
-    fn remove_policy(&mut self, policy: &Compiled) -> Result<(), BpfError>;
-}
-
-/// A rule set as it stands in the table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Compiled {
-    pub(crate) nodes: Vec<(PolicyKey, PolicyNode)>,
-    pub(crate) names: Vec<(NameKey, u32)>,
-}
-
 /// All rule sets that are in the table. A number is never used again, so that neither a flow nor a
 /// packet under way can take one rule set for another.
 #[derive(Debug)]
 pub(crate) struct Policies {
     ranges: Ranges,
     names: Names,
-    by_rules: HashMap<Rc<RuleSet>, PolicyId>,
+    by_rules: HashMap<Rc<Rules>, PolicyId>,
     sets: HashMap<PolicyId, Interned>,
     /// Sets without an attachment, the one that rests longest first.
     resting: VecDeque<PolicyId>,
@@ -79,9 +58,9 @@ pub(crate) struct Policies {
 
 #[derive(Debug)]
 struct Interned {
-    rules: Rc<RuleSet>,
-    compiled: Compiled,
-    patterns: Vec<Pattern>,
+    rules: Rc<Rules>,
+    compiled: CompiledPolicy,
+    names: Vec<DomainName>,
     attachments: u32,
 }
 
@@ -101,13 +80,13 @@ impl Policies {
     /// The number of `rules` for one more attachment. They are in the table when this returns.
     pub(crate) fn acquire(
         &mut self,
-        rules: RuleSet,
-        table: &mut (impl PolicyTable + ?Sized),
+        rules: &Rules,
+        table: &mut dyn Datapath,
     ) -> Result<PolicyId, PolicyError> {
         if rules.is_empty() {
             return Ok(0);
         }
-        match self.by_rules.get(&rules) {
+        match self.by_rules.get(rules) {
             Some(&id) => {
                 self.use_again(id);
                 Ok(id)
@@ -116,15 +95,16 @@ impl Policies {
         }
     }
 
-    /// An attachment has other rules from now on, or is gone: no settings name these any more.
+    /// An attachment has other rules from now on, or is gone: its settings do not name `rules`.
     pub(crate) fn release(
         &mut self,
-        id: PolicyId,
-        table: &mut (impl PolicyTable + ?Sized),
+        rules: &Rules,
+        table: &mut dyn Datapath,
     ) -> Result<(), BpfError> {
-        let Some(set) = self.sets.get_mut(&id) else {
+        let Some(&id) = self.by_rules.get(rules) else {
             return Ok(());
         };
+        let set = self.sets.get_mut(&id).expect("every known set is kept");
         set.attachments -= 1;
         if set.attachments == 0 {
             self.resting.push_back(id);
@@ -140,22 +120,18 @@ impl Policies {
         set.attachments += 1;
     }
 
-    fn add(
-        &mut self,
-        rules: RuleSet,
-        table: &mut (impl PolicyTable + ?Sized),
-    ) -> Result<PolicyId, PolicyError> {
+    fn add(&mut self, rules: &Rules, table: &mut dyn Datapath) -> Result<PolicyId, PolicyError> {
         let id = self.last.checked_add(1).ok_or(PolicyError::Exhausted)?;
-        let nodes = compile::address_nodes(&rules, id, &self.ranges)?;
-        let named = compile::name_nodes(&rules)?;
+        let nodes = compile::address_nodes(rules, id, &self.ranges)?;
+        let named = compile::name_nodes(rules, id)?;
         self.last = id;
         let mut set = Interned {
-            rules: Rc::new(rules),
-            compiled: Compiled {
+            rules: Rc::new(rules.clone()),
+            compiled: CompiledPolicy {
                 nodes,
                 names: Vec::new(),
             },
-            patterns: Vec::new(),
+            names: Vec::new(),
             attachments: 1,
         };
         let added = self
@@ -175,29 +151,29 @@ impl Policies {
         &mut self,
         set: &mut Interned,
         id: PolicyId,
-        named: Vec<(Pattern, PolicyNode)>,
+        named: Vec<NamedNode>,
     ) -> Result<(), PolicyError> {
-        for (pattern, node) in named {
-            let number = self.names.acquire(&pattern).ok_or(PolicyError::Exhausted)?;
+        for NamedNode { name, key, node } in named {
+            let number = self.names.acquire(&name).ok_or(PolicyError::Exhausted)?;
             let at = PolicyKey::of(id, Address::of_name(number));
             set.compiled.nodes.push((at, node));
-            set.compiled.names.push((pattern.key(id), number));
-            set.patterns.push(pattern);
+            set.compiled.names.push((key, number));
+            set.names.push(name);
         }
         Ok(())
     }
 
     fn forget_names(&mut self, set: &Interned) {
-        for pattern in &set.patterns {
-            self.names.release(pattern);
+        for name in &set.names {
+            self.names.release(name);
         }
     }
 
     /// Resting sets give way when the table is full.
     fn write(
         &mut self,
-        compiled: &Compiled,
-        table: &mut (impl PolicyTable + ?Sized),
+        compiled: &CompiledPolicy,
+        table: &mut dyn Datapath,
     ) -> Result<(), PolicyError> {
         if table.add_policy(compiled).is_ok() {
             return Ok(());
@@ -207,11 +183,7 @@ impl Policies {
     }
 
     /// Removes the sets that rest longest, until `most` are left.
-    fn let_rest(
-        &mut self,
-        most: usize,
-        table: &mut (impl PolicyTable + ?Sized),
-    ) -> Result<(), BpfError> {
+    fn let_rest(&mut self, most: usize, table: &mut dyn Datapath) -> Result<(), BpfError> {
         let mut outcome = Ok(());
         while self.resting.len() > most {
             let oldest = self.resting.pop_front().expect("there are more");

@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use super::rules::Pattern;
+use pcpm_api::rules::DomainName;
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    by_pattern: HashMap<Pattern, Numbered>,
+    known: HashMap<DomainName, Numbered>,
     last: u32,
 }
 
@@ -18,9 +18,9 @@ struct Numbered {
 }
 
 impl Names {
-    /// The number of `pattern`, never 0, for one more rule set; `None` when there are no more numbers.
-    pub(super) fn acquire(&mut self, pattern: &Pattern) -> Option<u32> {
-        if let Some(known) = self.by_pattern.get_mut(pattern) {
+    /// The number of `name`, never 0, for one more rule set; `None` when there are no more numbers.
+    pub(super) fn acquire(&mut self, name: &DomainName) -> Option<u32> {
+        if let Some(known) = self.known.get_mut(name) {
             known.rule_sets += 1;
             return Some(known.number);
         }
@@ -30,17 +30,22 @@ impl Names {
             number,
             rule_sets: 1,
         };
-        self.by_pattern.insert(pattern.clone(), new);
+        self.known.insert(name.clone(), new);
         Some(number)
     }
 
     /// A rule set with the name is gone.
-    pub(super) fn release(&mut self, pattern: &Pattern) {
-        if let Some(known) = self.by_pattern.get_mut(pattern) {
+    pub(super) fn release(&mut self, name: &DomainName) {
+        if let Some(known) = self.known.get_mut(name) {
             known.rule_sets -= 1;
             if known.rule_sets == 0 {
-                self.by_pattern.remove(pattern);
+                self.known.remove(name);
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
     }
 }

@@ -27,6 +27,8 @@ pub mod verdict {
     pub const ALLOW: u8 = 1;
     /// Is dropped.
     pub const DENY: u8 = 2;
+    /// Is dropped, unless the address was learned for a name that is allowed.
+    pub const CLOSE: u8 = 3;
 }
 
 /// One rule.

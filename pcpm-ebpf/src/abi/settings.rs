@@ -37,4 +37,34 @@ pub struct RateLimit {
     pub packets_per_second: u64,
 }
 
-const _: () = assert!(size_of::<Settings>() == 64);
+/// The buckets of a slot's rate limits, written by the programs alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Buckets {
+    /// What the slot sends.
+    pub up: Bucket,
+    /// What is sent to it.
+    pub down: Bucket,
+}
+
+/// The buckets of one direction, a cache line. They count for one attachment and one limit: for
+/// others they are full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Bucket {
+    /// When there is room for a whole burst of bits again, see [`crate::rate`].
+    pub bits_full_at: u64,
+    /// When there is room for a whole burst of packets again.
+    pub packets_full_at: u64,
+    /// The limit.
+    pub limit: RateLimit,
+    /// The attachment.
+    pub epoch: u32,
+    /// Zero.
+    pub padding: [u32; 7],
+}
+
+const _: () = {
+    assert!(size_of::<Settings>() == 64);
+    assert!(size_of::<Bucket>() == 64);
+};

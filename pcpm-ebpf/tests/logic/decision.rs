@@ -20,7 +20,7 @@ const CONFIG: Config = Config {
     uplink_address: Address::v4(u32::from_be_bytes([192, 0, 2, 1])),
     nat_port_first: 16_384,
     nat_port_last: 32_767,
-    padding: 0,
+    world_is_closed: 0,
     host_netns: 0,
 };
 

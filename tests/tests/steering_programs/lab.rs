@@ -192,7 +192,7 @@ impl Lab {
             uplink_address: LAB_UPLINK.into(),
             nat_port_first: *LAB_PORTS.start(),
             nat_port_last: *LAB_PORTS.end(),
-            padding: 0,
+            world_is_closed: 0,
             host_netns: 0,
         };
         let mut programs = Programs::load(config)?;

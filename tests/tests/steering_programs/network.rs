@@ -163,7 +163,7 @@ fn pinned() -> Result<Programs> {
         uplink_address: HOST_ADDRESS.parse::<Ipv4Addr>()?.into(),
         nat_port_first: 16_384,
         nat_port_last: 32_767,
-        padding: 0,
+        world_is_closed: 0,
         host_netns: 0,
     };
     let nothing: Option<&str> = None;

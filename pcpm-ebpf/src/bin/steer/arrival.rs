@@ -45,7 +45,7 @@ fn packet(
     frame: &Frame,
     transport: &Transport,
 ) -> Result<Option<Receiver>, DropReason> {
-    let Some(receiver) = inbound::receiver(config, frame, transport)? else {
+    let Some(receiver) = inbound::receiver(skb, config, frame, transport)? else {
         return Ok(None);
     };
     fragments::let_others_arrive(frame, receiver.slot, receiver.epoch)?;

@@ -18,8 +18,11 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    inbound,
+    arrival, inbound,
     maps::{self, FLOWS},
+    names,
+    policy::{self, Holder},
+    skb::Skb,
 };
 
 /// Notes that the host sent to `slot`: makes the flow, or keeps it alive.
@@ -103,16 +106,60 @@ impl Receiver {
 
 /// The flow that a packet from the world belongs to, if it is one of a slot's present holder.
 #[inline(always)]
-pub(crate) fn arriving_flow(frame: &Frame, transport: &Transport) -> Option<Receiver> {
+pub(crate) fn arriving_flow(
+    skb: &Skb,
+    config: &Config,
+    frame: &Frame,
+    transport: &Transport,
+) -> Result<Option<Receiver>, DropReason> {
     let key = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
-    let entry = Entry::find(&key)?;
-    let word = maps::attachment(entry.flow.slot).ok()?;
+    let Some((entry, word)) = Entry::find_held(&key) else {
+        return Ok(None);
+    };
     let now = now_ns();
     if !entry.stands(&key, word, now) {
-        return None;
+        return Ok(None);
+    }
+    let (holder, standing) = (Holder::of(entry.flow.slot, word), entry.standing());
+    policy::check_answer(config, &holder, &key, standing)?;
+    // What comes from the host itself is another slot's.
+    if standing == Standing::Outbound
+        && names::tells(transport, &holder)
+        && !arrival::is_own(config, &frame.source)
+    {
+        names::learn(skb, frame.transport_offset, &holder);
     }
     entry.follow(entry.flow.to_slot(), transport, now);
-    Some(entry.receiver())
+    Ok(Some(entry.receiver()))
+}
+
+/// What a connection between a slot and the world is to the slot's rules.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// There is none yet.
+    New,
+    /// The slot opened it, and was allowed to.
+    Outbound,
+    /// It was opened from outside, through a published port.
+    Inbound,
+}
+
+/// What the connection of the EGRESS key `key` is to the rules of `slot`.
+#[inline(always)]
+pub(crate) fn standing(key: &FlowKey, slot: u32, word: AttachmentWord) -> Standing {
+    let Some(egress) = Entry::find(key) else {
+        return Standing::New;
+    };
+    let reverse = key.translated(&egress.flow.shown());
+    match Entry::find(&reverse) {
+        Some(ingress)
+            if nat::is_reverse_of(ingress.flow, key, slot, word.epoch())
+                && ingress.stands(&reverse, word, now_ns()) =>
+        {
+            ingress.standing()
+        }
+        _ => Standing::New,
+    }
 }
 
 /// A flow entry: what it held when it was found, and where it lives. By now it may have become
@@ -139,6 +186,14 @@ impl Entry {
         Self::at(FLOWS.get_ptr_mut(key)?, key)
     }
 
+    /// The entry of `key`, and who holds its slot.
+    #[inline(always)]
+    fn find_held(key: &FlowKey) -> Option<(Self, AttachmentWord)> {
+        let entry = Self::find(key)?;
+        let word = maps::attachment(entry.flow.slot).ok()?;
+        Some((entry, word))
+    }
+
     /// The entry of `key` at `place`, which was found by it.
     #[inline(always)]
     pub(crate) fn at(place: *mut SealedFlow, key: &FlowKey) -> Option<Self> {
@@ -159,6 +214,15 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn stands(&self, key: &FlowKey, word: AttachmentWord, now: u64) -> bool {
         self.is_live(word, now) && (!self.flow.is_inbound() || inbound::is_open(key, self.flow))
+    }
+
+    #[inline(always)]
+    fn standing(&self) -> Standing {
+        if self.flow.is_inbound() {
+            Standing::Inbound
+        } else {
+            Standing::Outbound
+        }
     }
 
     #[inline(always)]
@@ -209,7 +273,7 @@ impl Entry {
 /// # Safety
 /// `word` is aligned and may be written.
 #[inline(always)]
-unsafe fn compare_exchange(word: *mut u64, expected: u64, new: u64) -> bool {
+pub(crate) unsafe fn compare_exchange(word: *mut u64, expected: u64, new: u64) -> bool {
     let seen: u64;
     // SAFETY: the caller vouches for `word`; the instruction touches nothing else.
     unsafe {

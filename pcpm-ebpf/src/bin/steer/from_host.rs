@@ -1,13 +1,15 @@
 //! tc ingress of `up0` in every hub: what the host, the world and other hubs send to slots.
 
 use pcpm_ebpf::{
-    abi::AttachmentWord,
     decision::check_mark,
     drop_reason::DropReason,
-    packet::{Fragment, Frame, TransportKind},
+    packet::{Fragment, Frame, Transport, TransportKind},
 };
 
-use crate::{drops::Dropped, flows, hairpin, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
+use crate::{
+    drops::Dropped, flows, hairpin, maps, names, policy::Holder, rewrite::deliver, skb::Skb,
+    verdict::Verdict,
+};
 
 #[inline(always)]
 pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, Dropped> {
@@ -30,30 +32,42 @@ fn steer(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
     if !word.is_attached() {
         return Err(DropReason::DestinationDetached);
     }
+    let receiver = Holder::of(slot, word);
     match skb.mark() {
-        0 => remember_host_flow(skb, slot, word, frame)?,
+        0 => from_own_stack(skb, frame, &receiver)?,
         mark => check_mark(mark, word)?,
     }
     skb.set_mark(0);
-    deliver(skb, slot)
+    deliver(skb, frame, &receiver)
 }
 
-/// Notes a connection of the host, so that the slot may answer. What carries no ports passes all
-/// the same: answers to the slot, errors, later fragments.
+/// What the host's own stack sends always passes.
 #[inline(always)]
-fn remember_host_flow(
-    skb: &Skb,
-    slot: u32,
-    word: AttachmentWord,
-    frame: &Frame,
-) -> Result<(), DropReason> {
+fn from_own_stack(skb: &Skb, frame: &Frame, receiver: &Holder) -> Result<(), DropReason> {
     match skb.transport(frame) {
-        Ok(transport) if transport.kind != TransportKind::EchoReply => {
-            flows::open_host_flow(slot, word, frame, transport)
+        Ok(transport) => {
+            if names::tells(transport, receiver) {
+                names::learn(skb, frame.transport_offset, receiver);
+            }
+            remember_host_flow(frame, transport, receiver)
         }
         Err(DropReason::Malformed) if frame.fragment == Fragment::Whole => {
             Err(DropReason::Malformed)
         }
         _ => Ok(()),
     }
+}
+
+/// Notes a connection of the host, so that the slot may answer. What carries no ports passes all
+/// the same: answers to the slot, errors, later fragments.
+#[inline(always)]
+fn remember_host_flow(
+    frame: &Frame,
+    transport: &Transport,
+    receiver: &Holder,
+) -> Result<(), DropReason> {
+    if transport.kind == TransportKind::EchoReply {
+        return Ok(());
+    }
+    flows::open_host_flow(receiver.slot, receiver.word, frame, transport)
 }

@@ -13,7 +13,7 @@ use crate::{
     drops::Dropped,
     flows, fragments, hairpin,
     host::{self, Hop},
-    maps, ports, rewrite,
+    maps, policy, ports, rewrite,
     skb::Skb,
     verdict::Verdict,
 };
@@ -63,6 +63,7 @@ fn to_this_host(
         Ok(transport) => {
             if !is_gateway_ping(frame, transport)
                 && !flows::answers_host(slot, word, frame, transport)
+                && !policy::opens_host(slot, word, frame, transport)
             {
                 return hairpin::leave(skb, slot, word, frame, transport);
             }

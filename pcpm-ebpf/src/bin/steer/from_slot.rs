@@ -1,12 +1,20 @@
 //! tc ingress of every slot's hub-side link: what slots send.
 
 use pcpm_ebpf::{
-    abi::{AttachmentWord, HUB_UPLINK_INDEX, LINK_INDEX_BASE},
-    decision::{Destination, check_sender, check_tenants, destination, hub_of},
+    abi::{HUB_UPLINK_INDEX, LINK_INDEX_BASE},
+    decision::{Destination, check_sender, destination, hub_of},
     drop_reason::DropReason,
+    packet::Frame,
 };
 
-use crate::{drops::Dropped, maps, rewrite::deliver, skb::Skb, verdict::Verdict};
+use crate::{
+    drops::Dropped,
+    limits, maps,
+    policy::{self, Holder},
+    rewrite::deliver,
+    skb::Skb,
+    verdict::Verdict,
+};
 
 /// The sender is known by the link, never by what the packet claims.
 #[inline(always)]
@@ -27,32 +35,40 @@ fn steer(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
     let frame = skb.frame()?;
     let config = maps::config()?;
     check_sender(config, slot, frame)?;
-    match destination(config, &frame.destination)? {
-        Destination::Slot(receiver) => to_slot(skb, slot, sender, receiver),
-        Destination::Host => Ok(to_host(skb, slot, sender.epoch())),
+    let sender = Holder::of(slot, sender);
+    match destination(config, &frame.destination) {
+        Ok(Destination::Slot(receiver)) => to_slot(skb, frame, &sender, receiver),
+        // Something may open what is link-local.
+        Ok(Destination::Host) | Err(DropReason::Metadata) => {
+            policy::check_world(skb, config, frame, &sender)?;
+            to_host(skb, frame, &sender, sender.word.epoch())
+        }
+        Err(reason) => Err(reason),
     }
 }
 
 #[inline(always)]
 fn to_slot(
     skb: &Skb,
-    slot: u32,
-    sender: AttachmentWord,
-    receiver_slot: u32,
+    frame: &Frame,
+    sender: &Holder,
+    receiver: u32,
 ) -> Result<Verdict, DropReason> {
-    let receiver = maps::attachment(receiver_slot)?;
-    check_tenants(sender, receiver)?;
-    if hub_of(slot) != hub_of(receiver_slot) {
-        return Ok(to_host(skb, slot, receiver.epoch()));
+    let receiver = Holder::of(receiver, maps::attachment(receiver)?);
+    policy::check_slots(skb, frame, sender, &receiver)?;
+    if hub_of(sender.slot) != hub_of(receiver.slot) {
+        return to_host(skb, frame, sender, receiver.word.epoch());
     }
-    maps::count_sent(slot, skb);
-    deliver(skb, receiver_slot)
+    limits::take_up(skb, frame, sender)?;
+    maps::count_sent(sender.slot, skb);
+    deliver(skb, frame, &receiver)
 }
 
 /// Out of the hub, authorised for `epoch`: the sender's, or that of a receiver in another hub.
 #[inline(always)]
-fn to_host(skb: &Skb, slot: u32, epoch: u32) -> Verdict {
-    maps::count_sent(slot, skb);
+fn to_host(skb: &Skb, frame: &Frame, sender: &Holder, epoch: u32) -> Result<Verdict, DropReason> {
+    limits::take_up(skb, frame, sender)?;
+    maps::count_sent(sender.slot, skb);
     skb.set_mark(epoch);
-    skb.redirect_peer(HUB_UPLINK_INDEX)
+    Ok(skb.redirect_peer(HUB_UPLINK_INDEX))
 }

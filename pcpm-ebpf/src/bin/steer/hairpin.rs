@@ -16,6 +16,7 @@ use pcpm_ebpf::{
 
 use crate::{
     arrival, fragments, inbound, maps,
+    policy::{self, Holder},
     ports::{self, Connection},
     rewrite::{self, deliver},
     skb::Skb,
@@ -36,6 +37,7 @@ pub(crate) fn leave(
         if !is_open(frame, transport) {
             return Err(DropReason::HostClosed);
         }
+        policy::check_door(slot, word, frame, transport)?;
         connection.open_as(skb, &frame.destination, transport)?;
     }
     let shown = connection.shown();
@@ -94,5 +96,6 @@ pub(crate) fn come_back(skb: &Skb, config: &Config, frame: &Frame) -> Result<Ver
         return Ok(skb.redirect_peer(HUB_UPLINK_INDEX));
     }
     skb.set_mark(0);
-    deliver(skb, receiver.slot)
+    let word = maps::attachment(receiver.slot)?;
+    deliver(skb, frame, &Holder::of(receiver.slot, word))
 }

@@ -15,17 +15,19 @@ use pcpm_ebpf::{
 use crate::{
     flows::{Entry, Receiver, arriving_flow, insert, now_ns},
     maps,
+    skb::Skb,
 };
 
 /// Where a packet for an address of the host belongs, if it is for a slot: to a connection that
 /// exists, or to one that it opens through a published port.
 #[inline(always)]
 pub(crate) fn receiver(
+    skb: &Skb,
     config: &Config,
     frame: &Frame,
     transport: &Transport,
 ) -> Result<Option<Receiver>, DropReason> {
-    if let Some(receiver) = arriving_flow(frame, transport) {
+    if let Some(receiver) = arriving_flow(skb, config, frame, transport)? {
         return Ok(Some(receiver));
     }
     match door(frame, transport) {

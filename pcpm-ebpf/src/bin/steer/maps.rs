@@ -2,15 +2,15 @@
 #![expect(unsafe_code, reason = "map values are reached through raw pointers")]
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, bpf_fib_lookup},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use pcpm_ebpf::{
     abi::{
-        AttachmentWord, Config, DROP_EVENTS_BYTES, DropKey, DropRecord, DropWindow, Flow, FlowKey,
-        HostPeer, HostPeerKey, PolicyNode, PortKey, PortTarget, SealedFlow, Settings, SlotCounters,
-        flow_kind,
+        AttachmentWord, Buckets, Config, DROP_EVENTS_BYTES, DropKey, DropRecord, DropWindow, Flow,
+        FlowKey, HostPeer, HostPeerKey, Learned, LearnedKey, NameKey, PolicyNode, PortKey,
+        PortTarget, SealedFlow, Settings, SlotCounters, flow_kind,
     },
     address::Address,
     decision::hub_of,
@@ -32,6 +32,10 @@ const DEFAULT_PORTS: usize = 65_536;
 const HOST_ADDRESSES_KNOWN: usize = 4096;
 /// Prefixes of all policies together. A trie takes memory for what is in it only.
 const POLICY_NODES: usize = 1 << 20;
+/// Domain names of all policies together.
+const NAMES_KNOWN: usize = 1 << 16;
+/// Addresses that attachments have learned for names. The one that is not asked for longest gives way.
+const ADDRESSES_LEARNED: usize = 32_768;
 /// Connections of the host's own sockets to published ports that are known at one time.
 const HOST_PEERS_KNOWN: usize = 16_384;
 
@@ -71,7 +75,21 @@ static SETTINGS: Array<Settings, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usize }> = A
 
 /// Behind the prefix length, the words of [`pcpm_ebpf::abi::PolicyKey`].
 #[btf_map]
-static POLICY: LpmTrie<[u32; 5], PolicyNode, POLICY_NODES> = LpmTrie::new();
+pub(crate) static POLICY: LpmTrie<[u32; 5], PolicyNode, POLICY_NODES> = LpmTrie::new();
+
+/// Takes memory for what is in it only.
+#[btf_map]
+pub(crate) static DOMAIN_NAMES: HashMap<NameKey, u32, NAMES_KNOWN, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+#[btf_map]
+pub(crate) static LEARNED: LruHashMap<LearnedKey, Learned, ADDRESSES_LEARNED> = LruHashMap::new();
+
+#[btf_map]
+static SCRATCH_NAME: PerCpuArray<NameKey, 1> = PerCpuArray::new();
+
+#[btf_map]
+static BUCKETS: Array<Buckets, DEFAULT_SLOTS> = Array::new();
 
 #[btf_map]
 static PORTS: HashMap<PortKey, PortTarget, DEFAULT_PORTS> = HashMap::new();
@@ -218,6 +236,24 @@ pub(crate) fn host_peer(key: &HostPeerKey) -> Option<HostPeer> {
 #[inline(always)]
 pub(crate) fn remember_host_peer(key: &HostPeerKey, peer: &HostPeer) -> bool {
     HOST_PEERS.insert(key, peer, 0).is_ok()
+}
+
+/// What the holder of `slot` may do, whoever that is.
+#[inline(always)]
+pub(crate) fn settings(slot: u32) -> Option<*const Settings> {
+    SETTINGS.get_ptr(slot)
+}
+
+/// The buckets of the rate limits of `slot`.
+#[inline(always)]
+pub(crate) fn buckets(slot: u32) -> Option<*mut Buckets> {
+    BUCKETS.get_ptr_mut(slot)
+}
+
+/// Room for a name that is looked up, for which the stack has none.
+#[inline(always)]
+pub(crate) fn scratch_name() -> Option<*mut NameKey> {
+    SCRATCH_NAME.get_ptr_mut(0)
 }
 
 /// Counts one dropped packet.

@@ -17,11 +17,13 @@ use pcpm_ebpf::{
     },
 };
 
-use crate::{maps, skb::Skb, verdict::Verdict};
+use crate::{limits, maps, policy::Holder, skb::Skb, verdict::Verdict};
 
-/// Hands a packet to `slot`, whose link is in this hub.
+/// Hands a packet to a slot whose link is in this hub, unless that would be too much for it.
 #[inline(always)]
-pub(crate) fn deliver(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
+pub(crate) fn deliver(skb: &Skb, frame: &Frame, receiver: &Holder) -> Result<Verdict, DropReason> {
+    limits::take_down(skb, frame, receiver)?;
+    let slot = receiver.slot;
     skb.store(DESTINATION_MAC_OFFSET, &hardware_addresses(slot))?;
     maps::count_received(slot, skb);
     Ok(skb.redirect_peer(LINK_INDEX_BASE + slot))

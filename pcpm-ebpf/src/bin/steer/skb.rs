@@ -13,6 +13,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use pcpm_ebpf::{
+    abi::{NAME_BYTES, Name},
+    dns::NameSource,
     drop_reason::DropReason,
     packet::{Frame, PacketFields, Transport},
 };
@@ -189,6 +191,18 @@ impl Skb {
         let size = size_of::<bpf_redir_neigh>() as i32;
         // SAFETY: `neighbour` is initialised and of the given size.
         unsafe { bpf_redirect_neigh(hop.ifindex(), &raw mut neighbour, size, 0) as i32 }
+    }
+}
+
+impl NameSource for Skb {
+    #[inline(always)]
+    fn load_name(&self, offset: u32, length: u32, name: &mut Name) -> bool {
+        // A mask is what the verifier understands; lengths that it changes do not occur.
+        const { assert!(NAME_BYTES.is_power_of_two()) };
+        let length = (length.wrapping_sub(1) & (NAME_BYTES as u32 - 1)) + 1;
+        let place = (&raw mut *name).cast();
+        // SAFETY: the helper writes exactly `length` bytes, for which `name` has room, or fails.
+        unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, place, length) == 0 }
     }
 }
 
