@@ -200,6 +200,25 @@ fn a_client_that_cannot_be_told_from_itself_is_refused() -> Result<()> {
 }
 
 #[test]
+fn a_client_may_use_the_port_of_a_closed_connection_again() -> Result<()> {
+    const FIN: u8 = 0x01;
+    let mut lab = published()?;
+    for flags in [SYN, FIN | ACK] {
+        lab.send(
+            Hook::FromUplink,
+            &asked(LAB_UPLINK, tcp(CLIENT, DOOR, flags)),
+        )?;
+    }
+    let again = asked(OTHER, tcp(CLIENT, DOOR, SYN));
+    let fate = lab.send(Hook::FromUplink, &again)?;
+    assert_eq!(fate, delivered(&again, tcp(CLIENT, INSIDE, SYN)));
+    let answer = Packet::of_slot(1, PEER, tcp(INSIDE, CLIENT, SYN | ACK));
+    let fate = lab.send(MARKED, &answer)?;
+    assert_eq!(fate, answered(&answer, OTHER, tcp(DOOR, CLIENT, SYN | ACK)));
+    Ok(())
+}
+
+#[test]
 fn errors_about_a_connection_from_outside_go_both_ways() -> Result<()> {
     const UNREACHABLE: u8 = 3;
     let mut lab = published()?;

@@ -102,7 +102,8 @@ fn write(key: &FlowKey, translated: &Endpoint, target: &PortTarget) -> Result<()
 }
 
 /// Whether the slot's side of a connection that would be opened belongs to another one: the slot could
-/// not tell them apart, nor could we tell its answers.
+/// not tell them apart, nor could we tell its answers. One that is closing gives way, as it does to a
+/// client that uses its port again for the same way.
 #[inline(never)]
 fn is_taken(egress: &FlowKey, ingress: &FlowKey, target: &PortTarget) -> bool {
     let Some(entry) = Entry::find(egress) else {
@@ -117,6 +118,7 @@ fn is_taken(egress: &FlowKey, ingress: &FlowKey, target: &PortTarget) -> bool {
         return false;
     };
     let word = AttachmentWord::attached(target.epoch, 1);
-    nat::is_reverse_of(entry.flow, egress, target.slot, target.epoch)
+    entry.flow.state != nat::state::CLOSING
+        && nat::is_reverse_of(entry.flow, egress, target.slot, target.epoch)
         && entry.stands(&owner, word, now_ns())
 }
