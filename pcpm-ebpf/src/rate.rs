@@ -18,9 +18,10 @@ const LONGEST_TICKS: u64 = 1 << 61;
 
 /// How long a bucket takes to fill: the burst.
 ///
-/// TCP halves its rate when the bucket is empty. It gets what the limit promises only if the bucket
-/// gives in the good times what it keeps back in the bad ones.
-pub const BURST_NS: u64 = 100_000_000;
+/// When it is empty, TCP loses much at once, stops, and begins again after its retransmission timeout,
+/// at least 200 ms in Linux. It gets what the limit promises only if the bucket does not overflow
+/// meanwhile: half of it at 100 ms, 97 to 100 % of 10 Mbit/s, 100 Mbit/s and 1 Gbit/s at 250 ms.
+pub const BURST_NS: u64 = 250_000_000;
 /// Packets that a bucket holds at least: the initial window of TCP (RFC 6928).
 pub const LEAST_BURST_PACKETS: u64 = 10;
 /// Bits that a bucket holds at least: that many Ethernet frames.

@@ -128,7 +128,7 @@ proptest! {
                 passed += segments;
             }
         }
-        let burst = (rate / 10).max(LEAST_BURST_PACKETS);
+        let burst = (rate * BURST_NS / SECOND_NS).max(LEAST_BURST_PACKETS);
         prop_assert!(passed <= rate + burst + segments, "{passed}");
         prop_assert!(passed * 100 >= rate.min(10_000 * segments) * 99, "{passed}");
     }
