@@ -14,6 +14,19 @@
 //! for a later one with the same identification. Fragments that come before the first are lost, as
 //! with any translation that does not put datagrams together.
 //!
+//! # Ports of closed connections
+//!
+//! RFC 5382 has an entry live for four minutes after its connection was closed, so that late segments
+//! find their way. A client that opens a hundred short connections a second to one server would then
+//! run out of ports. So when half of the tries found no free port, the others may take that of a
+//! connection which both sides have finished, or one has reset, and which has been silent since
+//! ([`may_give_way`]). Linux does likewise (`nf_nat_used_tuple_harder`).
+//!
+//! Only connections of the same attachment give way. A late segment then reaches nobody who could not
+//! see it anyway. And a server that still has the old connection in TIME-WAIT takes a new one with a
+//! later timestamp for what it is (RFC 6191); those of one slot's stack to one peer grow, those of two
+//! slots tell nothing about each other.
+//!
 //! # Entries are sealed
 //!
 //! The kernel uses the place of an element again at once, without waiting for programs that still
@@ -43,7 +56,7 @@
 //! mixtures below the size of a word, which pass by chance as well.
 //!
 //! Time and state are written after the check, perhaps into an entry that has just become another.
-//! They decide only about how long it lives.
+//! They decide only about how long it lives, and whether it gives way to another of its owner's.
 
 use crate::abi::{AttachmentWord, Config, Flow, FlowKey, flow_flag, flow_kind};
 use crate::address::Address;
@@ -51,6 +64,8 @@ use crate::packet::{Frame, Transport, protocol, tcp_flag};
 
 /// Ports tried for a new connection before it is given up.
 pub const PORT_TRIES: u32 = 32;
+/// The first of them that may take the port of a closed connection.
+pub const FIRST_LATE_TRY: u32 = PORT_TRIES / 2;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// An entry's time is written at most this often, to keep its cache line clean.
@@ -67,6 +82,9 @@ const UDP_NS: u64 = 300 * SECOND_NS;
 /// RFC 5508 REQ-2: ICMP queries at least 60 seconds.
 const ICMP_NS: u64 = 60 * SECOND_NS;
 
+/// Silence after which a closed connection may give way. `last_seen_ns` may be a second too old.
+const CLOSED_REST_NS: u64 = 3 * SECOND_NS;
+
 /// The parts of a datagram travel together; the identification comes again after 65536 others.
 const FRAGMENTS_NS: u64 = 2 * SECOND_NS;
 
@@ -78,8 +96,14 @@ pub mod state {
     pub const ANSWERED: u8 = 1;
     /// TCP: the opener has acknowledged the answer.
     pub const ESTABLISHED: u8 = 2;
-    /// TCP: one side has finished or reset the connection.
-    pub const CLOSING: u8 = 3;
+    /// TCP: the opener has finished.
+    pub const OPENER_FINISHED: u8 = 3;
+    /// TCP: the other side has finished.
+    pub const PEER_FINISHED: u8 = 4;
+    /// TCP: both sides have finished.
+    pub const CLOSED: u8 = 5;
+    /// TCP: one side has reset the connection.
+    pub const RESET: u8 = 6;
 }
 
 /// Which way a packet of a flow goes.
@@ -106,8 +130,16 @@ pub const fn next_state(before: u8, ip_protocol: u8, direction: Direction, tcp_f
 
 #[inline(always)]
 const fn next_tcp_state(before: u8, direction: Direction, tcp_flags: u8) -> u8 {
-    if tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0 {
-        return state::CLOSING;
+    if tcp_flags & tcp_flag::RST != 0 {
+        return state::RESET;
+    }
+    if tcp_flags & tcp_flag::FIN != 0 {
+        return match (before, direction) {
+            (state::PEER_FINISHED | state::CLOSED, Direction::Forward)
+            | (state::OPENER_FINISHED | state::CLOSED, Direction::Reply) => state::CLOSED,
+            (_, Direction::Forward) => state::OPENER_FINISHED,
+            (_, Direction::Reply) => state::PEER_FINISHED,
+        };
     }
     let opens = tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
     match (before, direction) {
@@ -115,6 +147,9 @@ const fn next_tcp_state(before: u8, direction: Direction, tcp_flags: u8) -> u8 {
         (_, Direction::Forward) if opens => state::OPENING,
         (state::OPENING, Direction::Reply) => state::ANSWERED,
         (state::ANSWERED, Direction::Forward) => state::ESTABLISHED,
+        // Somebody goes on: the reset was a stranger's, or is repeated.
+        (state::RESET, Direction::Forward) => state::OPENER_FINISHED,
+        (state::RESET, Direction::Reply) => state::PEER_FINISHED,
         _ => before,
     }
 }
@@ -149,6 +184,24 @@ pub const fn idle_timeout_ns(ip_protocol: u8, flow_state: u8) -> u64 {
 #[inline(always)]
 pub const fn is_live(flow: &Flow, ip_protocol: u8, word: AttachmentWord, now_ns: u64) -> bool {
     word.is_attached() && flow.epoch == word.epoch() && !is_idle(flow, ip_protocol, now_ns)
+}
+
+/// Whether the live connection of `flow` gives its port to a new one of the attachment `slot`, `epoch`
+/// where none is free.
+#[inline(always)]
+pub const fn may_give_way(
+    flow: &Flow,
+    ip_protocol: u8,
+    slot: u32,
+    epoch: u32,
+    now_ns: u64,
+) -> bool {
+    ip_protocol == protocol::TCP
+        && matches!(flow.state, state::CLOSED | state::RESET)
+        && flow.slot == slot
+        && flow.epoch == epoch
+        && !flow.is_inbound()
+        && now_ns.saturating_sub(flow.last_seen_ns) > CLOSED_REST_NS
 }
 
 /// Whether the datagram whose first fragment made `flow` may still go on at `now_ns`.

@@ -8,9 +8,9 @@ use pcpm_ebpf::abi::{AttachmentWord, Config, Flow, FlowKey, SealedFlow, flow_kin
 use pcpm_ebpf::address::Address;
 use pcpm_ebpf::nat::{
     Direction::{self, Forward, Reply},
-    Endpoint, PORT_TRIES, PortSequence, idle_timeout_ns, is_live, is_reverse_of, may_go_on,
-    needs_refresh, new_flow, next_state,
-    state::{ANSWERED, CLOSING, ESTABLISHED, OPENING},
+    Endpoint, PORT_TRIES, PortSequence, idle_timeout_ns, is_live, is_reverse_of, may_give_way,
+    may_go_on, needs_refresh, new_flow, next_state,
+    state::{ANSWERED, CLOSED, ESTABLISHED, OPENER_FINISHED, OPENING, PEER_FINISHED, RESET},
     unseal,
 };
 use pcpm_ebpf::packet::{
@@ -253,9 +253,10 @@ proptest! {
             let direction = if forward { Forward } else { Reply };
             answered |= !forward;
             state = next_state(state, protocol::TCP, direction, flags);
-            prop_assert!(state <= CLOSING);
+            prop_assert!(state <= RESET);
             prop_assert!(answered || state != ESTABLISHED);
-            prop_assert!(flags & (FIN | RST) == 0 || state == CLOSING);
+            prop_assert!(flags & (FIN | RST) == 0 || state >= OPENER_FINISHED);
+            prop_assert_eq!(flags & RST != 0, state == RESET);
         }
     }
 
@@ -354,16 +355,53 @@ fn tcp_connections_open_work_and_close() {
         (Reply, SYN | ACK, ANSWERED),
         (Forward, ACK, ESTABLISHED),
         (Reply, ACK, ESTABLISHED),
-        (Reply, FIN | ACK, CLOSING),
-        (Forward, ACK, CLOSING),
+        (Reply, FIN | ACK, PEER_FINISHED),
+        (Forward, ACK, PEER_FINISHED),
+        (Reply, FIN | ACK, PEER_FINISHED),
+        (Forward, FIN | ACK, CLOSED),
+        (Reply, ACK, CLOSED),
         (Forward, SYN, OPENING),
-        (Reply, RST | ACK, CLOSING),
+        (Reply, RST | ACK, RESET),
+        (Forward, ACK, OPENER_FINISHED),
+        (Reply, FIN | ACK, CLOSED),
     ];
     let mut state = OPENING;
     for (step, &(direction, flags, expected)) in life.iter().enumerate() {
         state = next_state(state, protocol::TCP, direction, flags);
         assert_eq!(state, expected, "step {step}");
     }
+}
+
+#[test]
+fn only_closed_silent_connections_of_the_same_attachment_give_way() {
+    let long_after = nanoseconds(Duration::from_secs(5));
+    let closed = Flow {
+        state: CLOSED,
+        ..new_flow(7, 9, &UNSHOWN, 0)
+    };
+    assert!(may_give_way(&closed, protocol::TCP, 7, 9, long_after));
+    let reset = Flow {
+        state: RESET,
+        ..closed
+    };
+    assert!(may_give_way(&reset, protocol::TCP, 7, 9, long_after));
+    let half = Flow {
+        state: PEER_FINISHED,
+        ..closed
+    };
+    assert!(!may_give_way(&half, protocol::TCP, 7, 9, long_after));
+    assert!(!may_give_way(&closed, protocol::TCP, 8, 9, long_after));
+    assert!(!may_give_way(&closed, protocol::TCP, 7, 10, long_after));
+    assert!(!may_give_way(&closed, protocol::UDP, 7, 9, long_after));
+    assert!(!may_give_way(
+        &closed.inbound(),
+        protocol::TCP,
+        7,
+        9,
+        long_after
+    ));
+    let soon_after = nanoseconds(Duration::from_secs(1));
+    assert!(!may_give_way(&closed, protocol::TCP, 7, 9, soon_after));
 }
 
 #[test]
@@ -381,7 +419,8 @@ fn idle_flows_live_as_long_as_the_rfcs_ask() {
     let cases = [
         ("RFC 5382 REQ-5", protocol::TCP, OPENING, minutes(4)),
         ("RFC 5382 REQ-5", protocol::TCP, ANSWERED, minutes(4)),
-        ("RFC 5382 REQ-5", protocol::TCP, CLOSING, minutes(4)),
+        ("RFC 5382 REQ-5", protocol::TCP, PEER_FINISHED, minutes(4)),
+        ("RFC 5382 REQ-5", protocol::TCP, CLOSED, minutes(4)),
         ("RFC 5382 REQ-5", protocol::TCP, ESTABLISHED, minutes(124)),
         ("RFC 4787 REQ-5", protocol::UDP, ANSWERED, minutes(5)),
         ("RFC 5508 REQ-2", protocol::ICMP, OPENING, minutes(1)),

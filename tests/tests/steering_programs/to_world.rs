@@ -14,6 +14,7 @@ pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x60];
 pub(crate) const EPOCH: u32 = 6;
 pub(crate) const MARKED: Hook = Hook::FromHub { mark: EPOCH };
 pub(crate) const SYN: u8 = 0x02;
+const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
 pub(crate) const ACK: u8 = 0x10;
 pub(crate) const UDP: Content = Content::Udp { from: 1000, to: 53 };
@@ -306,6 +307,47 @@ fn an_idle_connection_loses_its_port() -> Result<()> {
     translate(&mut lab, 2, &Packet::of_slot(2, PEER, content))?;
     let first = lab.send(MARKED, &Packet::of_slot(1, PEER, UDP))?;
     assert_eq!(first, Fate::Dropped(DropReason::NoFreePort));
+    Ok(())
+}
+
+#[test]
+fn a_closed_connection_gives_its_port_to_the_next_of_its_slot_and_to_no_other() -> Result<()> {
+    let mut lab = lab_with_ports(20_000, 20_000)?;
+    let segment = |from, flags| Content::Tcp {
+        from,
+        to: 443,
+        flags,
+    };
+    translate(&mut lab, 1, &Packet::of_slot(1, PEER, segment(1000, SYN)))?;
+    let end = Content::Tcp {
+        from: 443,
+        to: 20_000,
+        flags: FIN | ACK,
+    };
+    let end = Packet::arriving(UPLINK_MAC, PEER, LAB_UPLINK, end);
+    let answer = lab.send(Hook::FromUplink, &end)?;
+    assert!(matches!(answer, Fate::Redirected { .. }), "{answer:?}");
+    translate(
+        &mut lab,
+        1,
+        &Packet::of_slot(1, PEER, segment(1000, FIN | ACK)),
+    )?;
+    let next = Packet::of_slot(1, PEER, segment(1001, SYN));
+    let too_soon = lab.send(MARKED, &next)?;
+    assert_eq!(too_soon, Fate::Dropped(DropReason::NoFreePort));
+    lab.change_flows(|_, flow| {
+        Some(Flow {
+            last_seen_ns: flow.last_seen_ns.saturating_sub(4_000_000_000),
+            ..flow
+        })
+    })?;
+    let strange = lab.send(MARKED, &Packet::of_slot(2, PEER, segment(1001, SYN)))?;
+    assert_eq!(strange, Fate::Dropped(DropReason::NoFreePort));
+    assert_eq!(translate(&mut lab, 1, &next)?, 20_000);
+    let answer = answer_to(segment(1001, SYN), 20_000);
+    let fate = lab.send(Hook::FromUplink, &answer)?;
+    let bytes = restored(&answer, 1, segment(1001, SYN)).bytes();
+    assert_eq!(fate, Fate::Redirected { bytes, mark: EPOCH });
     Ok(())
 }
 

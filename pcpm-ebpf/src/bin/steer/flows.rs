@@ -210,6 +210,18 @@ impl Entry {
         nat::is_live(self.flow, self.protocol, word, now)
     }
 
+    /// Whether its connection is closed and gives its port to that of `new`.
+    #[inline(always)]
+    pub(crate) fn gives_way_to(&self, new: &Flow) -> bool {
+        nat::may_give_way(
+            self.flow,
+            self.protocol,
+            new.slot,
+            new.epoch,
+            new.last_seen_ns,
+        )
+    }
+
     /// Whether the connection of the INGRESS key `key` exists, whose entry this is.
     #[inline(always)]
     pub(crate) fn stands(&self, key: &FlowKey, word: AttachmentWord, now: u64) -> bool {

@@ -13,7 +13,7 @@ use pcpm_ebpf::{
     address::Address,
     drop_reason::DropReason,
     icmp_error::Quote,
-    nat::{self, Endpoint, PORT_TRIES, PortSequence},
+    nat::{self, Endpoint, FIRST_LATE_TRY, PORT_TRIES, PortSequence},
     packet::{Frame, Transport, TransportKind, tcp_flag},
 };
 
@@ -210,14 +210,14 @@ const CONTINUE: i64 = 0;
 const STOP: i64 = 1;
 
 /// One round of [`Search::run`].
-extern "C" fn try_next_port(_round: u64, search: *mut c_void) -> i64 {
+extern "C" fn try_next_port(round: u64, search: *mut c_void) -> i64 {
     // SAFETY: `search` is what `Search::run` passed.
     let search = unsafe { &mut *search.cast::<Search<'_>>() };
     let Draft { key, entry } = &mut *search.draft;
     key.local_port = search.ports.next_port();
     if maps::is_published(&mut inbound::port_of(key))
         || host::has_socket(&search.skb, key)
-        || !claim(key, entry)
+        || !claim(key, entry, round >= u64::from(FIRST_LATE_TRY))
     {
         return CONTINUE;
     }
@@ -225,23 +225,26 @@ extern "C" fn try_next_port(_round: u64, search: *mut c_void) -> i64 {
     STOP
 }
 
-/// Makes `flow` the owner of a translated port, unless the port has an owner that still exists.
+/// Makes `flow` the owner of a translated port, unless the port has an owner that still exists, and
+/// does not give way in a `late` try.
 #[inline(always)]
-fn claim(key: &FlowKey, entry: &mut SealedFlow) -> bool {
-    insert(key, entry, BPF_NOEXIST).is_ok() || take_over(key, entry)
+fn claim(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> bool {
+    insert(key, entry, BPF_NOEXIST).is_ok() || take_over(key, entry, late)
 }
 
-/// Replaces a dead owner. Of several CPUs that find it dead only one wins the exchange; the others
-/// see an entry that does not exist, and try another port.
+/// Replaces a dead owner, in a late try also one whose connection is closed. Of several CPUs that find
+/// it so only one wins the exchange; the others see an entry that does not exist, and try another port.
 #[inline(always)]
-fn take_over(key: &FlowKey, entry: &mut SealedFlow) -> bool {
+fn take_over(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> bool {
     let Some(owner) = Entry::find(key) else {
         return false;
     };
     let Ok(word) = maps::attachment(owner.flow.slot) else {
         return false;
     };
-    if owner.is_live(word, entry.flow.last_seen_ns) || !owner.retire(key) {
+    let now = entry.flow.last_seen_ns;
+    let gives_way = late && owner.gives_way_to(&entry.flow);
+    if owner.is_live(word, now) && !gives_way || !owner.retire(key) {
         return false;
     }
     if insert(key, entry, BPF_ANY).is_ok() {
