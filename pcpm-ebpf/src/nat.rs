@@ -24,8 +24,10 @@
 //!
 //! Only connections of the same attachment give way. A late segment then reaches nobody who could not
 //! see it anyway. And a server that still has the old connection in TIME-WAIT takes a new one with a
-//! later timestamp for what it is (RFC 6191); those of one slot's stack to one peer grow, those of two
-//! slots tell nothing about each other.
+//! later timestamp or sequence number for what it is (RFC 6191): those of one slot's stack to one peer
+//! mostly grow, those of two slots tell nothing about each other. Where they do not grow (stacks that
+//! give each port a clock of its own), the server answers with what it expects, the slot's stack resets
+//! that, and its next SYN is taken: a second is lost, not the connection.
 //!
 //! # Entries are sealed
 //!
@@ -184,6 +186,15 @@ pub const fn idle_timeout_ns(ip_protocol: u8, flow_state: u8) -> u64 {
 #[inline(always)]
 pub const fn is_live(flow: &Flow, ip_protocol: u8, word: AttachmentWord, now_ns: u64) -> bool {
     word.is_attached() && flow.epoch == word.epoch() && !is_idle(flow, ip_protocol, now_ns)
+}
+
+/// Whether a TCP connection was finished by a side, or reset.
+#[inline(always)]
+pub const fn is_closing(flow_state: u8) -> bool {
+    matches!(
+        flow_state,
+        state::OPENER_FINISHED | state::PEER_FINISHED | state::CLOSED | state::RESET
+    )
 }
 
 /// Whether the live connection of `flow` gives its port to a new one of the attachment `slot`, `epoch`

@@ -80,7 +80,7 @@ fn window(key: &DropKey) -> Option<&'static mut DropWindow> {
 
 #[inline(always)]
 fn tell(skb: &Skb, hop: u32, key: &DropKey, window: &mut DropWindow, now: u64) {
-    let Some(mut entry) = DROP_EVENTS.reserve(0) else {
+    let Some(mut entry) = DROP_EVENTS.reserve_untyped::<DropRecord>(0) else {
         window.missed();
         return;
     };

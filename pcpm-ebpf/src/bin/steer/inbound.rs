@@ -118,7 +118,7 @@ fn is_taken(egress: &FlowKey, ingress: &FlowKey, target: &PortTarget) -> bool {
         return false;
     };
     let word = AttachmentWord::attached(target.epoch, 1);
-    entry.flow.state != nat::state::CLOSING
+    !nat::is_closing(entry.flow.state)
         && nat::is_reverse_of(entry.flow, egress, target.slot, target.epoch)
         && entry.stands(&owner, word, now_ns())
 }

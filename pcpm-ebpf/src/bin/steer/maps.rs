@@ -8,9 +8,9 @@ use aya_ebpf::{
 };
 use pcpm_ebpf::{
     abi::{
-        AttachmentWord, Buckets, Config, DROP_EVENTS_BYTES, DropKey, DropRecord, DropWindow, Flow,
-        FlowKey, HostPeer, HostPeerKey, Learned, LearnedKey, NameKey, PolicyNode, PortKey,
-        PortTarget, SealedFlow, Settings, SlotCounters, flow_kind,
+        AttachmentWord, Buckets, Config, DROP_EVENTS_BYTES, DropKey, DropWindow, Flow, FlowKey,
+        HostPeer, HostPeerKey, Learned, LearnedKey, NameKey, PolicyNode, PortKey, PortTarget,
+        SealedFlow, Settings, SlotCounters, flow_kind,
     },
     address::Address,
     decision::hub_of,
@@ -63,8 +63,10 @@ static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::ne
 #[btf_map]
 static WORKSPACE: PerCpuArray<Workspace, 1> = PerCpuArray::new();
 
+/// Of [`pcpm_ebpf::abi::DropRecord`]s. A ring has no type of values: with one, libbpf (and `bpftool` with it) would not
+/// take the object.
 #[btf_map]
-pub(crate) static DROP_EVENTS: RingBuf<DropRecord, { DROP_EVENTS_BYTES as usize }> = RingBuf::new();
+pub(crate) static DROP_EVENTS: RingBuf<(), { DROP_EVENTS_BYTES as usize }> = RingBuf::new();
 
 #[btf_map]
 pub(crate) static DROP_WINDOWS: LruPerCpuHashMap<DropKey, DropWindow, WINDOWS> =
