@@ -1,7 +1,7 @@
 //! Whom slots may reach, by their rules and by names, and what a change of rules does to connections.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -329,4 +329,67 @@ fn a_name_server_on_the_host_teaches_as_well() -> Result<()> {
     )?;
     curl_by_name(&world, &slot.place, GATEWAY, "www.example.com")
         .context("by the name server on the host")
+}
+
+#[test]
+fn other_slots_teach_nothing() -> Result<()> {
+    let world = World::new()?;
+    let daemon = closed_pool(&world)?;
+    let (_names, _web) = servers(&world)?;
+    let liar = attach(&daemon, "liar", &json!({"publish": ["udp:53:53"]}))?;
+    let _liar = DnsServer::start(&liar.place, "0.0.0.0:53", WEB_SERVER)?;
+    let resolver = format!("{HOST_ADDRESS}:53/udp");
+    let slot = attach(
+        &daemon,
+        "named",
+        &json!({"allow": [resolver, "www.example.com"]}),
+    )?;
+    for server in [&liar.address, HOST_ADDRESS] {
+        let before = daemon.dropped("world-closed")?;
+        curl_by_name(&world, &slot.place, server, "www.example.com")
+            .expect_err("an address that another slot told");
+        // The name was resolved, or curl would not have tried the address.
+        assert!(daemon.dropped("world-closed")? > before, "{server}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_of_a_published_port_teaches_nothing() -> Result<()> {
+    let world = World::new()?;
+    let daemon = closed_pool(&world)?;
+    let (names, _web) = servers(&world)?;
+    drop(names);
+    let rules = json!({"publish": ["udp:9000:9000"], "allow": ["www.example.com"]});
+    let slot = attach(&daemon, "named", &rules)?;
+    let inside = slot.place.within(|| Ok(UdpSocket::bind("0.0.0.0:9000")?))?;
+    inside.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let client = world
+        .internet()
+        .within(|| Ok(UdpSocket::bind((NAME_SERVER, 53))?))?;
+    client.send_to(
+        &dns_answer("www.example.com", WEB_SERVER)?,
+        (HOST_ADDRESS, 9000),
+    )?;
+    let mut received = [0; 512];
+    let (_, from) = inside.recv_from(&mut received)?;
+    assert_eq!(from.port(), 53);
+    no_curl(&slot.place, WEB_SERVER)?;
+    // It may be answered, although the world is closed.
+    inside.send_to(b"yes", from)?;
+    client.set_read_timeout(Some(Duration::from_secs(10)))?;
+    client.recv_from(&mut received)?;
+    Ok(())
+}
+
+/// The answer that `name` has the address `told`.
+fn dns_answer(name: &str, told: &str) -> Result<Vec<u8>> {
+    let mut answer = vec![0, 1, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+    for label in name.split('.') {
+        answer.push(label.len().try_into()?);
+        answer.extend(label.bytes());
+    }
+    answer.extend([0, 0, 1, 0, 1, 0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    answer.extend(told.parse::<Ipv4Addr>()?.octets());
+    Ok(answer)
 }
