@@ -147,7 +147,8 @@ impl Figures {
 
     fn conditions(&self) -> String {
         format!(
-            "Medians of {} interleaved rounds of {} s. Everywhere: MTU 1500, the offloads of veth on, the same \
+            "Medians of {} interleaved rounds of {} s, and within them the median round trip, the median connection, \
+             the median 5 ms of throughput and packets. Everywhere: MTU 1500, the offloads of veth on, the same \
              code as client and server; both on one CPU for round trips and connections, on two for throughput \
              and packets. (c) and (d) see bridged packets as well (bridge-nf-call-iptables), and let known \
              connections pass first; (d) has {} rules a slot.",

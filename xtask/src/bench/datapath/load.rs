@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use pcpm_tests::{PATIENCE, Place};
 use serde::Serialize;
 
-use crate::report::Spread;
+use crate::report::{Spread, median};
 
 /// The server's ports. Connections take turns between them, so that translated ports last.
 pub(super) const PORTS: [u16; 16] = {
@@ -74,7 +74,7 @@ impl Pair {
         })
     }
 
-    /// What the server receives of one TCP connection, in bits per second.
+    /// What the server receives of one TCP connection, in bits per second of the median moment.
     fn throughput(&self, span: Duration) -> Result<f64> {
         let [listener] = self.listen([FIRST_PORT])?;
         let receive = || receive_all(&listener);
@@ -87,8 +87,8 @@ impl Pair {
             }
             Ok(())
         };
-        let ((), (bytes, took)) = self.run((CLIENT_CPU, send), (SERVER_CPU, receive))?;
-        Ok(per_second(bytes, took) * 8.0)
+        let ((), bytes_s) = self.run((CLIENT_CPU, send), (SERVER_CPU, receive))?;
+        Ok(bytes_s * 8.0)
     }
 
     /// One byte there and one back.
@@ -104,30 +104,33 @@ impl Pair {
         Spread::of_nanos(times)
     }
 
-    /// Connect, one byte, close.
+    /// Connect, one byte, close; as many a second as the median one allows.
     fn connections(&self, span: Duration) -> Result<f64> {
         let listeners = self.listen(PORTS)?;
         let accept = || accept_until_told(&listeners);
         let connect = || {
             let begin = Instant::now();
-            let mut made = 0;
+            let mut times = Vec::new();
             for port in PORTS.into_iter().cycle() {
-                let last = begin.elapsed() >= span;
+                let asked = Instant::now();
+                let last = asked - begin >= span;
                 let mut stream = self.connect(port)?;
                 stream.write_all(&[u8::from(last)])?;
-                made += 1;
                 ensure!(stream.read(&mut [0])? == 0, "the server speaks");
+                drop(stream);
+                times.push(u64::try_from(asked.elapsed().as_nanos())?);
                 if last {
                     break;
                 }
             }
-            Ok(per_second(made, begin.elapsed()))
+            Spread::of_nanos(times)
         };
-        let (rate, ()) = self.run((SHARED_CPU, connect), (SHARED_CPU, accept))?;
-        Ok(rate)
+        let (times, ()) = self.run((SHARED_CPU, connect), (SHARED_CPU, accept))?;
+        Ok(1e6 / times.p50_us)
     }
 
-    /// Datagrams that the server receives of a client that sends as many as it can.
+    /// Datagrams that the server receives in the median moment of a client that sends as many as it
+    /// can.
     fn small_packets(&self, span: Duration) -> Result<f64> {
         let server = self.server.within(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, FIRST_PORT))?;
@@ -198,15 +201,14 @@ impl Pair {
     }
 }
 
-fn receive_all(listener: &TcpListener) -> Result<(u64, Duration)> {
+fn receive_all(listener: &TcpListener) -> Result<f64> {
     let (mut stream, _) = listener.accept()?;
     let mut buffer = vec![0; CHUNK];
-    let begin = Instant::now();
-    let mut bytes = 0;
+    let mut meter = Meter::start();
     loop {
         match stream.read(&mut buffer)? {
-            0 => return Ok((bytes, begin.elapsed())),
-            length => bytes += length as u64,
+            0 => return meter.median_s(),
+            length => meter.count(length as u64),
         }
     }
 }
@@ -251,19 +253,48 @@ fn receive_datagrams(socket: &UdpSocket) -> Result<f64> {
     let mut buffer = [0; SMALL];
     socket.recv(&mut buffer).context("no datagram came")?;
     socket.set_read_timeout(Some(SILENCE))?;
-    let begin = Instant::now();
-    let (mut received, mut last) = (0, begin);
+    let mut meter = Meter::start();
     loop {
         match socket.recv(&mut buffer) {
-            Ok(_) => {
-                received += 1;
-                last = Instant::now();
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                return Ok(per_second(received, last - begin));
-            }
+            Ok(_) => meter.count(1),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return meter.median_s(),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Counts by the moment, so that the few moments in which something else had the CPU do not count.
+struct Meter {
+    begin: Instant,
+    counted: u64,
+    rates: Vec<f64>,
+}
+
+impl Meter {
+    const MOMENT: Duration = Duration::from_millis(5);
+
+    fn start() -> Self {
+        Self {
+            begin: Instant::now(),
+            counted: 0,
+            rates: Vec::new(),
+        }
+    }
+
+    fn count(&mut self, more: u64) {
+        self.counted += more;
+        let now = Instant::now();
+        let took = now - self.begin;
+        if took >= Self::MOMENT {
+            self.rates.push(per_second(self.counted, took));
+            (self.begin, self.counted) = (now, 0);
+        }
+    }
+
+    /// Per second, in the median moment.
+    fn median_s(self) -> Result<f64> {
+        ensure!(!self.rates.is_empty(), "too little was received");
+        Ok(median(self.rates))
     }
 }
 
