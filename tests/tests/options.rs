@@ -226,6 +226,36 @@ fn a_port_moves_between_addresses_without_ever_being_free() -> Result<()> {
 }
 
 #[test]
+fn what_the_command_line_says_is_what_packets_meet() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.pool_of(1)?;
+    let pcpm = |words: &str| world.pcpm(words.split(' '));
+    pcpm("attach web --publish 8080:80 --deny 198.51.100.1:81/tcp --rate-up 100M")?.run()?;
+    let slot = daemon.place(&daemon.attach_with(&json!({
+        "owner": "web", "publish": ["8080:80"], "deny": ["198.51.100.1:81/tcp"],
+        "rate_up": 100_000_000,
+    }))?);
+    let _inside = HttpServer::start(&slot, "0.0.0.0:80")?;
+    let internet = world.internet();
+    let _outside =
+        ["198.51.100.1:81", "198.51.100.1:82"].map(|address| HttpServer::start(&internet, address));
+    internet
+        .tool("curl -sf -m 10 http://192.0.2.2:8080/")
+        .run()?;
+    slot.tool("curl -sf -m 10 http://198.51.100.1:82/").run()?;
+    slot.tool("curl -sf -m 2 http://198.51.100.1:81/").fails()?;
+    pcpm("update web --publish 9090:80 --no-deny")?.run()?;
+    internet
+        .tool("curl -sf -m 10 http://192.0.2.2:9090/")
+        .run()?;
+    internet
+        .tool("curl -sf -m 2 http://192.0.2.2:8080/")
+        .fails()?;
+    slot.tool("curl -sf -m 10 http://198.51.100.1:81/").run()?;
+    Ok(())
+}
+
+#[test]
 fn a_lease_that_ends_and_a_daemon_that_is_killed_free_their_ports() -> Result<()> {
     let world = World::new()?;
     let mut daemon = world.pool_of(2)?;
