@@ -4,9 +4,12 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::types::{self, Check};
-use pcpm_ebpf::abi::{self, SLOTS_PER_HUB};
+use pcpm_ebpf::{
+    abi::{self, SLOTS_PER_HUB},
+    address::Address,
+};
 
 use crate::{
     bpf::{Datapath as _, DatapathSetup as _, DropEvents, PinDir, Sizes, Steering, control_group},
@@ -70,6 +73,7 @@ impl HostWorld {
         let world = World {
             state_dir: config.state_dir.clone(),
             pool_cidr: config.pool_cidr,
+            pool_prefix6: pool_prefix6(config),
             mtu,
             uplink: uplink.as_ref().map(shown),
             life: engine::unix_time_ms(),
@@ -119,9 +123,14 @@ impl HostWorld {
         let programs = steering.programs()?;
         let hubs = (0..hub_count(config)).map(|number| {
             let share = share_of(config.pool_cidr, number);
-            let hub = self
-                .host
-                .create_hub(&HubSpec { number, mtu, share }, &programs)?;
+            let share6 = pool_prefix6(config).map(|prefix| share6_of(prefix, number));
+            let spec = HubSpec {
+                number,
+                mtu,
+                share,
+                share6,
+            };
+            let hub = self.host.create_hub(&spec, &programs)?;
             steering.set_hub(number, hub.host_ifindex)?;
             Ok(hub)
         });
@@ -179,15 +188,31 @@ fn hub_count(config: &Config) -> u32 {
 }
 
 fn programs_config(config: &Config) -> abi::Config {
+    let pool6 = pool_prefix6(config);
     abi::Config {
         pool_base: config.pool_cidr.network().into(),
         pool_mask: config.pool_cidr.netmask().into(),
+        pool6: pool6.map_or(Address::ANY, |prefix| prefix.network().into()),
+        pool6_mask: pool6.map_or(Address::ANY, |prefix| prefix.netmask().into()),
         capacity: config.capacity,
         nat_port_first: config.nat.ports.first,
         nat_port_last: config.nat.ports.last,
         world_is_closed: (config.policy.default == config::DefaultPolicy::Closed).into(),
         ..abi::Config::default()
     }
+}
+
+/// The prefix of slots' IPv6 addresses: what is set, where there is IPv6.
+fn pool_prefix6(config: &Config) -> Option<Ipv6Net> {
+    config.pool_cidr6.prefix.filter(|_| doctor::has_ipv6())
+}
+
+/// The hub's part of the IPv6 prefix.
+fn share6_of(prefix: Ipv6Net, hub: u32) -> Ipv6Net {
+    const SHARE_PREFIX: u8 = 119;
+    const { assert!(1 << (128 - SHARE_PREFIX) == SLOTS_PER_HUB) };
+    let base = u128::from(prefix.network()) | u128::from(hub * SLOTS_PER_HUB);
+    Ipv6Net::new_assert(base.into(), SHARE_PREFIX)
 }
 
 /// The hub's part of the pool CIDR: all of it if one hub is enough for it.

@@ -38,7 +38,7 @@ pub const SLOT_LINK_INDEX: u32 = 2;
 /// The slots' gateway, an address of the host: 169.254.1.1 (host byte order).
 pub const GATEWAY_V4: u32 = u32::from_be_bytes([169, 254, 1, 1]);
 
-/// The slots' gateway for IPv6: `fe80::1`.
+/// The slots' gateway for IPv6, an address of each hub's link in the host: `fe80::1`.
 pub const GATEWAY_V6: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// The hardware address of the gateway: all hub-side links of slots and `up0` carry it, so a packet
@@ -124,6 +124,8 @@ pub mod names {
     pub const LEARNED: &str = "LEARNED";
     /// `BPF_MAP_TYPE_ARRAY` of [`super::Buckets`] by slot index.
     pub const BUCKETS: &str = "BUCKETS";
+    /// `BPF_MAP_TYPE_HASH`: `u32` interface index in the host to [`super::Uplink`].
+    pub const UPLINKS: &str = "UPLINKS";
     /// `BPF_MAP_TYPE_ARRAY` with one [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
 
@@ -161,18 +163,31 @@ pub struct Config {
     pub pool_mask: u32,
     /// Number of slots.
     pub capacity: u32,
-    /// Interface index of the uplink in the host, 0 for none.
-    pub uplink_ifindex: u32,
-    /// The uplink's address, the source of translated packets; any for none.
-    pub uplink_address: Address,
+    /// First IPv6 address of the pool: slot `i` has the one with `i` in its last word. Any: slots
+    /// have no IPv6.
+    pub pool6: Address,
+    /// Netmask of the IPv6 prefix, at least the last word of which is 0.
+    pub pool6_mask: Address,
     /// First port (or ICMP echo identifier) used for translation.
     pub nat_port_first: u16,
     /// Last port used for translation, inclusive.
     pub nat_port_last: u16,
     /// 1 if slots reach nothing of the world but what their rules open, else 0.
     pub world_is_closed: u32,
+    /// Zero.
+    pub padding: u32,
     /// The cookie of the host's network namespace; 0: nothing is done for the host's own sockets.
     pub host_netns: u64,
+}
+
+/// What the packets of slots that leave through one interface are translated to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Uplink {
+    /// Its IPv4 address; any for none.
+    pub v4: Address,
+    /// Its IPv6 address; any for none.
+    pub v6: Address,
 }
 
 /// Which way a [`FlowKey`] is looked up.
@@ -267,7 +282,8 @@ pub struct SlotCounters {
 
 const _: () = {
     assert!(size_of::<AttachmentWord>() == 8);
-    assert!(size_of::<Config>() == 48);
+    assert!(size_of::<Config>() == 64);
+    assert!(size_of::<Uplink>() == 32);
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Flow>() == 40);
     assert!(size_of::<SealedFlow>() == 80);

@@ -51,6 +51,27 @@ impl Address {
         }
     }
 
+    /// The address `number` behind this one, which has 0 in its last word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(&self, number: u32) -> Self {
+        let [a, b, c, _] = self.0;
+        Self([a, b, c, number.to_be()])
+    }
+
+    /// Whether it lies in the network with this first address and this mask.
+    #[inline(always)]
+    pub const fn is_within(&self, network: &Self, mask: &Self) -> bool {
+        let [own, network, mask] = [self.halves(), network.halves(), mask.halves()];
+        (own[0] ^ network[0]) & mask[0] | (own[1] ^ network[1]) & mask[1] == 0
+    }
+
+    /// Whether both are the same but for the last word.
+    #[inline(always)]
+    pub const fn differs_in_last_word_only(&self, other: &Self) -> bool {
+        (self.0[0] ^ other.0[0]) | (self.0[1] ^ other.0[1]) | (self.0[2] ^ other.0[2]) == 0
+    }
+
     /// Both halves, as words to compute with.
     #[inline(always)]
     pub const fn halves(&self) -> [u64; 2] {

@@ -2,12 +2,13 @@
 //!
 //! No map and no helper is touched here. Flows and translation are in [`crate::nat`].
 
-use crate::abi::{AttachmentWord, Config, GATEWAY_MAC, GATEWAY_V4, SLOTS_PER_HUB, slot_mac};
+use crate::abi::{
+    AttachmentWord, Config, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, SLOTS_PER_HUB, Uplink, slot_mac,
+};
 use crate::address::Address;
 use crate::drop_reason::DropReason;
-use crate::packet::{Frame, Mac, Transport, TransportKind};
-
-const GATEWAY: Address = Address::v4(GATEWAY_V4);
+use crate::packet::{Family, Frame, Mac, PacketFields, Transport, TransportKind, protocol};
+use crate::policy::is_link_local;
 
 /// Where a slot's packet is to go, as far as its destination address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,26 +20,61 @@ pub enum Destination {
 }
 
 impl Config {
-    /// The address of slot `index`.
+    /// The address of slot `index`, of the same version of IP.
     #[inline(always)]
-    pub const fn slot_address(&self, index: u32) -> Address {
-        Address::v4(self.pool_base.wrapping_add(index))
+    pub const fn slot_address(&self, index: u32, family: Family) -> Address {
+        match family {
+            Family::V4 => Address::v4(self.pool_base.wrapping_add(index)),
+            Family::V6 => self.pool6.plus(index),
+        }
     }
 
     /// Whether `address` lies in the pool's range.
     #[inline(always)]
-    pub const fn in_pool(&self, address: &Address) -> bool {
-        address.is_v4() && (address.low() ^ self.pool_base) & self.pool_mask == 0
+    pub fn in_pool(&self, address: &Address) -> bool {
+        if address.is_v4() {
+            (address.low() ^ self.pool_base) & self.pool_mask == 0
+        } else {
+            self.has_ipv6() && address.is_within(&self.pool6, &self.pool6_mask)
+        }
     }
 
     /// The slot that has `address`, if there is one.
     #[inline(always)]
-    pub const fn slot_of(&self, address: &Address) -> Option<u32> {
-        let index = address.low().wrapping_sub(self.pool_base);
-        if address.is_v4() && index < self.capacity {
+    pub fn slot_of(&self, address: &Address) -> Option<u32> {
+        let index = if address.is_v4() {
+            address.low().wrapping_sub(self.pool_base)
+        } else if self.has_ipv6() && address.differs_in_last_word_only(&self.pool6) {
+            address.low()
+        } else {
+            return None;
+        };
+        if index < self.capacity {
             Some(index)
         } else {
             None
+        }
+    }
+
+    /// Whether slots have IPv6 addresses.
+    #[inline(always)]
+    pub fn has_ipv6(&self) -> bool {
+        self.pool6 != Address::ANY
+    }
+}
+
+impl Uplink {
+    /// Its address of this version of IP, if it has one.
+    #[inline(always)]
+    pub fn address(&self, family: Family) -> Option<&Address> {
+        let address = match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        if *address == Address::ANY {
+            None
+        } else {
+            Some(address)
         }
     }
 }
@@ -61,7 +97,10 @@ pub fn check_sender(config: &Config, slot: u32, frame: &Frame) -> Result<(), Dro
     if frame.source_mac != Mac::new(slot_mac(slot)) {
         return Err(DropReason::SpoofedMac);
     }
-    if frame.source != config.slot_address(slot) {
+    if !frame.is_v4() && !config.has_ipv6() {
+        return Err(DropReason::Ipv6);
+    }
+    if frame.source != config.slot_address(slot, frame.family) {
         return Err(DropReason::SpoofedAddress);
     }
     Ok(())
@@ -77,15 +116,64 @@ pub fn destination(config: &Config, address: &Address) -> Result<Destination, Dr
         let slot = config.slot_of(address).ok_or(DropReason::NoSuchSlot)?;
         return Ok(Destination::Slot(slot));
     }
-    if *address == GATEWAY {
+    if is_gateway(address) {
         return Ok(Destination::Host);
     }
-    match address.low().to_be_bytes() {
+    if address.is_v4() {
+        ipv4_destination(address.low())
+    } else {
+        ipv6_destination(address)
+    }
+}
+
+#[inline(always)]
+const fn ipv4_destination(address: u32) -> Result<Destination, DropReason> {
+    match address.to_be_bytes() {
         [169, 254, ..] => Err(DropReason::Metadata),
         [224..=239, ..] => Err(DropReason::Multicast),
         [255, 255, 255, 255] => Err(DropReason::Broadcast),
         [0 | 127 | 240.., ..] => Err(DropReason::Reserved),
         _ => Ok(Destination::Host),
+    }
+}
+
+#[inline(always)]
+const fn ipv6_destination(address: &Address) -> Result<Destination, DropReason> {
+    let [first, second, ..] = address.0;
+    match first.to_ne_bytes() {
+        _ if is_link_local(address) => Err(DropReason::Metadata),
+        [0xff, ..] => Err(DropReason::Multicast),
+        [0, 0, 0, 0] if second == 0 => Err(DropReason::Reserved),
+        _ => Ok(Destination::Host),
+    }
+}
+
+#[inline(always)]
+fn is_gateway(address: &Address) -> bool {
+    *address == const { Address::v4(GATEWAY_V4) } || *address == const { Address::v6(GATEWAY_V6) }
+}
+
+/// Whether a slot's frame is none of the messages by which IPv6 nodes on one link find each other.
+/// Slots are alone on theirs, and have permanent entries for their gateway.
+///
+/// # Errors
+/// Which one it is.
+#[inline(always)]
+pub fn check_discovery(
+    packet: &(impl PacketFields + ?Sized),
+    frame: &Frame,
+) -> Result<(), DropReason> {
+    if frame.protocol != protocol::ICMPV6 || frame.fragment.is_later() {
+        return Ok(());
+    }
+    let [type_and_code] = packet
+        .fields(frame.transport_offset)
+        .ok_or(DropReason::Malformed)?;
+    match type_and_code >> 8 {
+        133 | 134 => Err(DropReason::RouterDiscovery),
+        135 | 136 => Err(DropReason::NeighbourDiscovery),
+        137 => Err(DropReason::Redirect),
+        _ => Ok(()),
     }
 }
 
@@ -134,5 +222,5 @@ pub const fn next_ttl(ttl: u8) -> Option<u8> {
 /// Whether a slot's packet is a ping of its gateway, which needs no flow.
 #[inline(always)]
 pub fn is_gateway_ping(frame: &Frame, transport: &Transport) -> bool {
-    frame.destination == GATEWAY && transport.kind == TransportKind::EchoRequest
+    is_gateway(&frame.destination) && transport.kind == TransportKind::EchoRequest
 }

@@ -7,19 +7,18 @@ use crate::abi::FlowKey;
 use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::packet::{
-    Fragment, Frame, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, PacketFields, Transport, TransportKind,
-    fragment, ipv4_address, ipv4_header_length, protocol,
+    Family, Fragment, Frame, IpHeader, PacketFields, Transport, TransportKind, echo, echo_ports,
+    protocol,
 };
 
-const DESTINATION_UNREACHABLE: u8 = 3;
-const TIME_EXCEEDED: u8 = 11;
-const PARAMETER_PROBLEM: u8 = 12;
 /// What every error carries before the packet it quotes.
 const ICMP_HEADER_LENGTH: u32 = 8;
 
 /// The beginning of a packet, as an ICMP error quotes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quote {
+    /// Version of IP.
+    pub family: Family,
     /// Offset of the quoted IP header in the frame.
     pub ip_offset: u32,
     /// Offset of the quoted transport header in the frame.
@@ -49,43 +48,33 @@ impl Quote {
             .fields(frame.transport_offset)
             .ok_or(DropReason::Malformed)?;
         let [icmp_type, _] = type_and_code.to_be_bytes();
-        if frame.protocol != protocol::ICMP
-            || frame.fragment != Fragment::Whole
-            || !is_error(icmp_type)
-        {
+        if frame.fragment != Fragment::Whole || !is_error(frame.family, frame.protocol, icmp_type) {
             return Err(DropReason::NotReply);
         }
         let ip_offset = frame.transport_offset + ICMP_HEADER_LENGTH;
-        let [
-            lengths,
-            _,
-            _,
-            fragments,
-            ttl_and_protocol,
-            _,
-            s0,
-            s1,
-            d0,
-            d1,
-        ] = packet.raw_fields(ip_offset).ok_or(DropReason::Malformed)?;
-        let [version_and_length, _] = lengths.to_ne_bytes();
-        let [_, ip_protocol] = ttl_and_protocol.to_ne_bytes();
-        if fragment(u16::from_be(fragments)).is_later() {
+        let header = match frame.family {
+            Family::V4 => {
+                let fields = packet.raw_fields(ip_offset).ok_or(DropReason::Malformed)?;
+                IpHeader::v4(&fields, ip_offset)?
+            }
+            Family::V6 => IpHeader::v6(packet, ip_offset)?,
+        };
+        if header.fragment.is_later() {
             return Err(DropReason::NotReply);
         }
-        let transport_offset = ip_offset + ipv4_header_length(version_and_length)?;
-        let (transport, checksum) = quoted_transport(packet, ip_protocol, transport_offset)?;
+        let (transport, checksum) = quoted_transport(packet, &header)?;
         Ok(Self {
+            family: header.family,
             ip_offset,
-            transport_offset,
+            transport_offset: header.end,
             checksum_offset: if checksum == 0 {
                 0
             } else {
-                transport_offset + checksum
+                header.end + checksum
             },
-            source: ipv4_address(s0, s1),
-            destination: ipv4_address(d0, d1),
-            protocol: ip_protocol,
+            source: header.source,
+            destination: header.destination,
+            protocol: header.protocol,
             transport,
         })
     }
@@ -126,41 +115,46 @@ impl Quote {
 }
 
 #[inline(always)]
-const fn is_error(icmp_type: u8) -> bool {
-    matches!(
-        icmp_type,
-        DESTINATION_UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM
-    )
+fn is_error(family: Family, ip_protocol: u8, icmp_type: u8) -> bool {
+    match (family, ip_protocol) {
+        // Destination unreachable, time exceeded, parameter problem.
+        (Family::V4, protocol::ICMP) => matches!(icmp_type, 3 | 11 | 12),
+        // Destination unreachable, packet too big, time exceeded, parameter problem.
+        (Family::V6, protocol::ICMPV6) => matches!(icmp_type, 1..=4),
+        _ => false,
+    }
 }
 
 /// What the first 8 bytes of a transport header say, and where the checksum is in it (0: nowhere).
 #[inline(always)]
 fn quoted_transport(
     packet: &(impl PacketFields + ?Sized),
-    ip_protocol: u8,
-    offset: u32,
+    header: &IpHeader,
 ) -> Result<(Transport, u32), DropReason> {
-    let [first, second, third, fourth] = packet.fields(offset).ok_or(DropReason::Malformed)?;
-    let [icmp_type, _] = first.to_be_bytes();
-    let (kind, source_port, destination_port, checksum) = match (ip_protocol, icmp_type) {
-        (protocol::TCP, _) => {
-            let quoted = packet.fields::<9>(offset).is_some();
+    let [first, second, third, fourth] = packet.fields(header.end).ok_or(DropReason::Malformed)?;
+    let (kind, (source_port, destination_port), checksum) = match header.protocol {
+        protocol::TCP => {
+            let quoted = packet.fields::<9>(header.end).is_some();
             (
                 TransportKind::Tcp,
-                first,
-                second,
+                (first, second),
                 if quoted { 16 } else { 0 },
             )
         }
-        (protocol::UDP, _) => (
-            TransportKind::Udp,
-            first,
-            second,
-            if fourth == 0 { 0 } else { 6 },
-        ),
-        (protocol::ICMP, ICMP_ECHO_REQUEST) => (TransportKind::EchoRequest, third, 0, 2),
-        (protocol::ICMP, ICMP_ECHO_REPLY) => (TransportKind::EchoReply, 0, third, 2),
-        _ => return Err(DropReason::NotReply),
+        protocol::UDP => {
+            let checked = fourth != 0;
+            (
+                TransportKind::Udp,
+                (first, second),
+                if checked { 6 } else { 0 },
+            )
+        }
+        _ => {
+            let [icmp_type, _] = first.to_be_bytes();
+            let kind = echo(header.family, header.protocol, icmp_type);
+            let kind = kind.ok_or(DropReason::NotReply)?;
+            (kind, echo_ports(kind, third), 2)
+        }
     };
     let transport = Transport {
         kind,

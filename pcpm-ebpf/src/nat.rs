@@ -276,7 +276,12 @@ impl FlowKey {
             remote: frame.destination,
             local_port: frame.identification as u16,
             remote_port: (frame.identification >> 16) as u16,
-            protocol: frame.protocol,
+            // The parts of an IPv6 datagram may begin with different headers.
+            protocol: if frame.is_v4() {
+                frame.protocol
+            } else {
+                protocol::FRAGMENT
+            },
             kind: flow_kind::FRAGMENT,
             padding: 0,
         }

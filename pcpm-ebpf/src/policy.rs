@@ -193,13 +193,14 @@ impl Refusal {
 }
 
 /// Whether `address` is link-local, which is closed unless a rule opens it: clouds serve credentials
-/// there.
+/// there. `fd00:ec2::/32`, where Amazon does, counts as such.
 #[inline(always)]
 pub const fn is_link_local(address: &Address) -> bool {
     let [first, _, _, last] = address.0;
     if address.is_v4() {
         u32::from_be(last) >> 16 == 0xa9fe
     } else {
-        u32::from_be(first) >> 22 == 0xfe80 >> 6
+        let first = u32::from_be(first);
+        first >> 22 == 0xfe80 >> 6 || first == 0xfd00_0ec2
     }
 }

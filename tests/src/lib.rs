@@ -28,7 +28,7 @@ pub use process::Process;
 pub use snapshot::HostState;
 pub use tap::Tap;
 pub use wire::Wire;
-pub use world::{HOST_ADDRESS, INTERNET_ADDRESS, UPLINK, World};
+pub use world::{HOST_ADDRESS, HOST_ADDRESS6, INTERNET_ADDRESS, INTERNET_ADDRESS6, UPLINK, World};
 
 /// How long anything that must happen may take. Generous: a loaded machine is slow, not wrong.
 pub const PATIENCE: Duration = Duration::from_mins(1);

@@ -22,6 +22,10 @@ use crate::{PATIENCE, binary};
 pub const UPLINK: &str = "eth0";
 /// The host's address on the uplink.
 pub const HOST_ADDRESS: &str = "192.0.2.2";
+/// The host's IPv6 address on the uplink.
+pub const HOST_ADDRESS6: &str = "2001:db8:1::2";
+/// An IPv6 address in the internet, two hops away for a slot.
+pub const INTERNET_ADDRESS6: &str = "2001:db8:2::1";
 /// An address in the internet, two hops away for a slot.
 pub const INTERNET_ADDRESS: &str = "198.51.100.1";
 
@@ -34,13 +38,17 @@ const HOST_WITH_UPLINK: &str = "\
 netns add internet
 link add eth0 mtu 1500 type veth peer name eth0 netns internet
 addr add 192.0.2.2/24 dev eth0
+addr add 2001:db8:1::2/64 dev eth0 nodad
 link set eth0 up
 route add default via 192.0.2.1 dev eth0
+route add default via 2001:db8:1::1 dev eth0
 ";
 const THE_INTERNET: &str = "\
 link set lo up
 addr add 198.51.100.1/32 dev lo
 addr add 192.0.2.1/24 dev eth0
+addr add 2001:db8:2::1/128 dev lo nodad
+addr add 2001:db8:1::1/64 dev eth0 nodad
 link set eth0 up
 ";
 
@@ -68,7 +76,10 @@ impl World {
             .internet_command("ip", ["-batch", "-"])
             .input(THE_INTERNET)
             .run()?;
-        world.tool("ping -n -q -c 1 -w 10 192.0.2.1").run()?;
+        for router in ["192.0.2.1", "2001:db8:1::1"] {
+            let ping = format!("ping -n -q -c 1 -i 0.2 -w 10 {router}");
+            world.tool(&ping).run()?;
+        }
         Ok(world)
     }
 

@@ -17,7 +17,7 @@ fn an_attachment_says_all_that_an_engine_needs() -> Result<()> {
         ("owner", json!("web")),
         ("tenant", json!("shop")),
         ("interface", json!("eth0")),
-        ("gateways", json!(["169.254.1.1"])),
+        ("gateways", json!(["169.254.1.1", "fe80::1"])),
         ("mtu", json!(1500)),
         ("publish", json!([])),
         ("source", json!("warm")),

@@ -19,7 +19,7 @@ use super::BpfError;
 
 /// What is pinned beside [`names::SOCKET_PROGRAMS`]: all maps that are declared (the compiler's own
 /// live with the programs), and the link that holds the uplink's program.
-const PINNED: [&str; 18] = [
+const PINNED: [&str; 19] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
@@ -36,6 +36,7 @@ const PINNED: [&str; 18] = [
     names::PORTS,
     names::HOST_ADDRESSES,
     names::HOST_PEERS,
+    names::UPLINKS,
     names::CONFIG,
     names::FROM_UPLINK,
 ];

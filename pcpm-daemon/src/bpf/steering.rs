@@ -21,8 +21,8 @@ use aya::{
 use pcpm_ebpf::{
     STEER_OBJECT,
     abi::{
-        AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings,
-        SlotCounters, names,
+        self, AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget,
+        Settings, SlotCounters, names,
     },
     address::Address,
 };
@@ -58,6 +58,8 @@ struct Plain<T>(T);
 // SAFETY: `repr(C)`, `Copy`, all padding is fields, and every bit pattern is valid.
 unsafe impl Pod for Plain<Config> {}
 // SAFETY: as above.
+unsafe impl Pod for Plain<abi::Uplink> {}
+// SAFETY: as above.
 unsafe impl Pod for Plain<PolicyNode> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<NameKey> {}
@@ -75,8 +77,9 @@ pub(crate) struct Steering {
     names: HashMap<MapData, Plain<NameKey>, u32>,
     ports: HashMap<MapData, Plain<PortKey>, Plain<PortTarget>>,
     config: Array<MapData, Plain<Config>>,
-    /// What stands in `config`.
-    configured: Config,
+    uplinks: HashMap<MapData, u32, Plain<abi::Uplink>>,
+    /// The one that the program is attached to.
+    uplink_ifindex: Option<u32>,
     hubs: Array<MapData, u32>,
     slot_counters: PerCpuArray<MapData, CounterWords>,
     drops: PerCpuArray<MapData, u64>,
@@ -115,7 +118,8 @@ impl Steering {
             names: take_map(&mut ebpf, names::DOMAIN_NAMES)?,
             ports: take_map(&mut ebpf, names::PORTS)?,
             config: take_map(&mut ebpf, names::CONFIG)?,
-            configured: Config::default(),
+            uplinks: take_map(&mut ebpf, names::UPLINKS)?,
+            uplink_ifindex: None,
             hubs: take_map(&mut ebpf, names::HUBS)?,
             slot_counters: take_map(&mut ebpf, names::SLOT_COUNTERS)?,
             drops: take_map(&mut ebpf, names::DROPS)?,
@@ -212,12 +216,6 @@ impl Steering {
         }
         Ok(())
     }
-
-    fn write_config(&mut self) -> Result<(), BpfError> {
-        self.config
-            .set(0, Plain(self.configured), 0)
-            .map_err(|e| BpfError::new("write the programs' configuration", &e))
-    }
 }
 
 impl Datapath for Steering {
@@ -281,17 +279,29 @@ impl Datapath for Steering {
 
     /// The program is on the new interface before anything leaves through it.
     fn follow_uplink(&mut self, uplink: Option<&Uplink>) -> Result<(), BpfError> {
-        let ifindex = uplink.map_or(0, |uplink| uplink.ifindex);
-        if ifindex != self.configured.uplink_ifindex {
+        let before = self.uplink_ifindex;
+        let ifindex = uplink.map(|uplink| uplink.ifindex);
+        if ifindex != before {
             self.detach_uplink()?;
             if let Some(uplink) = uplink {
                 self.attach_uplink(&uplink.name)?;
             }
         }
-        self.configured.uplink_ifindex = ifindex;
-        self.configured.uplink_address =
-            uplink.map_or(Address::ANY, |uplink| uplink.address.into());
-        self.write_config()
+        if let Some(uplink) = uplink {
+            let addresses = abi::Uplink {
+                v4: uplink.address.into(),
+                v6: uplink.address6.map_or(Address::ANY, Into::into),
+            };
+            self.uplinks
+                .insert(uplink.ifindex, Plain(addresses), 0)
+                .map_err(|e| BpfError::new("write the uplink's addresses", &e))?;
+        }
+        if let Some(before) = before.filter(|_| ifindex != before) {
+            ignore_missing(self.uplinks.remove(&before))
+                .map_err(|e| BpfError::new("forget the last uplink", &e))?;
+        }
+        self.uplink_ifindex = ifindex;
+        Ok(())
     }
 
     fn drops(&self) -> Result<Vec<u64>, BpfError> {
@@ -306,8 +316,9 @@ impl Datapath for Steering {
 
 impl DatapathSetup for Steering {
     fn configure(&mut self, config: Config) -> Result<(), BpfError> {
-        self.configured = config;
-        self.write_config()
+        self.config
+            .set(0, Plain(config), 0)
+            .map_err(|e| BpfError::new("write the programs' configuration", &e))
     }
 
     fn set_hub(&mut self, hub: u32, host_ifindex: u32) -> Result<(), BpfError> {

@@ -45,6 +45,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "CIDR")]
     pub(crate) pool_cidr: Option<String>,
 
+    /// IPv6 addresses of the slots, a private prefix [default: fd00:7063:706d::/64]
+    #[arg(long, value_name = "CIDR|off")]
+    pub(crate) pool_cidr6: Option<String>,
+
     /// Interface that leads to the world [default: auto, the one of the default route]
     #[arg(long, value_name = "auto|IFACE")]
     pub(crate) uplink: Option<String>,
@@ -100,6 +104,7 @@ impl Args {
             capacity: option(self.capacity.as_ref(), "--capacity"),
             ready: option(self.ready.as_ref(), "--ready"),
             pool_cidr: option(self.pool_cidr.as_ref(), "--pool-cidr"),
+            pool_cidr6: option(self.pool_cidr6.as_ref(), "--pool-cidr6"),
             uplink: option(self.uplink.as_ref(), "--uplink"),
             ..Layer::default()
         }

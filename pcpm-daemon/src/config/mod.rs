@@ -13,7 +13,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 pub(crate) use args::Args;
 pub(crate) use error::{ConfigError, Origin};
@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub(crate) ready: u32,
     /// Addresses of the slots: slot `i` has the `i`-th.
     pub(crate) pool_cidr: Ipv4Net,
+    /// IPv6 addresses of the slots.
+    pub(crate) pool_cidr6: PoolV6,
     /// The host's way out.
     pub(crate) uplink: Uplink,
     /// How slots are made.
@@ -50,6 +52,15 @@ pub(crate) struct Config {
     pub(crate) policy: Policy,
     /// What clients may ask for.
     pub(crate) api: Api,
+}
+
+/// IPv6 addresses of the slots: slot `i` has `i` in the last 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PoolV6 {
+    /// Their prefix, at most 96 bits; `None`: slots have no IPv6.
+    pub(crate) prefix: Option<Ipv6Net>,
+    /// Whether somebody asked for it. If not, a host without IPv6 is no reason not to start.
+    pub(crate) is_asked_for: bool,
 }
 
 /// Which interface of the host leads to the world.

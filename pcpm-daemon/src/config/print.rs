@@ -4,7 +4,7 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::validate::socket_in;
-use super::{Config, DefaultPolicy, PortRange, Uplink};
+use super::{Config, DefaultPolicy, PoolV6, PortRange, Uplink};
 
 const HEAD: &str = "\
 # Settings of pcpmd, read from /etc/pcpm/pcpmd.toml or the file named with --config. Options of the
@@ -45,6 +45,15 @@ fn pool(file: &mut Printer, config: &Config) {
         "of 8 to 30 and room for capacity addresses.",
     ]);
     file.set("pool_cidr", &quoted(&config.pool_cidr));
+    file.about(&[
+        "IPv6 addresses of the slots: a private prefix (fc00::/7) of at most 96 bits that nothing else on",
+        "this host uses, or off. Left out, a host without IPv6 has slots without IPv6.",
+    ]);
+    file.set_unless(
+        !config.pool_cidr6.is_asked_for,
+        "pool_cidr6",
+        &quoted(&config.pool_cidr6),
+    );
     file.about(&[
         "Interface that leads to the world: its name, or auto for the one of the default route.",
     ]);
@@ -120,6 +129,15 @@ impl Display for DefaultPolicy {
             Self::Open => "open",
             Self::Closed => "closed",
         })
+    }
+}
+
+impl Display for PoolV6 {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self.prefix {
+            Some(prefix) => prefix.fmt(f),
+            None => f.write_str("off"),
+        }
     }
 }
 

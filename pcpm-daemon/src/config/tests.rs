@@ -342,10 +342,25 @@ fn any_uplink() -> impl Strategy<Value = Uplink> {
     ]
 }
 
+fn any_pool6() -> impl Strategy<Value = PoolV6> {
+    let asked_for = |prefix: Option<(u128, u8)>| PoolV6 {
+        prefix: prefix.map(|(bits, length)| {
+            let address = (0xfd << 120 | bits >> 8).into();
+            Ipv6Net::new_assert(address, length).trunc()
+        }),
+        is_asked_for: true,
+    };
+    prop_oneof![
+        Just(Config::default().pool_cidr6),
+        proptest::option::of((any::<u128>(), 8_u8..=96)).prop_map(asked_for),
+    ]
+}
+
 prop_compose! {
     fn any_config()(
         (state_dir, socket, bpffs) in (any_path(), proptest::option::of(any_path()), any_path()),
         (pool_cidr, slots, warm) in (any_pool(), any::<u32>(), any::<u32>()),
+        pool_cidr6 in any_pool6(),
         uplink in any_uplink(),
         ports in (1024_u16.., 1024_u16..),
         (workers, flows) in (1_u32..=16, 1024_u32..=16_777_216),
@@ -360,6 +375,7 @@ prop_compose! {
             capacity,
             ready: warm % (capacity + 1),
             pool_cidr,
+            pool_cidr6,
             uplink,
             refill: Refill { workers },
             nat: Nat {

@@ -1,14 +1,14 @@
 //! Which values can be used. Every reason names the value and what was expected of it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::error::ConfigError;
 use super::layer::{Given, Layer};
-use super::{Api, Config, DefaultPolicy, Nat, Policy, PortRange, Publish, Refill, Uplink};
+use super::{Api, Config, DefaultPolicy, Nat, Policy, PoolV6, PortRange, Publish, Refill, Uplink};
 
 /// Slots one daemon can number.
 const MOST_SLOTS: u32 = 65_536;
@@ -31,6 +31,12 @@ const UNUSABLE: [(Ipv4Net, &str); 5] = [
     (network([240, 0, 0, 0], 4), "reserved"),
 ];
 
+/// Unique enough: nobody else routes to it, as it never leaves the host.
+const POOL_PREFIX: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x7063, 0x706d, 0, 0, 0, 0, 0), 64);
+/// Bits of an IPv6 address that number the slots.
+const SLOT_BITS: u8 = 32;
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -40,6 +46,10 @@ impl Default for Config {
             capacity: 64,
             ready: 64,
             pool_cidr: network([10, 213, 0, 0], 16),
+            pool_cidr6: PoolV6 {
+                prefix: Some(POOL_PREFIX),
+                is_asked_for: false,
+            },
             uplink: Uplink::Auto,
             refill: Refill { workers: 2 },
             nat: Nat {
@@ -75,6 +85,9 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         ready: set("ready", layer.ready, capacity, |n| ready(n, capacity))?,
         pool_cidr: set("pool_cidr", layer.pool_cidr, default.pool_cidr, |text| {
             pool_cidr(&text, capacity)
+        })?,
+        pool_cidr6: set("pool_cidr6", layer.pool_cidr6, default.pool_cidr6, |text| {
+            pool_cidr6(&text)
         })?,
         uplink: set("uplink", layer.uplink, default.uplink, uplink)?,
         refill: Refill {
@@ -120,6 +133,40 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
                 number(1..=65_536),
             )?,
         },
+    })
+}
+
+/// A prefix of unique local addresses (RFC 4193): slots are translated, so they need no others.
+fn pool_cidr6(text: &str) -> Result<PoolV6, String> {
+    let is_asked_for = true;
+    if text == "off" {
+        return Ok(PoolV6 {
+            prefix: None,
+            is_asked_for,
+        });
+    }
+    let prefix: Ipv6Net = text
+        .parse()
+        .map_err(|_| format!("must be an IPv6 network like {POOL_PREFIX}, or off, found {text}"))?;
+    if prefix != prefix.trunc() {
+        return Err(format!(
+            "{prefix} has bits behind its prefix; the network is {}",
+            prefix.trunc()
+        ));
+    }
+    if !prefix.network().is_unique_local() {
+        return Err(format!(
+            "{prefix} is not within fc00::/7, the private addresses of IPv6"
+        ));
+    }
+    if prefix.prefix_len() > 128 - SLOT_BITS {
+        return Err(format!(
+            "{prefix} is longer than 96 bits, the slots' numbers have no room"
+        ));
+    }
+    Ok(PoolV6 {
+        prefix: Some(prefix),
+        is_asked_for,
     })
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn checks(config: &Config, host: &dyn HostFacts) -> Vec<Check> {
         open_files(config, host),
         net_namespaces(config, host),
         pool_cidr(config, host),
+        pool_cidr6(config, host),
         uplink(config, host),
         nat_ports(config, host),
         state_directory(config, host),
@@ -269,6 +270,18 @@ fn pool_cidr(config: &Config, host: &dyn HostFacts) -> Check {
             "choose a private network with --pool-cidr",
         ),
         Ok(None) => ok(name, format!("{pool} is free")),
+    }
+}
+
+fn pool_cidr6(config: &Config, host: &dyn HostFacts) -> Check {
+    let name = "pool-cidr6";
+    let remedy = "boot without ipv6.disable=1, or set pool_cidr6 to off";
+    let missing = "this kernel has no IPv6";
+    match (config.pool_cidr6.prefix, host.has_ipv6()) {
+        (None, _) => ok(name, "off"),
+        (Some(prefix), true) => ok(name, prefix.to_string()),
+        (Some(_), false) if config.pool_cidr6.is_asked_for => failed(name, missing, remedy),
+        (Some(_), false) => warning(name, format!("{missing}: slots have IPv4 only"), remedy),
     }
 }
 

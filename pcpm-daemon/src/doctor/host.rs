@@ -131,6 +131,10 @@ impl HostFacts for Host {
         }
     }
 
+    fn has_ipv6(&self) -> bool {
+        has_ipv6()
+    }
+
     fn uplink(&self) -> Fact<Option<types::Uplink>> {
         self.network.uplink.clone()
     }
@@ -233,6 +237,11 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Whether the kernel has IPv6: built in, and not switched off when it was booted.
+pub(crate) fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6/conf/default").exists()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::config::PortRange;
 use crate::lock_file::Holder;
 
 pub(crate) use checks::checks;
-pub(crate) use host::Host;
+pub(crate) use host::{Host, has_ipv6};
 pub(crate) use report::{failures, report};
 
 /// What the checks ask of the host. An `Err` says why something could not be found out.
@@ -51,6 +51,8 @@ pub(crate) trait HostFacts {
     fn socket(&self, path: &Path) -> Fact<SocketUse>;
     /// The configured interface that leads to the world; `None` where there is none.
     fn uplink(&self) -> Fact<Option<types::Uplink>>;
+    /// Whether the kernel has IPv6.
+    fn has_ipv6(&self) -> bool;
     /// A route or address of the host, not the daemon's own, that overlaps the pool, named as an
     /// operator knows it ("route 10.213.4.0/24 dev docker0").
     fn conflict(&self) -> Fact<Option<String>>;

@@ -1,6 +1,6 @@
 //! How attachments and slots are described to clients.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, os::fd::OwnedFd, rc::Rc};
+use std::{collections::BTreeMap, os::fd::OwnedFd, rc::Rc};
 
 use nix::errno::Errno;
 use pcpm_api::{
@@ -8,7 +8,7 @@ use pcpm_api::{
     rules::Rule,
     types::{Lease, PublishedPort, Slot, SlotState, Source, Traffic},
 };
-use pcpm_ebpf::abi::{GATEWAY_V4, SlotCounters, slot_mac};
+use pcpm_ebpf::abi::{SlotCounters, slot_mac};
 use serde::{Serialize, Serializer};
 
 use super::{Engine, World};
@@ -26,8 +26,8 @@ const INTERFACE: &str = "eth0";
 pub(super) struct SlotText {
     name: String,
     netns: String,
-    address: String,
-    gateway: String,
+    addresses: Vec<String>,
+    gateways: Vec<String>,
     mac: String,
 }
 
@@ -36,8 +36,8 @@ impl SlotText {
         Self {
             name: slot_name(slot),
             netns: slot_path(&world.state_dir, slot).display().to_string(),
-            address: world.address(slot).to_string(),
-            gateway: Ipv4Addr::from(GATEWAY_V4).to_string(),
+            addresses: world.addresses(slot),
+            gateways: world.gateways(),
             mac: mac_text(slot_mac(slot)),
         }
     }
@@ -79,8 +79,8 @@ struct Fields<'a> {
     epoch: u32,
     netns: &'a str,
     interface: &'a str,
-    addresses: [&'a str; 1],
-    gateways: [&'a str; 1],
+    addresses: &'a [String],
+    gateways: &'a [String],
     mac: &'a str,
     mtu: u32,
     publish: Vec<PublishedPort>,
@@ -118,8 +118,8 @@ impl Serialize for Attachment {
             epoch: self.epoch,
             netns: &text.netns,
             interface: INTERFACE,
-            addresses: [&text.address],
-            gateways: [&text.gateway],
+            addresses: &text.addresses,
+            gateways: &text.gateways,
             mac: &text.mac,
             mtu: self.mtu,
             publish: options.publish.iter().map(|&port| port.into()).collect(),
@@ -195,7 +195,7 @@ impl Engine {
             epoch: self.pool.epoch(slot),
             owner: holder.map(|holder| holder.owner.clone()),
             tenant: holder.map(|holder| holder.tenant.clone()),
-            addresses: vec![self.world.address(slot).to_string()],
+            addresses: self.world.addresses(slot),
             reason: self.pool.failure(slot).map(|(reason, _)| reason.to_owned()),
         }
     }

@@ -25,6 +25,7 @@ impl Engine {
             Command::Create(slot) => self.work.create(SlotSpec {
                 index: slot,
                 address: self.world.address(slot),
+                address6: self.world.address6(slot),
                 mtu: self.world.mtu,
             }),
             Command::Retire(slot) => {

@@ -247,6 +247,7 @@ mod tests {
         SlotSpec {
             index,
             address: [10, 0, 0, 1].into(),
+            address6: None,
             mtu: 1500,
         }
     }

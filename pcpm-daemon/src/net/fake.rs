@@ -164,6 +164,7 @@ fn a_planned_failure_happens_as_often_as_planned() {
     let spec = SlotSpec {
         index: 7,
         address: [10, 213, 0, 7].into(),
+        address6: None,
         mtu: 1500,
     };
     let created = [(); 2].map(|()| worker.create_slot(&spec).is_ok());

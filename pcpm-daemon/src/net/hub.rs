@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use ipnet::Ipv6Net;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -83,7 +84,10 @@ fn furnish(
     namespace::enter(&home.netns)?;
     let name = link_name(spec.number);
     let sysctls = Sysctls::open()?;
-    sysctls.disable_ipv6_on(&name)?;
+    match spec.share6 {
+        None => sysctls.disable_ipv6_on(&name)?,
+        Some(_) => sysctls.route_ipv6_on(&name)?,
+    }
     // bpf_fib_lookup refuses to look for packets from an interface that does not forward.
     sysctls.set(&format!("ipv4/conf/{name}/forwarding"), "1")?;
     host.run(host_side(spec, host_ifindex, &home.mark(), programs))?;
@@ -189,6 +193,10 @@ fn host_side(spec: &HubSpec, ifindex: u32, mark: &str, programs: &Programs) -> B
     let (ingress, egress) = (Hook::Ingress(ifindex), Hook::Egress(ifindex));
     add_filter(&mut batch, ingress, &programs.from_hub, names::FROM_HUB);
     add_filter(&mut batch, egress, &programs.to_hub, names::TO_HUB);
+    if spec.share6.is_some() {
+        let what = format!("keep {name} from making addresses");
+        batch.add(what, 0, link::without_link_local(ifindex));
+    }
     batch.add(format!("set up {name}"), 0, link::set_up(ifindex));
     add_way_to_slots(&mut batch, spec, ifindex);
     batch
@@ -213,6 +221,28 @@ fn add_way_to_slots(batch: &mut Batch, spec: &HubSpec, ifindex: u32) {
         format!("add route {} via {name}", spec.share),
         link::CREATE,
         routes::route(spec.share, routes::NEXT_HOP, ifindex, Some(routes::GATEWAY)),
+    );
+    if let Some(share) = spec.share6 {
+        add_ipv6_way_to_slots(batch, &name, share, ifindex);
+    }
+}
+
+/// Each hub's link has the gateway's address: it is link-local, and counts on one link alone.
+fn add_ipv6_way_to_slots(batch: &mut Batch, name: &str, share: Ipv6Net, ifindex: u32) {
+    batch.add(
+        format!("add the IPv6 gateway's address to {name}"),
+        link::CREATE,
+        routes::ipv6_address(ifindex, routes::GATEWAY6, AddressScope::Link),
+    );
+    batch.add(
+        format!("add an IPv6 neighbour entry to {name}"),
+        link::CREATE,
+        routes::neighbour(ifindex, routes::NEXT_HOP6, GATEWAY_MAC),
+    );
+    batch.add(
+        format!("add route {share} via {name}"),
+        link::CREATE,
+        routes::ipv6_route(share, routes::NEXT_HOP6, ifindex, Some(routes::GATEWAY6)),
     );
 }
 

@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 
 /// Flags for requests that must not touch what exists.
@@ -79,6 +80,15 @@ pub(super) fn set_up(index: u32) -> RouteNetlinkMessage {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     RouteNetlinkMessage::SetLink(message)
+}
+
+/// Keeps a link from making link-local IPv6 addresses.
+pub(super) fn without_link_local(index: u32) -> RouteNetlinkMessage {
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    set(
+        index,
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]),
+    )
 }
 
 /// Gives a link an alias.

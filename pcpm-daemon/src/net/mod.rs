@@ -48,13 +48,13 @@ mod tests;
 mod uplink;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
 
 pub(crate) use changes::HostChanges;
@@ -66,8 +66,10 @@ pub(crate) use host::Host;
 pub(crate) struct SlotSpec {
     /// Slot index; its hub is `index / SLOTS_PER_HUB`.
     pub(crate) index: u32,
-    /// The slot's only address, a /32.
+    /// The slot's IPv4 address, a /32.
     pub(crate) address: Ipv4Addr,
+    /// The slot's IPv6 address, a /128, if it has IPv6 at all.
+    pub(crate) address6: Option<Ipv6Addr>,
     /// MTU of the link in bytes.
     pub(crate) mtu: u32,
 }
@@ -111,6 +113,8 @@ pub(crate) struct HubSpec {
     pub(crate) mtu: u32,
     /// The hub's share of the pool CIDR, routed through it.
     pub(crate) share: Ipv4Net,
+    /// The hub's share of the IPv6 prefix, if slots have IPv6.
+    pub(crate) share6: Option<Ipv6Net>,
 }
 
 /// A hub as it was made. Clones share the namespace's file descriptor.
@@ -147,6 +151,8 @@ pub(crate) struct Uplink {
     pub(crate) name: String,
     /// Its first global address, which slots' packets are translated to.
     pub(crate) address: Ipv4Addr,
+    /// Its first global IPv6 address that is to stay, if it has one.
+    pub(crate) address6: Option<Ipv6Addr>,
     /// In bytes.
     pub(crate) mtu: u32,
 }

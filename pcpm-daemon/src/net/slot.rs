@@ -1,12 +1,12 @@
 //! Making and destroying slots.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::address::AddressScope;
 use nix::errno::Errno;
 use pcpm_ebpf::abi::{GATEWAY_MAC, LINK_INDEX_BASE, SLOT_LINK_INDEX, slot_mac};
@@ -31,6 +31,9 @@ const LOOPBACK_INDEX: u32 = 1;
 /// The destination of a default route.
 const ANYWHERE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
 
+/// As [`ANYWHERE`].
+const ANYWHERE6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0);
+
 /// The real hands on slots.
 pub(super) struct SlotWorker {
     home: Arc<Home>,
@@ -50,7 +53,7 @@ impl SlotKernel for SlotWorker {
         let mut watch = Stopwatch::start();
         let _away = Away::from(&home.netns);
         let netns = self
-            .enter_new_namespace()
+            .enter_new_namespace(spec)
             .map_err(|error| error.of(&slot_name(spec.index)))?;
         timings.namespace = watch.lap();
         let path = slot_path(&home.state_dir, spec.index);
@@ -117,14 +120,16 @@ impl SlotWorker {
     }
 
     /// Moves the thread into a new namespace with the sysctls of a slot.
-    fn enter_new_namespace(&mut self) -> Result<OwnedFd, NetError> {
+    fn enter_new_namespace(&mut self, spec: &SlotSpec) -> Result<OwnedFd, NetError> {
         let sysctls = match &mut self.sysctls {
             Some(sysctls) => sysctls,
             none => none.insert(Sysctls::open()?),
         };
         sysctls.begin_namespace()?;
         namespace::enter_new()?;
-        sysctls.disable_ipv6()?;
+        if spec.address6.is_none() {
+            sysctls.disable_ipv6()?;
+        }
         sysctls.open_to_users()?;
         namespace::current()
     }
@@ -247,7 +252,9 @@ fn configure(spec: &SlotSpec) -> Result<(), NetError> {
 
 fn try_configure(spec: &SlotSpec) -> Result<(), NetError> {
     let refused = Netlink::open()?.execute(configuration(spec))?;
-    let first = refused.into_iter().find(|refused| !has_no_ipv6(refused));
+    let none_wanted = spec.address6.is_none();
+    let mut refused = refused.into_iter();
+    let first = refused.find(|refused| !(none_wanted && has_no_ipv6(refused)));
     first.map_or(Ok(()), |refused| Err(refused.error))
 }
 
@@ -264,11 +271,19 @@ const REMOVE_IPV6_LOOPBACK: usize = 1;
 fn configuration(spec: &SlotSpec) -> Batch {
     let mut batch = Batch::default();
     batch.add("set up lo", 0, link::set_up(LOOPBACK_INDEX));
-    batch.add(
-        "take ::1 off lo",
-        0,
-        routes::remove_ipv6_loopback(LOOPBACK_INDEX),
-    );
+    if spec.address6.is_none() {
+        batch.add(
+            "take ::1 off lo",
+            0,
+            routes::remove_ipv6_loopback(LOOPBACK_INDEX),
+        );
+    } else {
+        batch.add(
+            "keep eth0 from making addresses",
+            0,
+            link::without_link_local(SLOT_LINK_INDEX),
+        );
+    }
     batch.add("set up eth0", 0, link::set_up(SLOT_LINK_INDEX));
     batch.add(
         format!("add address {}", spec.address),
@@ -285,7 +300,28 @@ fn configuration(spec: &SlotSpec) -> Batch {
         link::CREATE,
         routes::route(ANYWHERE, routes::GATEWAY, SLOT_LINK_INDEX, None),
     );
+    if let Some(address) = spec.address6 {
+        add_ipv6(&mut batch, address);
+    }
     batch
+}
+
+fn add_ipv6(batch: &mut Batch, address: Ipv6Addr) {
+    batch.add(
+        format!("add address {address}"),
+        link::CREATE,
+        routes::ipv6_address(SLOT_LINK_INDEX, address, AddressScope::Universe),
+    );
+    batch.add(
+        "add the gateway's IPv6 neighbour entry",
+        link::CREATE,
+        routes::neighbour(SLOT_LINK_INDEX, routes::GATEWAY6, GATEWAY_MAC),
+    );
+    batch.add(
+        "add the IPv6 default route",
+        link::CREATE,
+        routes::ipv6_route(ANYWHERE6, routes::GATEWAY6, SLOT_LINK_INDEX, None),
+    );
 }
 
 fn explain_pair(error: NetError) -> NetError {

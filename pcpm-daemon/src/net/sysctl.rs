@@ -74,6 +74,24 @@ impl Sysctls {
         }
     }
 
+    /// Lets the host route between a link and others, without learning from it. `force_forwarding`
+    /// (6.17) has the host answer what has no hops left as long as it forwards IPv6 nowhere else.
+    ///
+    /// Writing `disable_ipv6` or `forwarding` spins until it gets `rtnl_mutex`, so no more is written
+    /// than has to be.
+    pub(super) fn route_ipv6_on(&self, link: &str) -> Result<(), NetError> {
+        let disabled = format!("ipv6/conf/{link}/disable_ipv6");
+        if self.reads(&disabled, "1") {
+            self.set(&disabled, "0")?;
+        }
+        self.set(&format!("ipv6/conf/{link}/accept_ra"), "0")?;
+        self.set(&format!("ipv6/conf/{link}/forwarding"), "1")?;
+        match self.set(&format!("ipv6/conf/{link}/force_forwarding"), "1") {
+            Err(error) if error.errno == Some(Errno::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Lets everybody in the namespace ping, and bind low ports: it is theirs alone.
     pub(super) fn open_to_users(&self) -> Result<(), NetError> {
         self.set("ipv4/ping_group_range", "0 2147483647")?;
@@ -84,6 +102,15 @@ impl Sysctls {
     pub(super) fn set(&self, name: &str, value: &str) -> Result<(), NetError> {
         self.write(name, value)
             .during(|| format!("set sysctl net/{name} to {value}"))
+    }
+
+    fn reads(&self, name: &str, value: &str) -> bool {
+        let path = format!("sys/net/{name}");
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let text = openat(&self.root, path.as_str(), flags, Mode::empty())
+            .map(File::from)
+            .map(io::read_to_string);
+        matches!(text, Ok(Ok(text)) if text.trim_end() == value)
     }
 
     fn write(&self, name: &str, value: &str) -> io::Result<()> {

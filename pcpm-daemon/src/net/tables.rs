@@ -1,9 +1,9 @@
-//! What the host's network looks like now: links, IPv4 addresses and routes, read in one go.
+//! What the host's network looks like now: links, addresses and IPv4 routes, read in one go.
 //!
 //! Pure questions about them are answered here; nothing is changed.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 use netlink_packet_route::address::{
@@ -55,6 +55,8 @@ pub(super) struct Tables {
     pub(super) links: Vec<Link>,
     /// In the kernel's order.
     pub(super) addresses: Vec<Address>,
+    /// Global IPv6 addresses that are to stay, with their interface, in the kernel's order.
+    pub(super) ipv6_addresses: Vec<(u32, Ipv6Addr)>,
     /// Routes that a packet can take or die on; the kernel's own for local addresses are left out.
     pub(super) routes: Vec<Route>,
 }
@@ -63,8 +65,7 @@ impl Tables {
     /// Reads the tables of the socket's namespace; links with the alias `mark` are ours.
     pub(super) fn read(socket: &mut Netlink, mark: &str) -> Result<Self, NetError> {
         let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let mut addresses = AddressMessage::default();
-        addresses.header.family = AddressFamily::Inet;
+        let addresses = AddressMessage::default();
         let mut routes = RouteMessage::default();
         routes.header.address_family = AddressFamily::Inet;
         let messages = [
@@ -84,6 +85,7 @@ impl Tables {
             RouteNetlinkMessage::NewLink(message) => self.links.push(read_link(&message, mark)),
             RouteNetlinkMessage::NewAddress(message) => {
                 self.addresses.extend(read_address(&message));
+                self.ipv6_addresses.extend(read_lasting_ipv6(&message));
             }
             RouteNetlinkMessage::NewRoute(message) => self.routes.extend(read_route(&message)),
             _ => {}
@@ -96,6 +98,14 @@ impl Tables {
 
     pub(super) fn link_named(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
+    }
+
+    /// The first global IPv6 address of a link that is to stay.
+    pub(super) fn lasting_ipv6(&self, index: u32) -> Option<Ipv6Addr> {
+        let mut addresses = self.ipv6_addresses.iter();
+        addresses
+            .find(|(link, _)| *link == index)
+            .map(|(_, address)| *address)
     }
 
     /// The first address or route, not ours, that overlaps `pool` or is the gateway.
@@ -170,6 +180,27 @@ fn read_address(message: &AddressMessage) -> Option<Address> {
         is_primary: header.scope == AddressScope::Universe
             && !header.flags.contains(AddressHeaderFlags::Secondary),
     })
+}
+
+/// Neither one that is still checked for duplicates, nor one that is temporary (RFC 8981) or on its
+/// way out.
+fn read_lasting_ipv6(message: &AddressMessage) -> Option<(u32, Ipv6Addr)> {
+    let passing = AddressHeaderFlags::Tentative
+        | AddressHeaderFlags::Dadfailed
+        | AddressHeaderFlags::Deprecated
+        | AddressHeaderFlags::Secondary;
+    let header = &message.header;
+    if header.scope != AddressScope::Universe || header.flags.intersects(passing) {
+        return None;
+    }
+    let address = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+            _ => None,
+        })?;
+    Some((header.index, address))
 }
 
 fn read_route(message: &RouteMessage) -> Option<Route> {

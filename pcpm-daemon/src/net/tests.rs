@@ -61,6 +61,9 @@ fn hub_spec(number: u32) -> HubSpec {
         number,
         mtu: 1400,
         share: format!("10.213.{}.0/23", 2 * number).parse().unwrap(),
+        share6: format!("fd00:7063:706d::{:x}00/119", 2 * number)
+            .parse()
+            .ok(),
     }
 }
 
@@ -68,6 +71,7 @@ fn slot_spec(index: u32) -> SlotSpec {
     SlotSpec {
         index,
         address: Ipv4Addr::from_bits(0x0ad5_0000 + index),
+        address6: format!("fd00:7063:706d::{index:x}").parse().ok(),
         mtu: 1400,
     }
 }

@@ -43,6 +43,7 @@ fn check(tables: &Tables, link: &Link) -> Result<Uplink, NetError> {
         ifindex: link.index,
         name: link.name.clone(),
         address: address.network.addr(),
+        address6: tables.lasting_ipv6(link.index),
         mtu: link.mtu,
     })
 }
@@ -106,6 +107,11 @@ mod tests {
                 address(3, "203.0.113.5/24", true),
                 address(4, "172.16.0.1/30", true),
             ],
+            ipv6_addresses: vec![
+                (3, "2001:db8:3::1".parse().unwrap()),
+                (2, "2001:db8:2::1".parse().unwrap()),
+                (2, "2001:db8:2::2".parse().unwrap()),
+            ],
             routes: vec![default_route(3, 200), default_route(2, 100)],
         }
     }
@@ -123,6 +129,7 @@ mod tests {
     fn its_primary_global_address_is_the_one_to_translate_to() {
         let uplink = find(&host(), &UplinkChoice::Auto).unwrap().unwrap();
         assert_eq!(uplink.address.to_string(), "192.0.2.10");
+        assert_eq!(uplink.address6.unwrap().to_string(), "2001:db8:2::1");
     }
 
     #[test]

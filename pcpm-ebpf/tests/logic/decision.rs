@@ -1,6 +1,6 @@
 //! What may pass, and where to.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::frames::{Ipv4, icmp, ports};
 use pcpm_ebpf::abi::{AttachmentWord, Config, GATEWAY_MAC, slot_mac};
@@ -9,18 +9,19 @@ use pcpm_ebpf::decision::{
     Destination, check_mark, check_sender, check_tenants, destination, is_gateway_ping, next_ttl,
 };
 use pcpm_ebpf::drop_reason::DropReason;
-use pcpm_ebpf::packet::protocol;
+use pcpm_ebpf::packet::{Family, protocol};
 use proptest::prelude::*;
 
 const CONFIG: Config = Config {
     pool_base: u32::from_be_bytes([10, 213, 0, 0]),
     pool_mask: 0xffff_0000,
     capacity: 600,
-    uplink_ifindex: 7,
-    uplink_address: Address::v4(u32::from_be_bytes([192, 0, 2, 1])),
+    pool6: Address([0xfd00_7063_u32.to_be(), 0x706d_0000_u32.to_be(), 0, 0]),
+    pool6_mask: Address([u32::MAX, u32::MAX, 0, 0]),
     nat_port_first: 16_384,
     nat_port_last: 32_767,
     world_is_closed: 0,
+    padding: 0,
     host_netns: 0,
 };
 
@@ -101,10 +102,25 @@ fn destinations_are_slots_the_host_or_nowhere() {
         ("240.0.0.1", Err(DropReason::Reserved)),
         ("255.255.255.254", Err(DropReason::Reserved)),
         ("192.0.2.1", Ok(Destination::Host)),
+        ("fd00:7063:706d::", Ok(Destination::Slot(0))),
+        ("fd00:7063:706d::257", Ok(Destination::Slot(599))),
+        ("fd00:7063:706d::258", Err(DropReason::NoSuchSlot)),
+        ("fd00:7063:706d::1:0:1", Err(DropReason::NoSuchSlot)),
+        ("fd00:7063:706d:0:8000::", Err(DropReason::NoSuchSlot)),
+        ("fd00:7063:706d:1::", Ok(Destination::Host)),
+        ("fe80::1", Ok(Destination::Host)),
+        ("fe80::2", Err(DropReason::Metadata)),
+        ("febf::1", Err(DropReason::Metadata)),
+        ("fd00:ec2::254", Err(DropReason::Metadata)),
+        ("ff02::1", Err(DropReason::Multicast)),
+        ("::", Err(DropReason::Reserved)),
+        ("::1", Err(DropReason::Reserved)),
+        ("64:ff9b::808:808", Ok(Destination::Host)),
+        ("2001:db8::1", Ok(Destination::Host)),
         ("8.8.8.8", Ok(Destination::Host)),
     ];
     for (address, expected) in cases {
-        let address: Ipv4Addr = address.parse().unwrap();
+        let address: IpAddr = address.parse().unwrap();
         assert_eq!(destination(&CONFIG, &address.into()), expected, "{address}");
     }
 }
@@ -197,8 +213,11 @@ fn only_an_echo_request_to_the_gateway_is_its_ping() {
 proptest! {
     #[test]
     fn a_slot_is_found_by_its_address(index in 0..CONFIG.capacity) {
-        let address = CONFIG.slot_address(index);
-        prop_assert_eq!(destination(&CONFIG, &address), Ok(Destination::Slot(index)));
+        for family in [Family::V4, Family::V6] {
+            let address = CONFIG.slot_address(index, family);
+            prop_assert_eq!(Family::of(&address), family);
+            prop_assert_eq!(destination(&CONFIG, &address), Ok(Destination::Slot(index)));
+        }
     }
 
     #[test]

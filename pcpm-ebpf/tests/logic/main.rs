@@ -6,6 +6,7 @@ mod drop_reasons;
 mod drop_sample;
 mod frames;
 mod icmp_error;
+mod ipv6;
 mod nat;
 mod packet;
 mod policy;

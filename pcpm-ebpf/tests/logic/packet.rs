@@ -57,7 +57,7 @@ fn ports_are_found_behind_ip_options() {
 fn only_ipv4_is_taken_for_ipv4() {
     let cases = [
         ([0x08, 0x06], DropReason::Arp),
-        ([0x86, 0xdd], DropReason::Ipv6),
+        ([0x86, 0xdd], DropReason::Malformed),
         ([0x81, 0x00], DropReason::NotIp),
         ([0x00, 0x2e], DropReason::NotIp),
     ];

@@ -194,11 +194,11 @@ fn fragments_pass_between_slots() -> Result<()> {
 }
 
 #[test]
-fn only_ipv4_passes() -> Result<()> {
+fn only_ip_passes() -> Result<()> {
     let mut lab = lab()?;
     for (ethertype, reason) in [
         ([0x08, 0x06], DropReason::Arp),
-        ([0x86, 0xdd], DropReason::Ipv6),
+        ([0x86, 0xdd], DropReason::Malformed),
         ([0x88, 0xcc], DropReason::NotIp),
     ] {
         let mut frame = to_slot(1).bytes();

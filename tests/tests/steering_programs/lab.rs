@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::{TestRun as _, TestRunOptions};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
-use pcpm_ebpf::abi::{Config, HUB_UPLINK_INDEX, LINK_INDEX_BASE, names};
+use pcpm_ebpf::abi::{Config, HUB_UPLINK_INDEX, LINK_INDEX_BASE, Uplink, names};
+use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
 
 use crate::packet::Packet;
@@ -16,12 +17,17 @@ use crate::programs::{CAPACITY, Programs};
 
 /// The lab's address on its uplink.
 pub(crate) const LAB_UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// What stands for slots there.
+pub(crate) const LAB_UPLINKS: Uplink = Uplink {
+    v4: Address::v4(LAB_UPLINK.to_bits()),
+    v6: Address::ANY,
+};
 /// Ports that stand for those of slots.
 pub(crate) const LAB_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 const POOL: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 0);
 const HUB_LINK: u32 = 50;
-const UPLINK: u32 = 60;
+pub(crate) const UPLINK: u32 = 60;
 
 /// The lab's links, in one namespace: a program only asks for the index. Slots 0 to 4 have theirs.
 const LINKS: &str = "\
@@ -188,14 +194,16 @@ impl Lab {
             pool_base: POOL.to_bits(),
             pool_mask: 0xffff_0000,
             capacity: CAPACITY,
-            uplink_ifindex: UPLINK,
-            uplink_address: LAB_UPLINK.into(),
+            pool6: Address::ANY,
+            pool6_mask: Address::ANY,
             nat_port_first: *LAB_PORTS.start(),
             nat_port_last: *LAB_PORTS.end(),
             world_is_closed: 0,
+            padding: 0,
             host_netns: 0,
         };
         let mut programs = Programs::load(config)?;
+        programs.set_uplink(UPLINK, &LAB_UPLINKS)?;
         for hub in 0..=1 {
             programs.set_hub(hub, HUB_LINK)?;
         }

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
-use pcpm_ebpf::abi::{AttachmentWord, Config, LINK_INDEX_BASE, slot_mac};
+use pcpm_ebpf::abi::{AttachmentWord, Config, LINK_INDEX_BASE, Uplink, slot_mac};
+use pcpm_ebpf::address::Address;
 use pcpm_ebpf::decision::hub_of;
 use pcpm_tests::{HOST_ADDRESS, Place, UPLINK, World};
 
@@ -159,16 +160,22 @@ fn pinned() -> Result<Programs> {
         pool_base: Packet::address_of(0).to_bits(),
         pool_mask: 0xffff_0000,
         capacity: CAPACITY,
-        uplink_ifindex: index.trim().parse()?,
-        uplink_address: HOST_ADDRESS.parse::<Ipv4Addr>()?.into(),
+        pool6: Address::ANY,
+        pool6_mask: Address::ANY,
         nat_port_first: 16_384,
         nat_port_last: 32_767,
         world_is_closed: 0,
+        padding: 0,
         host_netns: 0,
     };
     let nothing: Option<&str> = None;
     mount(Some("bpf"), PINS, Some("bpf"), MsFlags::empty(), nothing).context("mount bpffs")?;
     let mut programs = Programs::load(config)?;
+    let addresses = Uplink {
+        v4: HOST_ADDRESS.parse::<Ipv4Addr>()?.into(),
+        v6: Address::ANY,
+    };
+    programs.set_uplink(index.trim().parse()?, &addresses)?;
     programs.pin(Path::new(PINS))?;
     Ok(programs)
 }

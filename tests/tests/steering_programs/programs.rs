@@ -15,7 +15,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use pcpm_ebpf::STEER_OBJECT;
 use pcpm_ebpf::abi::{
     AttachmentWord, Config, Flow, FlowKey, PortKey, PortTarget, SLOTS_PER_HUB, SealedFlow,
-    SlotCounters, flow_kind, names,
+    SlotCounters, Uplink, flow_kind, names,
 };
 use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
@@ -82,6 +82,30 @@ impl Programs {
     pub(crate) fn set_hub(&mut self, hub: u32, ifindex: u32) -> Result<()> {
         let mut hubs: Array<_, u32> = Array::try_from(self.map_mut(names::HUBS)?)?;
         Ok(hubs.set(hub, ifindex, 0)?)
+    }
+
+    /// Says that the interface `ifindex` leads to the world, with these addresses of the host.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn set_uplink(&mut self, ifindex: u32, addresses: &Uplink) -> Result<()> {
+        let map = self.map_mut(names::UPLINKS)?;
+        let mut uplinks: HashMap<_, u32, Plain<Uplink>> = HashMap::try_from(map)?;
+        uplinks.insert(ifindex, Plain(*addresses), 0)?;
+        [addresses.v4, addresses.v6]
+            .into_iter()
+            .filter(|address| *address != Address::ANY)
+            .try_for_each(|address| self.add_host_address(address))
+    }
+
+    /// Says that the interface `ifindex` does not lead to the world.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn remove_uplink(&mut self, ifindex: u32) -> Result<()> {
+        let map = self.map_mut(names::UPLINKS)?;
+        let mut uplinks: HashMap<_, u32, Plain<Uplink>> = HashMap::try_from(map)?;
+        Ok(uplinks.remove(&ifindex)?)
     }
 
     /// Changes the configuration.
@@ -227,6 +251,8 @@ struct Plain<T>(T);
 unsafe impl Pod for Plain<Config> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<FlowKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Uplink> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<SealedFlow> {}
 

@@ -3,10 +3,10 @@
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use anyhow::{Context, Result, bail};
-use pcpm_ebpf::abi::{AttachmentWord, Flow, flow_kind};
+use pcpm_ebpf::abi::{AttachmentWord, Flow, Uplink, flow_kind};
 use pcpm_ebpf::drop_reason::DropReason;
 
-use crate::lab::{Fate, Hook, LAB_PORTS, LAB_UPLINK, Lab};
+use crate::lab::{self, Fate, Hook, LAB_PORTS, LAB_UPLINK, Lab};
 use crate::packet::{Content, Packet};
 
 pub(crate) const PEER: [u8; 4] = [198, 51, 100, 1];
@@ -443,11 +443,12 @@ fn what_cannot_be_translated_is_dropped() -> Result<()> {
             DropReason::NotReply,
         ),
         (
+            // Its data is no packet that could be quoted.
             carrying(Content::Icmp {
                 kind: 3,
                 identifier: 1,
             }),
-            DropReason::NotReply,
+            DropReason::Malformed,
         ),
         (
             carrying(Content::Tcp {
@@ -491,9 +492,17 @@ fn only_the_uplink_leads_to_the_world() -> Result<()> {
     assert_eq!(elsewhere, Fate::Dropped(DropReason::NotUplink));
     let blackhole = lab.send(MARKED, &Packet::of_slot(1, [198, 18, 0, 1], UDP))?;
     assert_eq!(blackhole, Fate::Dropped(DropReason::NoRoute));
-    lab.configure(|config| config.uplink_ifindex = 0)?;
-    let without = lab.send(MARKED, &Packet::of_slot(1, PEER, UDP))?;
-    assert_eq!(without, Fate::Dropped(DropReason::NoUplink));
+    for (addresses, reason) in [
+        (Some(Uplink::default()), DropReason::NoUplink),
+        (None, DropReason::NotUplink),
+    ] {
+        match addresses {
+            Some(addresses) => lab.set_uplink(lab::UPLINK, &addresses)?,
+            None => lab.remove_uplink(lab::UPLINK)?,
+        }
+        let fate = lab.send(MARKED, &Packet::of_slot(1, PEER, UDP))?;
+        assert_eq!(fate, Fate::Dropped(reason));
+    }
     Ok(())
 }
 

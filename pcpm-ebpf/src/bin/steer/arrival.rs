@@ -3,23 +3,15 @@
 
 use pcpm_ebpf::{
     abi::Config,
-    address::Address,
     drop_reason::DropReason,
-    icmp_error::Quote,
     packet::{Frame, Transport},
 };
 
 use crate::{
     flows::{self, Receiver},
-    fragments, inbound, maps, rewrite,
+    fragments, inbound, rewrite,
     skb::Skb,
 };
-
-/// Whether `address` is the host's.
-#[inline(always)]
-pub(crate) fn is_own(config: &Config, address: &Address) -> bool {
-    *address == config.uplink_address || maps::is_host_address(address)
-}
 
 /// Translates a packet if it belongs to a slot, and says whom it is for. What cannot be read here is
 /// for the host's stack to judge.
@@ -49,22 +41,27 @@ fn packet(
         return Ok(None);
     };
     fragments::let_others_arrive(frame, receiver.slot, receiver.epoch)?;
-    rewrite::destination(skb, frame, transport, &receiver.inside(config))?;
+    rewrite::destination(
+        skb,
+        frame,
+        transport,
+        &receiver.inside(config, frame.family),
+    )?;
     Ok(Some(receiver))
 }
 
 /// An error about what a slot sent, by any router on the way.
 #[inline(always)]
 fn error(skb: &Skb, config: &Config, frame: &Frame) -> Result<Option<Receiver>, DropReason> {
-    let Ok(quote) = Quote::parse(skb, frame) else {
+    let Ok(quote) = skb.quote(frame) else {
         return Ok(None);
     };
-    let Some(receiver) = flows::quoted_flow(&quote) else {
+    let Some(receiver) = flows::quoted_flow(quote) else {
         return Ok(None);
     };
-    let inside = receiver.inside(config);
-    rewrite::quoted_source(skb, frame, &quote, &inside)?;
-    rewrite::ip_destination(skb, frame, &inside.address)?;
+    let inside = receiver.inside(config, frame.family);
+    rewrite::quoted_source(skb, frame, quote, &inside)?;
+    rewrite::error_destination(skb, frame, &inside.address)?;
     Ok(Some(receiver))
 }
 
@@ -78,6 +75,10 @@ fn later_fragment(
     let Some(receiver) = fragments::arrived_at(frame) else {
         return Ok(None);
     };
-    rewrite::ip_destination(skb, frame, &config.slot_address(receiver.slot))?;
+    rewrite::ip_destination(
+        skb,
+        frame,
+        &config.slot_address(receiver.slot, frame.family),
+    )?;
     Ok(Some(receiver))
 }

@@ -14,11 +14,11 @@ use pcpm_ebpf::{
     drop_reason::DropReason,
     icmp_error::Quote,
     nat::{self, Direction, Endpoint},
-    packet::{Frame, Transport},
+    packet::{Family, Frame, Transport},
 };
 
 use crate::{
-    arrival, inbound,
+    inbound,
     maps::{self, FLOWS},
     names,
     policy::{self, Holder},
@@ -96,9 +96,9 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// The slot's side of the connection.
     #[inline(always)]
-    pub(crate) fn inside(&self, config: &Config) -> Endpoint {
+    pub(crate) fn inside(&self, config: &Config, family: Family) -> Endpoint {
         Endpoint {
-            address: config.slot_address(self.slot),
+            address: config.slot_address(self.slot, family),
             port: self.port,
         }
     }
@@ -125,7 +125,7 @@ pub(crate) fn arriving_flow(
     // What comes from the host itself is another slot's.
     if standing == Standing::Outbound
         && names::tells(transport, &holder)
-        && !arrival::is_own(config, &frame.source)
+        && !maps::is_host_address(&frame.source)
     {
         names::learn(skb, frame.transport_offset, &holder);
     }

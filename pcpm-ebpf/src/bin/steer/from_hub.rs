@@ -5,7 +5,6 @@ use pcpm_ebpf::{
     address::Address,
     decision::{check_mark, is_gateway_ping, next_ttl},
     drop_reason::DropReason,
-    icmp_error::Quote,
     packet::Frame,
 };
 
@@ -26,7 +25,7 @@ pub(crate) fn try_from_hub(skb: &Skb) -> Result<Verdict, Dropped> {
         return Ok(to_other_hub(skb, config, frame)?);
     }
     let slot = config.slot_of(&frame.source).ok_or(DropReason::NotASlot)?;
-    steer(skb, config, slot, frame).map_err(|reason| Dropped::of(slot, reason))
+    steer(skb, slot, frame).map_err(|reason| Dropped::of(slot, reason))
 }
 
 /// The mark is that of the receiver; `from_host` over there compares it.
@@ -42,12 +41,12 @@ fn to_other_hub(skb: &Skb, config: &Config, frame: &Frame) -> Result<Verdict, Dr
 }
 
 #[inline(always)]
-fn steer(skb: &Skb, config: &Config, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
+fn steer(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
     let word = maps::attachment(slot)?;
     check_mark(skb.mark(), word)?;
     skb.set_mark(0);
     match host::route(skb, frame)? {
-        Some(hop) => to_world(skb, config, slot, word, frame, hop),
+        Some(hop) => to_world(skb, slot, word, frame, hop),
         None => to_this_host(skb, slot, word, frame),
     }
 }
@@ -89,34 +88,29 @@ fn error_to_this_host(
     word: AttachmentWord,
     frame: &Frame,
 ) -> Result<Verdict, DropReason> {
-    let quote = Quote::parse(skb, frame)?;
-    if flows::concerns_host(slot, word, frame, &quote) {
+    let quote = skb.quote(frame)?;
+    if flows::concerns_host(slot, word, frame, quote) {
         return Ok(Verdict::Pass);
     }
-    hairpin::error_leaves(skb, slot, word, frame, &quote)
+    hairpin::error_leaves(skb, slot, word, frame, quote)
 }
 
 #[inline(always)]
 fn to_world(
     skb: &Skb,
-    config: &Config,
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
     hop: Hop,
 ) -> Result<Verdict, DropReason> {
-    if config.uplink_ifindex == 0 || config.uplink_address == Address::ANY {
-        return Err(DropReason::NoUplink);
-    }
-    if hop.ifindex() != config.uplink_ifindex {
-        return Err(DropReason::NotUplink);
-    }
+    let uplink = maps::uplink(hop.ifindex()).ok_or(DropReason::NotUplink)?;
+    let address = uplink.address(frame.family).ok_or(DropReason::NoUplink)?;
     let Some(ttl) = next_ttl(frame.ttl) else {
         return Ok(expired(slot));
     };
     match skb.transport(frame) {
         Ok(transport) => {
-            let shown = ports::shown(skb, config, slot, word, frame, transport)?;
+            let shown = ports::shown(skb, address, slot, word, frame, transport)?;
             fragments::let_others_follow(frame, slot, word, &shown.address)?;
             rewrite::source(skb, frame, transport, shown)?;
         }
@@ -146,8 +140,8 @@ fn error_to_world(
     word: AttachmentWord,
     frame: &Frame,
 ) -> Result<(), DropReason> {
-    let quote = Quote::parse(skb, frame)?;
-    let shown = ports::quoted_shown(slot, word, frame, &quote)?;
-    rewrite::quoted_destination(skb, frame, &quote, shown)?;
-    rewrite::ip_source(skb, frame, &shown.address)
+    let quote = skb.quote(frame)?;
+    let shown = ports::quoted_shown(slot, word, frame, quote).ok_or(DropReason::NotReply)?;
+    rewrite::quoted_destination(skb, frame, quote, shown)?;
+    rewrite::error_source(skb, frame, &shown.address)
 }

@@ -2,7 +2,7 @@
 
 use pcpm_ebpf::{
     abi::{HUB_UPLINK_INDEX, LINK_INDEX_BASE},
-    decision::{Destination, check_sender, destination, hub_of},
+    decision::{Destination, check_discovery, check_sender, destination, hub_of},
     drop_reason::DropReason,
     packet::Frame,
 };
@@ -34,6 +34,7 @@ fn steer(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
     }
     let frame = skb.frame()?;
     let config = maps::config()?;
+    check_discovery(skb, frame)?;
     check_sender(config, slot, frame)?;
     let sender = Holder::of(slot, sender);
     match destination(config, &frame.destination) {

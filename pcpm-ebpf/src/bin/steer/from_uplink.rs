@@ -33,7 +33,7 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     // What claims to come from the host itself is for the host to judge: connections between slots
     // through published ports have such sources.
     let (to, from) = (&frame.destination, &frame.source);
-    if !arrival::is_own(config, to) || arrival::is_own(config, from) {
+    if !maps::is_host_address(to) || maps::is_host_address(from) {
         return Ok(Verdict::Next);
     }
     let Some(receiver) = arrival::translate(skb, config, frame)? else {

@@ -60,10 +60,9 @@ pub(crate) fn error_leaves(
     frame: &Frame,
     quote: &Quote,
 ) -> Result<Verdict, DropReason> {
-    let shown =
-        ports::quoted_shown(slot, word, frame, quote).map_err(|_| DropReason::HostClosed)?;
+    let shown = ports::quoted_shown(slot, word, frame, quote).ok_or(DropReason::HostClosed)?;
     rewrite::quoted_destination(skb, frame, quote, shown)?;
-    rewrite::ip_source(skb, frame, &shown.address)?;
+    rewrite::error_source(skb, frame, &shown.address)?;
     turn_around(skb, slot)
 }
 

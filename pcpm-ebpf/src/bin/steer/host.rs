@@ -8,15 +8,21 @@ use aya_ebpf::{
         BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NOT_FWDED,
         BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup as FibLookup,
         bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, bpf_sock_tuple,
-        bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ipv6Tuple,
     },
     helpers::generated::{bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
-use pcpm_ebpf::{abi::FlowKey, drop_reason::DropReason, packet::Frame, packet::protocol};
+use pcpm_ebpf::{
+    abi::FlowKey,
+    drop_reason::DropReason,
+    packet::{Family, Frame, protocol},
+};
 
 use crate::{maps, skb::Skb};
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 
 /// A link and the neighbour behind it, as the last lookup of this program left them.
 #[derive(Clone, Copy)]
@@ -60,11 +66,20 @@ const _: () = assert!(size_of::<FibLookup>() % 4 == 0);
 pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Option<Hop>, DropReason> {
     let lookup = maps::route()?;
     zero(lookup);
-    lookup.family = AF_INET;
     lookup.l4_protocol = frame.protocol;
     lookup.ifindex = skb.ifindex();
-    lookup.__bindgen_anon_3.ipv4_src = frame.source.0[3];
-    lookup.__bindgen_anon_4.ipv4_dst = frame.destination.0[3];
+    match frame.family {
+        Family::V4 => {
+            lookup.family = AF_INET;
+            lookup.__bindgen_anon_3.ipv4_src = frame.source.0[3];
+            lookup.__bindgen_anon_4.ipv4_dst = frame.destination.0[3];
+        }
+        Family::V6 => {
+            lookup.family = AF_INET6;
+            lookup.__bindgen_anon_3.ipv6_src = frame.source.0;
+            lookup.__bindgen_anon_4.ipv6_dst = frame.destination.0;
+        }
+    }
     let size = size_of::<FibLookup>() as i32;
     // SAFETY: `lookup` is initialised and of the given size.
     let status = unsafe { bpf_fib_lookup(skb.context(), lookup, size, BPF_FIB_LOOKUP_SKIP_NEIGH) };
@@ -79,17 +94,7 @@ pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Option<Hop>, DropReason>
 /// Whether the host has a socket that an answer to `ingress` would belong to.
 #[inline(always)]
 pub(crate) fn has_socket(skb: &Skb, ingress: &FlowKey) -> bool {
-    let mut tuple = bpf_sock_tuple {
-        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
-            ipv4: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-                saddr: ingress.remote.0[3],
-                daddr: ingress.local.0[3],
-                sport: ingress.remote_port.to_be(),
-                dport: ingress.local_port.to_be(),
-            },
-        },
-    };
-    let size = size_of::<bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1>() as u32;
+    let (mut tuple, size) = tuple_of(ingress);
     let here = BPF_F_CURRENT_NETNS as u64;
     let context = skb.context();
     // SAFETY: `tuple` is initialised and of the given size.
@@ -106,4 +111,40 @@ pub(crate) fn has_socket(skb: &Skb, ingress: &FlowKey) -> bool {
     // SAFETY: the lookup returned a reference, which is given back once.
     unsafe { bpf_sk_release(socket.cast()) };
     true
+}
+
+/// The addresses and ports of a packet with this key, as the lookups want them.
+#[inline(always)]
+fn tuple_of(arriving: &FlowKey) -> (bpf_sock_tuple, u32) {
+    let (sport, dport) = (arriving.remote_port.to_be(), arriving.local_port.to_be());
+    if arriving.local.is_v4() {
+        let ipv4 = Ipv4Tuple {
+            saddr: arriving.remote.0[3],
+            daddr: arriving.local.0[3],
+            sport,
+            dport,
+        };
+        (
+            tuple(bpf_sock_tuple__bindgen_ty_1 { ipv4 }),
+            size_of::<Ipv4Tuple>() as u32,
+        )
+    } else {
+        let ipv6 = Ipv6Tuple {
+            saddr: arriving.remote.0,
+            daddr: arriving.local.0,
+            sport,
+            dport,
+        };
+        (
+            tuple(bpf_sock_tuple__bindgen_ty_1 { ipv6 }),
+            size_of::<Ipv6Tuple>() as u32,
+        )
+    }
+}
+
+#[inline(always)]
+fn tuple(either: bpf_sock_tuple__bindgen_ty_1) -> bpf_sock_tuple {
+    bpf_sock_tuple {
+        __bindgen_anon_1: either,
+    }
 }

@@ -71,7 +71,7 @@ fn open(
 ) -> Result<Receiver, DropReason> {
     let ingress = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
     let egress = ingress.restored(&Endpoint {
-        address: config.slot_address(target.slot),
+        address: config.slot_address(target.slot, frame.family),
         port: target.port,
     });
     if is_taken(&egress, &ingress, target) {

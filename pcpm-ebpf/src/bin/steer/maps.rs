@@ -10,11 +10,12 @@ use pcpm_ebpf::{
     abi::{
         AttachmentWord, Buckets, Config, DROP_EVENTS_BYTES, DropKey, DropWindow, Flow, FlowKey,
         HostPeer, HostPeerKey, Learned, LearnedKey, NameKey, PolicyNode, PortKey, PortTarget,
-        SealedFlow, Settings, SlotCounters, flow_kind,
+        SealedFlow, Settings, SlotCounters, Uplink, flow_kind,
     },
     address::Address,
     decision::hub_of,
     drop_reason::DropReason,
+    icmp_error::Quote,
     packet::{Frame, Transport},
 };
 
@@ -23,6 +24,7 @@ use crate::{ports::Connection, skb::Skb};
 const DEFAULT_SLOTS: usize = 1024;
 const DEFAULT_HUBS: usize = 2;
 const DEFAULT_FLOWS: usize = 65_536;
+const UPLINKS_KNOWN: usize = 64;
 /// Datagrams in fragments under way at one time.
 const DATAGRAMS: usize = 8192;
 /// Slots and reasons that drops are sampled for at one time.
@@ -103,6 +105,9 @@ static HOST_ADDRESSES: HashMap<Address, u32, HOST_ADDRESSES_KNOWN> = HashMap::ne
 static HOST_PEERS: LruHashMap<HostPeerKey, HostPeer, HOST_PEERS_KNOWN> = LruHashMap::new();
 
 #[btf_map]
+static UPLINKS: HashMap<u32, Uplink, UPLINKS_KNOWN> = HashMap::new();
+
+#[btf_map]
 static CONFIG: Array<Config, 1> = Array::new();
 
 /// What a program works with. What it did for the last packet is still there.
@@ -110,6 +115,7 @@ static CONFIG: Array<Config, 1> = Array::new();
 struct Workspace {
     frame: Frame,
     transport: Transport,
+    quote: Quote,
     route: bpf_fib_lookup,
     connection: Connection,
     draft: Draft,
@@ -141,6 +147,13 @@ pub(crate) fn frame() -> Result<&'static mut Frame, DropReason> {
 pub(crate) fn transport() -> Result<&'static mut Transport, DropReason> {
     // SAFETY: as in `frame`.
     Ok(unsafe { &mut (*workspace()?).transport })
+}
+
+/// Where to keep what the error at hand quotes.
+#[inline(always)]
+pub(crate) fn quote() -> Result<&'static mut Quote, DropReason> {
+    // SAFETY: as in `frame`.
+    Ok(unsafe { &mut (*workspace()?).quote })
 }
 
 /// Where to look up a route.
@@ -256,6 +269,15 @@ pub(crate) fn buckets(slot: u32) -> Option<*mut Buckets> {
 #[inline(always)]
 pub(crate) fn scratch_name() -> Option<*mut NameKey> {
     SCRATCH_NAME.get_ptr_mut(0)
+}
+
+/// What packets that leave through this interface of the host are translated to, if it is one that
+/// leads to the world.
+#[inline(always)]
+pub(crate) fn uplink(ifindex: u32) -> Option<&'static Uplink> {
+    let uplink = UPLINKS.get_ptr(ifindex)?;
+    // SAFETY: the entry may change while it is read; a mixture is an address that nobody answers.
+    Some(unsafe { &*uplink })
 }
 
 /// Counts one dropped packet.

@@ -65,7 +65,7 @@ pub(crate) fn learn(skb: &Skb, transport_offset: u32, learner: &Holder) {
 
 /// Whether a slot may open a connection to an address that it learned for a name, or (`is_open`) keep
 /// one that it has.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn allow(
     learner: &Holder,
     address: &Address,

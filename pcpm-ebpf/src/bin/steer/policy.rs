@@ -6,7 +6,6 @@ use pcpm_ebpf::{
     address::Address,
     decision::check_tenants,
     drop_reason::DropReason,
-    icmp_error::Quote,
     packet::{Frame, Transport},
     policy::{
         Refusal, Ruling, Talk, check_link_local, check_world as check_world_address, gateway,
@@ -111,7 +110,7 @@ fn check_between(
 fn talk(skb: &Skb, frame: &Frame) -> Result<Talk, DropReason> {
     match skb.transport(frame) {
         Ok(transport) => Ok(Talk::of(frame.protocol, transport)),
-        Err(DropReason::NotReply) => Ok(match Quote::parse(skb, frame) {
+        Err(DropReason::NotReply) => Ok(match skb.quote(frame) {
             Ok(quote) => Talk::of(quote.protocol, &quote.transport).reversed(),
             Err(_) => Talk::without_ports(frame.protocol),
         }),
@@ -210,7 +209,7 @@ fn check_peer(
 ) -> Result<(), DropReason> {
     let (talk, key) = match skb.transport(frame) {
         Err(DropReason::NotReply) => {
-            let quote = Quote::parse(skb, frame)?;
+            let quote = skb.quote(frame)?;
             let talk = Talk::of(quote.protocol, &quote.transport).reversed();
             (talk, quote.arriving(flow_kind::EGRESS))
         }
@@ -220,17 +219,22 @@ fn check_peer(
             (talk, FlowKey::leaving(flow_kind::EGRESS, frame, transport))
         }
     };
-    let port = talk.receiver_port;
-    check_rules(config, sender, &frame.destination, talk.protocol, port).or_else(|refusal| {
-        let standing = flows::standing(&key, sender.slot, sender.word);
-        make_exception(
-            sender,
-            &frame.destination,
-            talk.protocol,
-            port,
-            refusal,
-            standing,
-        )
+    check_connection(config, &frame.destination, sender, &talk, &key)
+}
+
+/// Whether a slot may speak to `peer`; `key` is that of the connection.
+#[inline(never)]
+fn check_connection(
+    config: &Config,
+    peer: &Address,
+    sender: &Holder,
+    talk: &Talk,
+    key: &FlowKey,
+) -> Result<(), DropReason> {
+    let (protocol, port) = (talk.protocol, talk.receiver_port);
+    check_rules(config, sender, peer, protocol, port).or_else(|refusal| {
+        let standing = flows::standing(key, sender.slot, sender.word);
+        make_exception(sender, peer, protocol, port, refusal, standing)
     })
 }
 

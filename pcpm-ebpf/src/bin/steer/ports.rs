@@ -24,39 +24,40 @@ use crate::{
     skb::Skb,
 };
 
-/// What a slot's connection to the world is shown as: what it has been so far, or something new.
+/// What a slot's connection to the world is shown as: what it has been so far, or a new port of
+/// `uplink`.
 #[inline(always)]
 pub(crate) fn shown(
     skb: &Skb,
-    config: &Config,
+    uplink: &Address,
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
     transport: &Transport,
 ) -> Result<&'static Endpoint, DropReason> {
     let connection = Connection::of(slot, word, frame, transport)?;
-    if !connection.goes_on(transport)? || !connection.is_shown_right(config) {
-        connection.open_as(skb, &config.uplink_address, transport)?;
+    if !connection.goes_on(transport)? || !connection.is_shown_right(uplink) {
+        connection.open_as(skb, uplink, transport)?;
     }
     Ok(connection.shown())
 }
 
 /// What the connection whose packet an error by `slot` quotes is shown as.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn quoted_shown(
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
     quote: &Quote,
-) -> Result<&'static Endpoint, DropReason> {
-    let connection = maps::connection()?;
+) -> Option<&'static Endpoint> {
+    let connection = maps::connection().ok()?;
     connection.set(slot, word);
     connection.egress = quote.arriving(flow_kind::EGRESS);
-    let egress = Entry::find(&connection.egress).ok_or(DropReason::NotReply)?;
+    let egress = Entry::find(&connection.egress)?;
     if connection.owner(&egress).is_none() || !quote.is_by_receiver(frame) {
-        return Err(DropReason::NotReply);
+        return None;
     }
-    Ok(&connection.shown)
+    Some(&connection.shown)
 }
 
 /// A connection to the world, and the moment it is looked at.
@@ -96,8 +97,8 @@ impl Connection {
     /// Whether the address that it is shown as is that of the uplink, or else the one that its client
     /// speaks to.
     #[inline(always)]
-    fn is_shown_right(&self, config: &Config) -> bool {
-        self.is_inbound || self.shown.address == config.uplink_address
+    fn is_shown_right(&self, uplink: &Address) -> bool {
+        self.is_inbound || self.shown.address == *uplink
     }
 
     /// Now, by `slot`, held as `word` says.

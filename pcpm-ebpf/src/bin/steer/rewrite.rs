@@ -11,9 +11,10 @@ use pcpm_ebpf::{
     icmp_error::Quote,
     nat::Endpoint,
     packet::{
-        CHECKSUM_IN_ICMP, CHECKSUM_IN_IP, DESTINATION_IN_IP, DESTINATION_MAC_OFFSET,
-        ETHERNET_LENGTH, Frame, IP_CHECKSUM_OFFSET, SOURCE_IN_IP, TTL_OFFSET, Transport,
-        TransportKind, protocol,
+        CHECKSUM_IN_ICMP, CHECKSUM_IN_IP, DESTINATION_IN_IP, DESTINATION_IN_IPV6,
+        DESTINATION_MAC_OFFSET, ETHERNET_LENGTH, Family, Frame, HOP_LIMIT_OFFSET,
+        IP_CHECKSUM_OFFSET, SOURCE_IN_IP, SOURCE_IN_IPV6, TTL_OFFSET, Transport, TransportKind,
+        protocol,
     },
 };
 
@@ -42,9 +43,12 @@ const fn hardware_addresses(slot: u32) -> [u32; 3] {
     ]
 }
 
-/// Changes the packet's time to live.
+/// Changes the packet's time to live, or hop limit.
 #[inline(always)]
 pub(crate) fn time_to_live(skb: &Skb, frame: &Frame, ttl: u8) -> Result<(), DropReason> {
+    if !frame.is_v4() {
+        return skb.store_summed(HOP_LIMIT_OFFSET, &ttl);
+    }
     let word = |ttl: u8| u64::from(u16::from_ne_bytes([ttl, frame.protocol]));
     skb.replace_ip_checksum(IP_CHECKSUM_OFFSET, word(frame.ttl), word(ttl), 2)?;
     skb.store(TTL_OFFSET, &ttl)
@@ -80,21 +84,40 @@ pub(crate) fn destination(
     change_port(skb, &checksum, offset, transport.destination_port, to.port)
 }
 
-/// Makes a packet whose transport header does not cover the addresses come from `to`.
+/// Makes a packet without a transport header come from `to`.
 #[inline(always)]
 pub(crate) fn ip_source(skb: &Skb, frame: &Frame, to: &Address) -> Result<(), DropReason> {
-    change_address(skb, ETHERNET_LENGTH, SOURCE_IN_IP, &frame.source, to)
+    change_address(
+        skb,
+        source_at(frame.family, ETHERNET_LENGTH),
+        &frame.source,
+        to,
+    )
 }
 
-/// Makes a packet whose transport header does not cover the addresses go to `to`.
+/// Makes a packet without a transport header go to `to`.
 #[inline(always)]
 pub(crate) fn ip_destination(skb: &Skb, frame: &Frame, to: &Address) -> Result<(), DropReason> {
-    let from = &frame.destination;
-    change_address(skb, ETHERNET_LENGTH, DESTINATION_IN_IP, from, to)
+    let place = destination_at(frame.family, ETHERNET_LENGTH);
+    change_address(skb, place, &frame.destination, to)
+}
+
+/// Makes an error come from `to`.
+#[inline(always)]
+pub(crate) fn error_source(skb: &Skb, frame: &Frame, to: &Address) -> Result<(), DropReason> {
+    cover_address(skb, &Checksum::of_error(frame), &frame.source, to)?;
+    ip_source(skb, frame, to)
+}
+
+/// Makes an error go to `to`.
+#[inline(always)]
+pub(crate) fn error_destination(skb: &Skb, frame: &Frame, to: &Address) -> Result<(), DropReason> {
+    cover_address(skb, &Checksum::of_error(frame), &frame.destination, to)?;
+    ip_destination(skb, frame, to)
 }
 
 /// Makes the packet that an error quotes come from `to`.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn quoted_source(
     skb: &Skb,
     frame: &Frame,
@@ -105,20 +128,15 @@ pub(crate) fn quoted_source(
         address: quote.source,
         port: quote.transport.source_port,
     };
-    change_address(
-        skb,
-        quote.ip_offset,
-        SOURCE_IN_IP,
-        &from.address,
-        &to.address,
-    )?;
+    let place = source_at(quote.family, quote.ip_offset);
+    change_address(skb, place, &from.address, &to.address)?;
     quoted_sums(skb, frame, quote, &from, to)?;
     let offset = quote.transport_offset + source_port_offset(quote.transport.kind);
     skb.store(offset, &to.port.to_be())
 }
 
 /// Makes the packet that an error quotes go to `to`.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn quoted_destination(
     skb: &Skb,
     frame: &Frame,
@@ -129,13 +147,8 @@ pub(crate) fn quoted_destination(
         address: quote.destination,
         port: quote.transport.destination_port,
     };
-    change_address(
-        skb,
-        quote.ip_offset,
-        DESTINATION_IN_IP,
-        &from.address,
-        &to.address,
-    )?;
+    let place = destination_at(quote.family, quote.ip_offset);
+    change_address(skb, place, &from.address, &to.address)?;
     quoted_sums(skb, frame, quote, &from, to)?;
     let offset = quote.transport_offset + destination_port_offset(quote.transport.kind);
     skb.store(offset, &to.port.to_be())
@@ -145,9 +158,11 @@ pub(crate) fn quoted_destination(
 /// for a change of the quoted address and port.
 ///
 /// The latter covers all of the quote. Where a field and a checksum that covers it change within the
-/// quote, the sum over both stays; only what is not made up for in the quote counts: the port when
-/// there is no quoted checksum, and the address when there is, whose change it carries as well as
-/// the IP header's checksum does.
+/// quote, the sum over both stays; only what is not made up for in the quote counts:
+///
+/// - IPv4: the port when there is no quoted checksum, and the address when there is, whose change it
+///   carries as well as the IP header's checksum does;
+/// - IPv6, whose header has no checksum: both when there is no quoted checksum.
 #[inline(always)]
 fn quoted_sums(
     skb: &Skb,
@@ -158,7 +173,12 @@ fn quoted_sums(
 ) -> Result<(), DropReason> {
     let outer = frame.transport_offset + CHECKSUM_IN_ICMP;
     let (old, new) = (in_memory(from.port), in_memory(to.port));
+    let addresses = skb.difference(&from.address, &to.address);
+    let is_v4 = matches!(quote.family, Family::V4);
     if quote.checksum_offset == 0 {
+        if !is_v4 {
+            skb.replace_transport_checksum(outer, 0, addresses, 0)?;
+        }
         return skb.replace_transport_checksum(outer, old, new, 2);
     }
     // The helper for IP headers adds up, without regard to what the device may still have to do.
@@ -166,9 +186,11 @@ fn quoted_sums(
     if quote.protocol == protocol::ICMP {
         return Ok(());
     }
-    let (old, new) = (ipv4(&from.address), ipv4(&to.address));
-    skb.replace_ip_checksum(quote.checksum_offset, old, new, 4)?;
-    skb.replace_transport_checksum(outer, new, old, 4)
+    skb.replace_ip_checksum(quote.checksum_offset, 0, addresses, 0)?;
+    if is_v4 {
+        skb.replace_transport_checksum(outer, ipv4(&to.address), ipv4(&from.address), 4)?;
+    }
+    Ok(())
 }
 
 /// Where the transport checksum is, and what it covers.
@@ -185,12 +207,23 @@ impl Checksum {
             TransportKind::Tcp => (16, true, 0),
             // A UDP checksum of 0 means none, and one that comes out as 0 is sent as 0xffff.
             TransportKind::Udp => (6, true, u64::from(BPF_F_MARK_MANGLED_0)),
-            TransportKind::EchoRequest | TransportKind::EchoReply => (2, false, 0),
+            TransportKind::EchoRequest | TransportKind::EchoReply => {
+                (CHECKSUM_IN_ICMP, !frame.is_v4(), 0)
+            }
         };
         Self {
             offset: frame.transport_offset + offset,
             covers_addresses,
             flags,
+        }
+    }
+
+    #[inline(always)]
+    fn of_error(frame: &Frame) -> Self {
+        Self {
+            offset: frame.transport_offset + CHECKSUM_IN_ICMP,
+            covers_addresses: !frame.is_v4(),
+            flags: 0,
         }
     }
 }
@@ -206,21 +239,49 @@ fn cover_address(
     if !checksum.covers_addresses {
         return Ok(());
     }
-    let flags = checksum.flags | u64::from(BPF_F_PSEUDO_HDR) | 4;
-    skb.replace_transport_checksum(checksum.offset, ipv4(from), ipv4(to), flags)
+    let flags = checksum.flags | u64::from(BPF_F_PSEUDO_HDR);
+    if from.is_v4() {
+        return skb.replace_transport_checksum(checksum.offset, ipv4(from), ipv4(to), flags | 4);
+    }
+    let difference = skb.difference(from, to);
+    skb.replace_transport_checksum(checksum.offset, 0, difference, flags)?;
+    skb.keep_received_sum(difference);
+    Ok(())
 }
 
-/// Changes an address in the IP header at `header`, and its checksum.
+/// Where the source address is of an IP header at `offset`.
+#[inline(always)]
+const fn source_at(family: Family, offset: u32) -> (u32, u32) {
+    match family {
+        Family::V4 => (offset, offset + SOURCE_IN_IP),
+        Family::V6 => (offset, offset + SOURCE_IN_IPV6),
+    }
+}
+
+/// Where the destination address is of an IP header at `offset`.
+#[inline(always)]
+const fn destination_at(family: Family, offset: u32) -> (u32, u32) {
+    match family {
+        Family::V4 => (offset, offset + DESTINATION_IN_IP),
+        Family::V6 => (offset, offset + DESTINATION_IN_IPV6),
+    }
+}
+
+/// Changes an address in an IP header, and its checksum if it has one. `place` is where the header
+/// and the address begin.
 #[inline(always)]
 fn change_address(
     skb: &Skb,
-    header: u32,
-    field: u32,
+    place: (u32, u32),
     from: &Address,
     to: &Address,
 ) -> Result<(), DropReason> {
+    let (header, field) = place;
+    if !from.is_v4() {
+        return skb.store(field, to);
+    }
     skb.replace_ip_checksum(header + CHECKSUM_IN_IP, ipv4(from), ipv4(to), 4)?;
-    skb.store(header + field, &to.0[3])
+    skb.store(field, &to.0[3])
 }
 
 /// An IPv4 address as the checksum helpers want it.

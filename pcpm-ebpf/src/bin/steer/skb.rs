@@ -5,17 +5,20 @@ use core::{ffi::c_void, mem::MaybeUninit, ptr};
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{__sk_buff, bpf_redir_neigh},
+    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_redir_neigh},
     helpers::generated::{
-        bpf_get_socket_cookie, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect_neigh,
-        bpf_redirect_peer, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_csum_update, bpf_get_socket_cookie, bpf_l3_csum_replace,
+        bpf_l4_csum_replace, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use pcpm_ebpf::{
     abi::{NAME_BYTES, Name},
+    address::Address,
     dns::NameSource,
     drop_reason::DropReason,
+    icmp_error::Quote,
     packet::{Frame, PacketFields, Transport},
 };
 
@@ -142,12 +145,58 @@ impl Skb {
         Ok(())
     }
 
+    /// What the ICMP error in `frame` quotes.
+    ///
+    /// # Errors
+    /// As [`Quote::parse`].
+    #[inline(always)]
+    pub(crate) fn quote(&self, frame: &Frame) -> Result<&'static Quote, DropReason> {
+        let place = maps::quote()?;
+        self.read_quote(frame, place)?;
+        Ok(place)
+    }
+
+    #[inline(never)]
+    fn read_quote(&self, frame: &Frame, place: &mut Quote) -> Result<(), DropReason> {
+        *place = Quote::parse(self, frame)?;
+        Ok(())
+    }
+
     /// Overwrites bytes; checksums are the caller's business.
     #[inline(always)]
     pub(crate) fn store<T>(&self, offset: u32, value: &T) -> Result<(), DropReason> {
         let from = ptr::from_ref(value).cast();
         // SAFETY: `from` points to `size_of::<T>()` readable bytes.
         done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size_of::<T>() as u32, 0) })
+    }
+
+    /// Overwrites bytes that no checksum in the packet covers, only what the device may have computed.
+    #[inline(always)]
+    pub(crate) fn store_summed<T>(&self, offset: u32, value: &T) -> Result<(), DropReason> {
+        let (from, size) = (ptr::from_ref(value).cast(), size_of::<T>() as u32);
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        // SAFETY: `from` points to `size` readable bytes.
+        done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size, flags) })
+    }
+
+    /// What a change of an address does to a checksum that covers it.
+    #[inline(always)]
+    pub(crate) fn difference(&self, from: &Address, to: &Address) -> u64 {
+        let (mut from, mut to) = (*from, *to);
+        let size = size_of::<Address>() as u32;
+        let (old, new) = ((&raw mut from).cast(), (&raw mut to).cast());
+        // SAFETY: both point to `size` readable bytes.
+        unsafe { bpf_csum_diff(old, size, new, size, 0) as u64 }
+    }
+
+    /// Leaves what the device computed over the whole packet as it was before a transport checksum was
+    /// changed by `difference`. The helper for transport checksums takes it that the IP header makes
+    /// up for addresses, which that of IPv6 does not: there the change of the address does (Linux 6.16
+    /// has a flag for it).
+    #[inline(always)]
+    pub(crate) fn keep_received_sum(&self, difference: u64) {
+        // SAFETY: scalars only besides the context. It fails where the device computed nothing.
+        unsafe { bpf_csum_update(self.raw, difference as u32) };
     }
 
     /// Updates the IP header checksum for a change of a field of `size` bytes. Values are as they
@@ -215,6 +264,16 @@ impl PacketFields for Skb {
         let status = unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, place, size) };
         // SAFETY: the helper succeeded.
         (status == 0).then(|| unsafe { fields.assume_init() })
+    }
+
+    #[inline(always)]
+    fn raw_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let mut words = MaybeUninit::<[u32; N]>::uninit();
+        let (place, size) = (words.as_mut_ptr().cast(), size_of::<[u32; N]>() as u32);
+        // SAFETY: the helper writes exactly `size` bytes, or fails.
+        let status = unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, place, size) };
+        // SAFETY: the helper succeeded.
+        (status == 0).then(|| unsafe { words.assume_init() })
     }
 }
 

@@ -10,6 +10,7 @@
 use pcpm_ebpf::{
     abi::{Config, HostPeer, HostPeerKey, PortKey, PortTarget},
     address::Address,
+    packet::Family,
     published,
 };
 
@@ -77,7 +78,8 @@ fn restore<A: SocketAddress>(call: &SocketCall<A>) -> Option<()> {
     Some(())
 }
 
-/// The slot's address of the family that was asked for, or of the other.
+/// The slot's IPv4 address, where many servers listen only; of the family that was asked for where
+/// the socket cannot change to it.
 #[inline(always)]
 fn slot_address(
     config: &Config,
@@ -85,8 +87,13 @@ fn slot_address(
     target: &PortTarget,
     may_change_family: bool,
 ) -> Option<Address> {
-    let is_v4 = asked.address.is_v4();
-    (is_v4 || may_change_family).then(|| config.slot_address(target.slot))
+    if asked.address.is_v4() || may_change_family {
+        Some(config.slot_address(target.slot, Family::V4))
+    } else if config.has_ipv6() {
+        Some(config.slot_address(target.slot, Family::V6))
+    } else {
+        None
+    }
 }
 
 /// The configuration, for a socket of the host.
