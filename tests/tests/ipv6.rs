@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use anyhow::{Context as _, Result};
 use pcpm_api::types::AttachReply;
 use pcpm_tests::{Daemon, HOST_ADDRESS6, HttpServer, INTERNET_ADDRESS6, PATIENCE, Place, World};
+use serde_json::json;
 
 const GATEWAY: &str = "fe80::1%eth0";
 
@@ -170,6 +171,27 @@ fn a_detach_cuts_what_is_under_way() -> Result<()> {
     server.set_read_timeout(Some(PATIENCE / 10))?;
     let error = server.read(&mut [0; 4]).err().context("still connected")?;
     assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    Ok(())
+}
+
+#[test]
+fn what_opens_the_world_opens_neither_other_tenants_nor_metadata() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.pool_of(2)?;
+    let [one, other] = ["a", "b"].map(|owner| {
+        let parameters = json!({"owner": owner, "tenant": owner, "allow": ["::/0"]});
+        let reply = daemon.attach_with(&parameters)?;
+        let address = reply.attachment.addresses.get(1).cloned();
+        let address = address.context("no IPv6 address")?;
+        let place = daemon.place(&reply);
+        anyhow::Ok(Slot { place, address })
+    });
+    let (one, other) = (one?, other?);
+    ping(&one.place, INTERNET_ADDRESS6)?;
+    no_ping(&one.place, &other.address)?;
+    assert!(daemon.dropped("other-tenant")? >= 1);
+    no_ping(&one.place, "fd00:ec2::254")?;
+    assert!(daemon.dropped("metadata")? >= 1);
     Ok(())
 }
 

@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use ipnet::IpNet;
 use pcpm_api::{
     error::PoolError,
     limits::{self, DEFAULT_TENANT},
@@ -84,6 +85,15 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// The networks that slots have their addresses in.
+    fn ranges(&self) -> impl Iterator<Item = IpNet> + use<> {
+        let networks = [
+            Some(self.pool_cidr.into()),
+            self.pool_prefix6.map(IpNet::V6),
+        ];
+        networks.into_iter().flatten()
+    }
+
     /// The address of a slot.
     pub(crate) fn address(&self, slot: SlotIndex) -> Ipv4Addr {
         (u32::from(self.pool_cidr.network()) + slot).into()
@@ -203,7 +213,7 @@ impl Engine {
         reservations: Reservations,
     ) -> Self {
         Self {
-            policies: Policies::new(Ranges::new([world.pool_cidr.into()])),
+            policies: Policies::new(Ranges::new(world.ranges())),
             world,
             pool: Pool::new(settings),
             datapath,

@@ -31,6 +31,8 @@ use super::PolicyId;
 const ICMP_V6: u8 = 58;
 const V4_LINK_LOCAL: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 0, 0), 16);
 const V6_LINK_LOCAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+/// Not link-local, but where Amazon serves what others serve there.
+const V6_METADATA: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32);
 
 /// Why rules are refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +66,7 @@ impl Ranges {
         let link_local = [
             Prefix::v4(V4_LINK_LOCAL.0, V4_LINK_LOCAL.1),
             Prefix::v6(V6_LINK_LOCAL.0, V6_LINK_LOCAL.1),
+            Prefix::v6(V6_METADATA.0, V6_METADATA.1),
         ];
         let guarded = pool.into_iter().map(Prefix::of).chain(link_local).collect();
         let all_v4 = Prefix::v4(Ipv4Addr::UNSPECIFIED, 0);
