@@ -154,7 +154,8 @@ fn make_foreign_pair(name: &str, index: u32) {
 fn a_slot_is_configured_as_ordered() {
     in_private_world(|state_dir| {
         let (mut host, hubs) = host_with(state_dir, 1);
-        let slot = host.worker(hubs).create_slot(&slot_spec(7)).unwrap();
+        let mut worker = host.worker(hubs);
+        let slot = worker.create_slot(&slot_spec(7)).unwrap();
         let inside = look_into(&slot.netns, state_dir);
         let links: Vec<_> = inside
             .links
@@ -169,6 +170,18 @@ fn a_slot_is_configured_as_ordered() {
         assert_eq!(low_ports, "0");
         let pingers = sysctl_in(&slot.netns, "ipv4/ping_group_range");
         assert_eq!(pingers, "0\t2147483647");
+        // Its own and ::1, and none that the kernel made up.
+        let addresses = ipv6_addresses_in(&slot.netns);
+        assert!(
+            addresses.contains("fd007063706d00000000000000000007"),
+            "{addresses}"
+        );
+        assert_eq!(addresses.lines().count(), 2, "{addresses}");
+        let ipv4_only = SlotSpec {
+            address6: None,
+            ..slot_spec(8)
+        };
+        let slot = worker.create_slot(&ipv4_only).unwrap();
         assert_eq!(sysctl_in(&slot.netns, "ipv6/conf/eth0/disable_ipv6"), "1");
         assert_eq!(ipv6_addresses_in(&slot.netns), "");
     });
