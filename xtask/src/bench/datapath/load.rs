@@ -36,6 +36,9 @@ const SILENCE: Duration = Duration::from_millis(200);
 const RECEIVE_BUFFER: usize = 8 << 20;
 const CHUNK: usize = 128 << 10;
 
+/// Every kernel has it, and it sends what the path takes; one that paces (BBR) measures itself.
+const CONGESTION_CONTROL: &str = "reno";
+
 /// Where the two sides run: apart when both have work at the same time, together when they wait for
 /// each other, which leaves the wake-up of another CPU out of the figure.
 const CLIENT_CPU: usize = 0;
@@ -174,6 +177,7 @@ impl Pair {
         let stream = TcpStream::connect_timeout(&server, PATIENCE)
             .with_context(|| format!("connect to {server}"))?;
         bound_the_wait(&stream)?;
+        setsockopt(&stream, sockopt::TcpCongestion, &CONGESTION_CONTROL.into())?;
         Ok(stream)
     }
 
