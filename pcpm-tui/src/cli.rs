@@ -268,15 +268,15 @@ pub(crate) struct AttachOptions {
 /// Words about what a slot may do; the daemon judges what they say.
 #[derive(Debug, Args)]
 struct SlotOptions {
-    /// Lead a port of the host to the slot: [tcp:|udp:][HOSTADDR:]HOSTPORT:PORT, both may be ranges;
+    /// Lead a port of the host to the slot: `[tcp:|udp:][HOSTADDR:]HOSTPORT:PORT`, both may be ranges;
     /// may be given several times.
     #[arg(long, value_name = "PORTS")]
     publish: Vec<String>,
-    /// Let the slot reach an address, CIDR, domain name or 'host': PEER[:PORTS][/PROTOCOL]; the most
+    /// Let the slot reach an address, CIDR, domain name or 'host': `PEER[:PORTS][/PROTOCOL]`; the most
     /// specific of all rules counts; may be given several times.
     #[arg(long, value_name = "RULE")]
     allow: Vec<String>,
-    /// Keep the slot from an address or CIDR: PEER[:PORTS][/PROTOCOL]; may be given several times.
+    /// Keep the slot from an address or CIDR: `PEER[:PORTS][/PROTOCOL]`; may be given several times.
     #[arg(long, value_name = "RULE")]
     deny: Vec<String>,
     /// Most the slot may send, in bits a second: 500k, 10M, 1G; 'none' for no limit.
