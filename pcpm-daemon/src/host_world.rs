@@ -16,6 +16,7 @@ use crate::{
     config::{self, Config},
     doctor::{self, NetworkFacts},
     engine::{self, World},
+    found::Found,
     net::{Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
     uplink::{self, UplinkSearch},
 };
@@ -40,6 +41,8 @@ pub(crate) struct Built {
     /// One for each refill worker.
     pub(crate) kernels: Vec<Box<dyn SlotKernel>>,
     pub(crate) uplink: UplinkSearch,
+    /// Slots of an earlier life.
+    pub(crate) found: Found,
 }
 
 impl HostWorld {
@@ -90,6 +93,7 @@ impl HostWorld {
             steering,
             kernels,
             uplink,
+            found: Found::default(),
         })
     }
 

@@ -5,6 +5,7 @@ mod bpf;
 mod config;
 mod doctor;
 mod engine;
+mod found;
 mod host_world;
 mod lock_file;
 mod memory;

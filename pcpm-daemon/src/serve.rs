@@ -26,6 +26,7 @@ use crate::{
         Engine, Shared,
         workers::{Report, Workers},
     },
+    found::Found,
     host_world::{self, Built},
     net::Uplink,
     pool::PoolSettings,
@@ -106,7 +107,10 @@ pub(crate) fn until_stopped(
     let (changes, uplinks) = mpsc::unbounded_channel();
     let served = built.uplink.follow(changes).and_then(|()| {
         let inboxes = (inbox, uplinks, built.drop_events);
-        LocalSet::new().block_on(&runtime, serve(config, engine, inboxes, signals))
+        LocalSet::new().block_on(
+            &runtime,
+            serve(config, engine, built.found, inboxes, signals),
+        )
     });
     workers.stop();
     served
@@ -122,6 +126,7 @@ type Inboxes = (
 async fn serve(
     config: &Config,
     engine: Shared,
+    found: Found,
     (reports, uplinks, drops): Inboxes,
     signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
@@ -138,7 +143,7 @@ async fn serve(
     tokio::task::spawn_local(take_reports(engine.clone(), reports));
     tokio::task::spawn_local(take_uplinks(engine.clone(), uplinks));
     tokio::task::spawn_local(take_drops(engine.clone(), drops));
-    tokio::task::spawn_local(announce_ready(engine.clone()));
+    tokio::task::spawn_local(announce_ready(engine.clone(), found));
     tokio::task::spawn_local(async move { listener.serve(clients).await });
     // The outermost future is polled whenever any task was woken, so it should have little to do.
     let stopped = tokio::task::spawn_local(stop_signal(signals));
@@ -200,9 +205,9 @@ async fn take_drops(engine: Shared, drops: DropEvents) {
 }
 
 /// Begins the fill and tells the service manager when the warm target is reached.
-async fn announce_ready(engine: Shared) {
+async fn announce_ready(engine: Shared, found: Found) {
     let begun = Instant::now();
-    let filled = engine.borrow_mut().start();
+    let filled = engine.borrow_mut().start(found);
     if filled.await.is_ok() {
         let took_ms = begun.elapsed().as_millis();
         let slots = engine.borrow().status().slots.ready;

@@ -39,6 +39,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::{
     bpf::Datapath,
+    found::{Found, FoundSlot},
     host_world,
     net::{self, Uplink},
     policy::{Policies, Ranges},
@@ -242,11 +243,23 @@ impl Engine {
         }
     }
 
-    /// Begins to fill the pool. The receiver is told when the warm target is reached.
-    pub(crate) fn start(&mut self) -> oneshot::Receiver<()> {
+    /// Takes over what was found and begins to fill the pool. The receiver is told when the warm target
+    /// is reached.
+    pub(crate) fn start(&mut self, found: Found) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.filled = Some(sender);
         self.memory.start_fill();
+        for FoundSlot {
+            index,
+            netns,
+            doubt,
+        } in found.slots
+        {
+            let doubt = doubt.unwrap_or_else(|| "nobody knows who held it".to_owned());
+            tracing::warn!(slot = net::slot_name(index), "found and destroyed: {doubt}");
+            self.records[index as usize].netns = netns;
+            self.feed(Event::Found(index), None);
+        }
         self.feed(Event::Tick, None);
         receiver
     }

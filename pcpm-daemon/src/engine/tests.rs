@@ -71,7 +71,7 @@ impl Bench {
 
     fn filled(slots: u32) -> Self {
         let bench = Self::new(slots, slots);
-        let filled = bench.engine.borrow_mut().start();
+        let filled = bench.engine.borrow_mut().start(Found::default());
         bench.work();
         drop(filled);
         bench
@@ -322,7 +322,7 @@ fn a_watcher_gets_a_snapshot_and_then_what_changed() {
 #[test]
 fn status_names_failed_slots_with_reason_and_pause() {
     let bench = Bench::new(1, 1);
-    drop(bench.engine.borrow_mut().start());
+    drop(bench.engine.borrow_mut().start(Found::default()));
     let reason = "create veth s0000 in hub 0: EEXIST".to_owned();
     bench
         .engine
@@ -333,4 +333,25 @@ fn status_names_failed_slots_with_reason_and_pause() {
     assert_eq!(status.failures[0].slot, "s0000");
     assert!(status.failures[0].reason.contains("EEXIST"));
     assert!(status.failures[0].retry_in_ms > 0);
+}
+
+#[test]
+fn a_slot_that_nobody_knows_is_destroyed_before_it_is_made_anew() {
+    let bench = Bench::new(2, 2);
+    let found = FoundSlot {
+        index: 1,
+        netns: None,
+        doubt: Some("its link is gone".into()),
+    };
+    let found = Found { slots: vec![found] };
+    drop(bench.engine.borrow_mut().start(found));
+    assert_eq!(*bench.work.retire.borrow(), [1]);
+    let creating = bench.work.create.borrow();
+    assert_eq!(
+        creating.iter().map(|spec| spec.index).collect::<Vec<_>>(),
+        [0]
+    );
+    drop(creating);
+    bench.work();
+    assert_eq!(bench.engine.borrow().status().slots.ready, 2);
 }

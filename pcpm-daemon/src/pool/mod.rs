@@ -109,6 +109,8 @@ pub(crate) enum Event {
     Retired(SlotIndex),
     /// A [`Command::Retire`] failed; something of the slot may be left.
     RetireFailed(SlotIndex, String),
+    /// Something of a vacant slot is there, of an earlier life.
+    Found(SlotIndex),
     /// No attach is answered from now on, and nothing is made any more.
     Drain,
 }
@@ -240,6 +242,7 @@ impl Pool {
             Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
             Event::Retired(slot) => self.retired(slot),
             Event::RetireFailed(slot, reason) => self.fail(slot, reason, true, now),
+            Event::Found(slot) => self.found(slot, commands),
             Event::Drain => self.drain(commands),
         }
         self.refuse_late(now, commands);
@@ -429,6 +432,12 @@ impl Pool {
         self.set(slot, State::Ready);
         self.ready.push_back(slot);
         self.serve_waiting(commands);
+    }
+
+    fn found(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+        self.vacant.retain(|&vacant| vacant != slot);
+        self.set(slot, State::Retiring);
+        commands.push(Command::Retire(slot));
     }
 
     /// Gives ready slots to those who wait, in the order in which they came.
