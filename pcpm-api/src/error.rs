@@ -61,6 +61,19 @@ pub enum PoolError {
         /// Why.
         reason: String,
     },
+    /// The tenant, or the user that asks, has as much as it may have.
+    #[serde(rename = "io.pcpm.Pool.QuotaExceeded")]
+    #[error("{scope}'s quota of {limit} {what} is used up{}", retry(*retry_after_ms))]
+    QuotaExceeded {
+        /// Whose quota: `tenant` or `user`.
+        scope: String,
+        /// Of what: `attachments` at once or `attaches a second`.
+        what: String,
+        /// The quota.
+        limit: u32,
+        /// When a retry may succeed, in milliseconds, where only time has to pass.
+        retry_after_ms: Option<u64>,
+    },
     /// The request was right but could not be carried out.
     #[serde(rename = "io.pcpm.Pool.Failed")]
     #[error("{reason}")]
@@ -75,6 +88,10 @@ fn with_other(field: &str) -> String {
         "owner" => String::new(),
         other => format!(", and its {other} differs"),
     }
+}
+
+fn retry(after_ms: Option<u64>) -> String {
+    after_ms.map_or_else(String::new, |ms| format!("; try again in {ms} ms"))
 }
 
 impl PoolError {

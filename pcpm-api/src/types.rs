@@ -113,6 +113,8 @@ pub struct Attachment {
     pub source: Source,
     pub took_us: u64,
     pub attached_at_ms: u64,
+    /// The user that attached it, by number.
+    pub uid: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

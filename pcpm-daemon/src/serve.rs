@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{Listener, Service},
+    api::{Access, Listener, Service},
     bpf::DropEvents,
     config::Config,
     engine::{
@@ -94,6 +94,7 @@ pub(crate) fn until_stopped(
         capacity: config.capacity,
         ready: config.ready,
         creating: config.refill.workers * CREATING_PER_WORKER,
+        quotas: config.quotas.clone(),
     };
     let engine = Engine::new(
         built.world,
@@ -130,12 +131,14 @@ async fn serve(
     (reports, uplinks, drops): Inboxes,
     signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
-    let listener = Listener::bind(&config.socket)?;
+    let access = Access::resolve(&config.access).map_err(anyhow::Error::msg)?;
+    let listener = Listener::bind(&config.socket, &access)?;
     tracing::info!(socket = %config.socket.display(), capacity = config.capacity, "serving");
     let service = Rc::new(Service {
         engine: engine.clone(),
         doctor: doctor(config),
         max_clients: config.api.max_clients,
+        access,
         unanswered: Cell::new(0),
     });
     let clients = service.clone();

@@ -5,7 +5,10 @@ use std::{os::fd::OwnedFd, rc::Rc, time::Duration};
 use pcpm_api::{
     error::PoolError,
     limits::MESSAGE_BYTES,
-    types::{AttachRequest, DoctorReply, DropsRequest, Traffic, WatchRequest},
+    types::{
+        AttachRequest, DetachRequest, DoctorReply, DropsRequest, Traffic, UpdateRequest,
+        WatchRequest,
+    },
 };
 use serde::Serialize;
 use tokio::{net::UnixStream, sync::oneshot::Receiver};
@@ -13,7 +16,9 @@ use zlink::{Connection, Reply};
 
 use super::{
     Service,
+    access::Caller,
     calls::{Call, RawCall},
+    peer::Peer,
     service::{self, Info, ServiceError},
     socket::ClientStream,
 };
@@ -35,6 +40,7 @@ pub(super) struct Client {
     stream: ClientStream,
     service: Rc<Service>,
     id: ClientId,
+    caller: Caller,
 }
 
 /// The connection cannot be used any more.
@@ -61,6 +67,7 @@ impl Client {
         service: Rc<Service>,
         id: ClientId,
     ) -> zlink::Result<Self> {
+        let caller = service.access.caller(&Peer::of(&stream)?);
         let stream = ClientStream::new(stream)?;
         let connection = Connection::new(stream.clone());
         service.engine.borrow_mut().client_came();
@@ -69,6 +76,7 @@ impl Client {
             stream,
             service,
             id,
+            caller,
         })
     }
 
@@ -89,7 +97,10 @@ impl Client {
             Err(error) => return self.refuse_message(&error).await,
         };
         match call {
-            Ok(call) => self.answer(call, mode).await,
+            Ok(call) => match self.caller.may_call(&call) {
+                Ok(()) => self.answer(call, mode).await,
+                Err(error) => self.error(mode, &error).await,
+            },
             Err(error) => self.error(mode, &error).await,
         }
     }
@@ -115,20 +126,16 @@ impl Client {
         match call {
             Call::Attach(request) => self.attach(request, mode).await,
             Call::Detach(request) => {
-                let done = self
-                    .service
-                    .engine
-                    .borrow_mut()
-                    .detach(&request.owner, request.id.as_deref());
+                let done = self.detach(&request);
                 self.result(mode, done.map(|()| NoParameters {})).await
             }
             Call::Update(request) => {
-                let updated = self.service.engine.borrow_mut().update(&request);
+                let updated = self.update(&request);
                 self.result(mode, updated).await
             }
             Call::Get(request) => {
                 let pass_fd = request.pass_fd.unwrap_or(false);
-                let got = self.service.engine.borrow().get(&request.owner, pass_fd);
+                let got = self.get(&request.owner, pass_fd);
                 self.got(mode, got).await
             }
             Call::List => {
@@ -150,9 +157,28 @@ impl Client {
         }
     }
 
+    fn ask_for_slot(&self, request: AttachRequest) -> Answer {
+        let mut engine = self.service.engine.borrow_mut();
+        engine.attach(request, self.id, self.caller)
+    }
+
+    fn detach(&self, request: &DetachRequest) -> Result<(), PoolError> {
+        let mut engine = self.service.engine.borrow_mut();
+        engine.detach(&request.owner, request.id.as_deref(), self.caller)
+    }
+
+    fn update(&self, request: &UpdateRequest) -> Result<Attachment, PoolError> {
+        let mut engine = self.service.engine.borrow_mut();
+        engine.update(request, self.caller)
+    }
+
+    fn get(&self, owner: &str, pass_fd: bool) -> Result<(Attached, Traffic), PoolError> {
+        let engine = self.service.engine.borrow();
+        engine.get(owner, pass_fd, self.caller)
+    }
+
     async fn attach(&mut self, request: AttachRequest, mode: Mode) -> Step {
-        let answer = self.service.engine.borrow_mut().attach(request, self.id);
-        let attached = match answer {
+        let attached = match self.ask_for_slot(request) {
             Answer::Now(attached) => *attached,
             Answer::Later(id, receiver) => {
                 let _unanswered = Unanswered::count(&self.service);

@@ -2,27 +2,37 @@
 //! came. A client that waits or stalls keeps nobody but itself; what it may send, and how many
 //! there may be, is bounded.
 
+mod access;
 mod calls;
 mod client;
 #[cfg(test)]
 mod interface_tests;
+mod peer;
 mod service;
 mod socket;
 
 use std::{
     cell::Cell,
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
 
 use anyhow::Context as _;
+use nix::{
+    sys::stat::{Mode, umask},
+    unistd::Gid,
+};
 use pcpm_api::types::Check;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::engine::Shared;
+
+#[cfg(test)]
+pub(crate) use access::Role;
+pub(crate) use access::{Access, Caller};
 
 /// What every client's task shares.
 pub(crate) struct Service {
@@ -30,6 +40,7 @@ pub(crate) struct Service {
     /// Checks the host; may block, so it is run on a thread of its own.
     pub(crate) doctor: std::sync::Arc<dyn Fn() -> Vec<Check> + Send + Sync>,
     pub(crate) max_clients: u32,
+    pub(crate) access: Access,
     /// Clients that waited, or wait, for a slot and have no answer yet.
     pub(crate) unanswered: Cell<u32>,
 }
@@ -42,16 +53,17 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`, which only root may connect to. A socket that a killed daemon left there
+    /// Listens at `path`, which only root and the configured group may connect to. A socket that a killed daemon left there
     /// is replaced; the state directory's lock has made sure that its daemon is gone.
-    pub(crate) fn bind(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn bind(path: &Path, access: &Access) -> anyhow::Result<Self> {
         let bound = || -> io::Result<UnixListener> {
             if let Some(directory) = path.parent() {
                 fs::create_dir_all(directory)?;
             }
             remove_stale(path)?;
-            let listener = UnixListener::bind(path)?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+            let listener = bind_closed(path)?;
+            chown(path, None, access.socket_group.map(Gid::as_raw))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
             Ok(listener)
         };
         let listener = bound().with_context(|| format!("listen at {}", path.display()))?;
@@ -101,6 +113,14 @@ fn admit(stream: UnixStream, service: &Rc<Service>, id: u64) {
         Ok(client) => drop(tokio::task::spawn_local(client.serve())),
         Err(error) => tracing::warn!("serve a client: {error}"),
     }
+}
+
+/// Binds a socket that nobody may connect to before it has its group and mode.
+fn bind_closed(path: &Path) -> io::Result<UnixListener> {
+    let before = umask(Mode::all());
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound
 }
 
 /// Removes a socket nobody listens at. Anything else at the path stays and makes binding fail.

@@ -28,6 +28,21 @@ pub(super) struct Layer {
     pub(super) publish_max_ports: Option<Given<i64>>,
     pub(super) policy_default: Option<Given<String>>,
     pub(super) api_max_clients: Option<Given<i64>>,
+    pub(super) access_group: Option<Given<String>>,
+    pub(super) access_viewers: Option<Given<Vec<String>>>,
+    pub(super) access_users: Option<Given<Vec<String>>>,
+    pub(super) access_administrators: Option<Given<Vec<String>>>,
+    pub(super) quota_tenant: QuotaLayer,
+    pub(super) quota_user: QuotaLayer,
+    /// By the tenants' names.
+    pub(super) quota_tenants: Vec<(Given<String>, QuotaLayer)>,
+}
+
+/// A quota of one source.
+#[derive(Debug, Default)]
+pub(super) struct QuotaLayer {
+    pub(super) attachments: Option<Given<i64>>,
+    pub(super) attach_rate: Option<Given<i64>>,
 }
 
 /// A value and where it stands.
@@ -66,6 +81,8 @@ impl Layer {
         let mut publish = root.table("publish")?;
         let mut policy = root.table("policy")?;
         let mut api = root.table("api")?;
+        let mut access = root.table("access")?;
+        let mut quota = root.table("quota")?;
         let layer = Self {
             socket: root.text("socket")?,
             state_dir: root.text("state_dir")?,
@@ -81,8 +98,15 @@ impl Layer {
             publish_max_ports: publish.integer("max_ports")?,
             policy_default: policy.text("default")?,
             api_max_clients: api.integer("max_clients")?,
+            access_group: access.text("group")?,
+            access_viewers: access.texts("viewers")?,
+            access_users: access.texts("users")?,
+            access_administrators: access.texts("administrators")?,
+            quota_tenant: quota.table("tenant")?.quota()?,
+            quota_user: quota.table("user")?.quota()?,
+            quota_tenants: quota.table("tenants")?.quotas()?,
         };
-        [root, refill, nat, publish, policy, api]
+        [root, refill, nat, publish, policy, api, access, quota]
             .iter()
             .try_for_each(Table::deny_unknown)?;
         Ok(layer)
@@ -105,6 +129,8 @@ impl Layer {
             publish_max_ports: over.publish_max_ports.or(self.publish_max_ports),
             policy_default: over.policy_default.or(self.policy_default),
             api_max_clients: over.api_max_clients.or(self.api_max_clients),
+            // There are no options for these.
+            ..self
         }
     }
 }
@@ -136,7 +162,7 @@ impl File<'_> {
 /// One table of the file, and which of its keys were asked for: those are the known ones.
 struct Table<'a> {
     file: File<'a>,
-    name: &'static str,
+    name: String,
     entries: Option<&'a DeTable<'a>>,
     known: Vec<&'static str>,
 }
@@ -144,12 +170,12 @@ struct Table<'a> {
 impl<'a> Table<'a> {
     fn new(
         file: File<'a>,
-        name: &'static str,
+        name: impl Into<String>,
         entries: impl Into<Option<&'a DeTable<'a>>>,
     ) -> Self {
         Self {
             file,
-            name,
+            name: name.into(),
             entries: entries.into(),
             known: Vec::new(),
         }
@@ -157,7 +183,57 @@ impl<'a> Table<'a> {
 
     fn table(&mut self, key: &'static str) -> Result<Self, ConfigError> {
         let found = self.value(key, "a table", DeValue::as_table)?;
-        Ok(Self::new(self.file, key, found.map(|(_, table)| table)))
+        let name = self.full_name(key);
+        Ok(Self::new(self.file, name, found.map(|(_, table)| table)))
+    }
+
+    /// The quota that the table is.
+    fn quota(mut self) -> Result<QuotaLayer, ConfigError> {
+        let quota = QuotaLayer {
+            attachments: self.integer("attachments")?,
+            attach_rate: self.integer("attach_rate")?,
+        };
+        self.deny_unknown()?;
+        Ok(quota)
+    }
+
+    /// The quotas that the tables in this one are, by name.
+    fn quotas(&self) -> Result<Vec<(Given<String>, QuotaLayer)>, ConfigError> {
+        let entries = self.entries.into_iter().flat_map(DeTable::iter);
+        entries
+            .map(|(key, value)| {
+                let name = key.get_ref().as_ref();
+                let origin = self.file.origin(Some(key.span()));
+                let Some(table) = value.get_ref().as_table() else {
+                    let found = value.get_ref().type_str();
+                    return Err(self.invalid(
+                        name,
+                        origin,
+                        format!("must be a table, found {found}"),
+                    ));
+                };
+                let quota = Self::new(self.file, self.full_name(name), table).quota()?;
+                let value = name.to_owned();
+                Ok((Given { value, origin }, quota))
+            })
+            .collect()
+    }
+
+    fn texts(&mut self, key: &'static str) -> Result<Option<Given<Vec<String>>>, ConfigError> {
+        let wanted = "a list of strings";
+        let Some((origin, entries)) = self.value(key, wanted, DeValue::as_array)? else {
+            return Ok(None);
+        };
+        let texts = entries.iter().map(|entry| {
+            let text = entry.get_ref().as_str().map(str::to_owned);
+            text.ok_or_else(|| {
+                let found = entry.get_ref().type_str();
+                let reason = format!("must be {wanted}, found {found} in it");
+                self.invalid(key, self.file.origin(Some(entry.span())), reason)
+            })
+        });
+        let value = texts.collect::<Result<_, _>>()?;
+        Ok(Some(Given { value, origin }))
     }
 
     fn text(&mut self, key: &'static str) -> Result<Option<Given<String>>, ConfigError> {
@@ -228,7 +304,7 @@ impl<'a> Table<'a> {
     }
 
     fn full_name(&self, key: &str) -> String {
-        match self.name {
+        match self.name.as_str() {
             "" => key.to_owned(),
             table => format!("{table}.{key}"),
         }

@@ -20,6 +20,8 @@ pub(crate) use error::{ConfigError, Origin};
 
 use layer::Layer;
 
+use crate::pool::Quotas;
+
 /// Read when it exists and no other file is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/pcpm/pcpmd.toml";
 
@@ -52,6 +54,10 @@ pub(crate) struct Config {
     pub(crate) policy: Policy,
     /// What clients may ask for.
     pub(crate) api: Api,
+    /// Who they may be.
+    pub(crate) access: Access,
+    /// How much of the pool one tenant or user may have.
+    pub(crate) quotas: Quotas,
 }
 
 /// IPv6 addresses of the slots: slot `i` has `i` in the last 32 bits.
@@ -116,6 +122,28 @@ pub(crate) enum DefaultPolicy {
 pub(crate) struct Api {
     /// Connections at once.
     pub(crate) max_clients: u32,
+}
+
+/// Who may do what, by name or number. Root may do everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// The group that may connect to the socket; root's if none.
+    pub(crate) group: Option<String>,
+    /// Who may see everything.
+    pub(crate) viewers: Vec<Principal>,
+    /// Who may attach, and change what they attached themselves.
+    pub(crate) users: Vec<Principal>,
+    /// Who may do everything.
+    pub(crate) administrators: Vec<Principal>,
+}
+
+/// Somebody, by name or number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Principal {
+    /// A user.
+    User(String),
+    /// The members of a group.
+    Group(String),
 }
 
 /// A range of ports, both ends included.

@@ -4,7 +4,8 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::validate::socket_in;
-use super::{Config, DefaultPolicy, PoolV6, PortRange, Uplink};
+use super::{Access, Config, DefaultPolicy, PoolV6, PortRange, Principal, Uplink};
+use crate::pool::{Quota, Quotas};
 
 const HEAD: &str = "\
 # Settings of pcpmd, read from /etc/pcpm/pcpmd.toml or the file named with --config. Options of the
@@ -86,6 +87,53 @@ fn tables(file: &mut Printer, config: &Config) {
     file.table("api");
     file.about(&["Clients connected at once, 1 to 65536. Each takes up to 3 file descriptors."]);
     file.set("max_clients", &config.api.max_clients);
+    access(file, &config.access);
+    quotas(file, &config.quotas);
+}
+
+fn access(file: &mut Printer, access: &Access) {
+    file.table("access");
+    file.about(&[
+        "The group whose members may connect to the socket (mode 0660); root's if not set.",
+    ]);
+    let group = access.group.as_deref().unwrap_or("pcpm");
+    file.set_unless(access.group.is_none(), "group", &quoted(&group));
+    file.about(&[
+        "Who may do what: names or numbers of users, and of groups behind '@'. Viewers see everything;",
+        "users attach, and change what the same user attached; administrators, and root, do everything.",
+    ]);
+    file.set("viewers", &names(&access.viewers));
+    file.set("users", &names(&access.users));
+    file.set("administrators", &names(&access.administrators));
+}
+
+fn quotas(file: &mut Printer, quotas: &Quotas) {
+    file.table("quota.tenant");
+    file.about(&[
+        "What each tenant may have: attachments at once, and attaches a second (of which one second's worth",
+        "may come at once). 0 is no limit.",
+    ]);
+    quota(file, quotas.tenant);
+    for (tenant, own) in &quotas.tenants {
+        file.table(&format!("quota.tenants.{}", quoted(tenant)));
+        quota(file, *own);
+    }
+    file.table("quota.user");
+    file.about(&["The same for each user that is no administrator, whatever the tenants."]);
+    quota(file, quotas.user);
+}
+
+fn quota(file: &mut Printer, quota: Quota) {
+    file.set("attachments", &quota.attachments.unwrap_or(0));
+    file.set("attach_rate", &quota.attach_rate.unwrap_or(0));
+}
+
+fn names(principals: &[Principal]) -> toml::Value {
+    let text = |principal: &Principal| match principal {
+        Principal::User(name) => name.clone(),
+        Principal::Group(name) => format!("@{name}"),
+    };
+    principals.iter().map(text).collect::<Vec<_>>().into()
 }
 
 struct Printer(String);

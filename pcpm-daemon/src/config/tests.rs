@@ -6,6 +6,7 @@ use clap::Parser;
 use proptest::prelude::*;
 
 use super::*;
+use crate::pool::Quota;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::from_layer(Layer::parse(text, Path::new("pcpmd.toml"))?)
@@ -68,6 +69,61 @@ fn options_override_the_file_which_overrides_the_defaults() {
         (10, 7, 3)
     );
     assert_eq!(config.nat, Config::default().nat);
+}
+
+#[test]
+fn roles_and_quotas_are_read() {
+    let text = r#"
+        [access]
+        group = "pcpm"
+        users = ["alice", "@sandbox", "1000"]
+        [quota.tenant]
+        attachments = 10
+        [quota.tenants."shop/eu"]
+        attach_rate = 5
+    "#;
+    let config = parse(text).unwrap();
+    let names = config.access.users.iter();
+    let users: Vec<_> = names.filter(|p| matches!(p, Principal::User(_))).collect();
+    assert_eq!((config.access.users.len(), users.len()), (3, 2));
+    assert_eq!(config.quotas.tenant.attachments, Some(10));
+    assert_eq!(config.quotas.tenants["shop/eu"].attach_rate, Some(5));
+}
+
+#[test]
+fn a_role_or_quota_that_cannot_be_is_refused_with_its_place() {
+    for (text, reason) in [
+        (
+            "[access]\nusers = [\"a b\"]",
+            "pcpmd.toml:2: access.users: \"a b\" is not the name or number of a user, or of a group behind '@'",
+        ),
+        (
+            "[access]\nusers = [\n7]",
+            "pcpmd.toml:3: access.users: must be a list of strings, found integer in it",
+        ),
+        (
+            "[access]\nuser = []",
+            "pcpmd.toml:2: access.user: unknown key, did you mean 'access.users'?",
+        ),
+        (
+            "[quota.tenants.shop]\nattachment = 1",
+            "pcpmd.toml:2: quota.tenants.shop.attachment: unknown key, did you mean 'quota.tenants.shop.attachments'?",
+        ),
+        (
+            "[quota.tenants]\nshop = 4",
+            "pcpmd.toml:2: quota.tenants.shop: must be a table, found integer",
+        ),
+        (
+            "[quota.tenants.\" \"]\nattachments = 4",
+            "pcpmd.toml:1: quota.tenants. : tenant: character ' ' is not allowed (letters, digits and . _ - : / @ + are)",
+        ),
+        (
+            "[quota.user]\nattach_rate = -1",
+            "pcpmd.toml:2: quota.user.attach_rate: -1 is not between 0 and 1000000",
+        ),
+    ] {
+        assert_eq!(refused(text), reason);
+    }
 }
 
 #[test]
@@ -356,6 +412,43 @@ fn any_pool6() -> impl Strategy<Value = PoolV6> {
     ]
 }
 
+fn any_principals() -> impl Strategy<Value = Vec<Principal>> {
+    let name = "[a-z0-9_.-]{1,12}";
+    let principal = prop_oneof![
+        name.prop_map(Principal::User),
+        name.prop_map(Principal::Group),
+    ];
+    prop::collection::vec(principal, 0..3)
+}
+
+fn any_access() -> impl Strategy<Value = Access> {
+    let group = proptest::option::of("[a-z]{1,8}");
+    let members = (any_principals(), any_principals(), any_principals());
+    (group, members).prop_map(|(group, (viewers, users, administrators))| Access {
+        group,
+        viewers,
+        users,
+        administrators,
+    })
+}
+
+fn any_quota() -> impl Strategy<Value = Quota> {
+    let limit = || proptest::option::of(1_u32..=1000);
+    (limit(), limit()).prop_map(|(attachments, attach_rate)| Quota {
+        attachments,
+        attach_rate,
+    })
+}
+
+fn any_quotas() -> impl Strategy<Value = Quotas> {
+    let tenants = prop::collection::btree_map("[a-z][a-z.:@/+_-]{0,8}", any_quota(), 0..3);
+    (any_quota(), tenants, any_quota()).prop_map(|(tenant, tenants, user)| Quotas {
+        tenant,
+        tenants,
+        user,
+    })
+}
+
 prop_compose! {
     fn any_config()(
         (state_dir, socket, bpffs) in (any_path(), proptest::option::of(any_path()), any_path()),
@@ -366,6 +459,7 @@ prop_compose! {
         (workers, flows) in (1_u32..=16, 1024_u32..=16_777_216),
         (published, closed) in (1_u32..=65_536, any::<bool>()),
         max_clients in 1_u32..=65_536,
+        (access, quotas) in (any_access(), any_quotas()),
     ) -> Config {
         let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
         Config {
@@ -385,6 +479,8 @@ prop_compose! {
             publish: Publish { max_ports: published },
             policy: Policy { default: if closed { DefaultPolicy::Closed } else { DefaultPolicy::Open } },
             api: Api { max_clients },
+            access,
+            quotas,
         }
     }
 }

@@ -1,14 +1,20 @@
 //! Which values can be used. Every reason names the value and what was expected of it.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use pcpm_api::limits;
 
 use super::error::ConfigError;
-use super::layer::{Given, Layer};
-use super::{Api, Config, DefaultPolicy, Nat, Policy, PoolV6, PortRange, Publish, Refill, Uplink};
+use super::layer::{Given, Layer, QuotaLayer};
+use super::{
+    Access, Api, Config, DefaultPolicy, Nat, Policy, PoolV6, PortRange, Principal, Publish, Refill,
+    Uplink,
+};
+use crate::pool::{Quota, Quotas};
 
 /// Slots one daemon can number.
 const MOST_SLOTS: u32 = 65_536;
@@ -16,6 +22,10 @@ const MOST_SLOTS: u32 = 65_536;
 const SOCKET_PATH_BYTES: usize = 107;
 /// Longest name of an interface: `IFNAMSIZ` without the final zero.
 const INTERFACE_NAME_BYTES: usize = 15;
+/// Highest rate of attaches that can be set as a quota.
+const MOST_ATTACHES: u32 = 1_000_000;
+/// Longest name of a user or group (`LOGIN_NAME_MAX` without the final zero).
+const PRINCIPAL_BYTES: usize = 255;
 /// Ports below are the services'.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
@@ -64,6 +74,8 @@ impl Default for Config {
                 default: DefaultPolicy::Open,
             },
             api: Api { max_clients: 1_024 },
+            access: Access::default(),
+            quotas: Quotas::default(),
         }
     }
 }
@@ -133,7 +145,71 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
                 number(1..=65_536),
             )?,
         },
+        access: Access {
+            group: layer
+                .access_group
+                .map(|given| check("access.group", given, principal_name))
+                .transpose()?,
+            viewers: principals("access.viewers", layer.access_viewers)?,
+            users: principals("access.users", layer.access_users)?,
+            administrators: principals("access.administrators", layer.access_administrators)?,
+        },
+        quotas: Quotas {
+            tenant: quota("quota.tenant", layer.quota_tenant)?,
+            tenants: quotas(layer.quota_tenants)?,
+            user: quota("quota.user", layer.quota_user)?,
+        },
     })
+}
+
+fn quotas(
+    layers: Vec<(Given<String>, QuotaLayer)>,
+) -> Result<BTreeMap<String, Quota>, ConfigError> {
+    let named = layers.into_iter().map(|(tenant, layer)| {
+        let key = format!("quota.tenants.{}", tenant.value);
+        let tenant = check(&key, tenant, |tenant| {
+            limits::check_tenant(&tenant).map_err(|error| error.to_string())?;
+            Ok(tenant)
+        })?;
+        Ok((tenant, quota(&key, layer)?))
+    });
+    named.collect()
+}
+
+/// A quota; 0 is no limit, as where nothing is said.
+fn quota(key: &str, layer: QuotaLayer) -> Result<Quota, ConfigError> {
+    let limit = |name: &str, given: Option<Given<i64>>, most| {
+        let value = set(&format!("{key}.{name}"), given, 0, number(0..=most))?;
+        Ok((value > 0).then_some(value))
+    };
+    Ok(Quota {
+        attachments: limit("attachments", layer.attachments, MOST_SLOTS)?,
+        attach_rate: limit("attach_rate", layer.attach_rate, MOST_ATTACHES)?,
+    })
+}
+
+fn principals(key: &str, given: Option<Given<Vec<String>>>) -> Result<Vec<Principal>, ConfigError> {
+    set(key, given, Vec::new(), |names| {
+        names.into_iter().map(principal).collect()
+    })
+}
+
+fn principal(text: String) -> Result<Principal, String> {
+    match text.strip_prefix('@') {
+        Some(group) => principal_name(group.to_owned()).map(Principal::Group),
+        None => principal_name(text).map(Principal::User),
+    }
+}
+
+/// A name of a user or a group, or its number. Whether there is one is for the host to say.
+fn principal_name(text: String) -> Result<String, String> {
+    let usable = |c: char| c.is_ascii_graphic() && !":,@/".contains(c);
+    if (1..=PRINCIPAL_BYTES).contains(&text.len()) && text.chars().all(usable) {
+        return Ok(text);
+    }
+    Err(format!(
+        "{text:?} is not the name or number of a user, or of a group behind '@'"
+    ))
 }
 
 /// A prefix of unique local addresses (RFC 4193): slots are translated, so they need no others.
@@ -176,9 +252,14 @@ fn set<G, T>(
     default: T,
     check: impl FnOnce(G) -> Result<T, String>,
 ) -> Result<T, ConfigError> {
-    let Some(Given { value, origin }) = given else {
-        return Ok(default);
-    };
+    given.map_or(Ok(default), |given| self::check(key, given, check))
+}
+
+fn check<G, T>(
+    key: &str,
+    Given { value, origin }: Given<G>,
+    check: impl FnOnce(G) -> Result<T, String>,
+) -> Result<T, ConfigError> {
     check(value).map_err(|reason| ConfigError::Invalid {
         origin,
         key: key.to_owned(),

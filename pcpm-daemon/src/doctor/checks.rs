@@ -12,6 +12,7 @@ use pcpm_api::types::{Check, CheckStatus};
 use pcpm_ebpf::abi::GATEWAY_V4;
 
 use super::{Feature, HostFacts, LockState, Probe, SocketUse};
+use crate::api::Access;
 use crate::config::{Config, PortRange, Uplink};
 use crate::open_files;
 
@@ -79,6 +80,7 @@ pub(crate) fn checks(config: &Config, host: &dyn HostFacts) -> Vec<Check> {
         state_directory(config, host),
         state_lock(config, host),
         socket(config, host),
+        access(config),
     ]
 }
 
@@ -403,6 +405,18 @@ fn socket(config: &Config, host: &dyn HostFacts) -> Check {
 }
 
 /// The state directory is made by the daemon, other directories are not.
+/// Whether the users and groups that have a role exist.
+fn access(config: &Config) -> Check {
+    let name = "access";
+    let roles = &config.access;
+    let members = roles.viewers.len() + roles.users.len() + roles.administrators.len();
+    match Access::resolve(roles) {
+        Ok(_) if members == 0 => ok(name, "root only"),
+        Ok(_) => ok(name, format!("root, and {members} users or groups")),
+        Err(reason) => failed(name, reason, "make it, or change the configuration"),
+    }
+}
+
 fn free_socket(name: &str, config: &Config, host: &dyn HostFacts) -> Check {
     let path = &config.socket;
     let directory = path.parent().unwrap_or(Path::new("/"));

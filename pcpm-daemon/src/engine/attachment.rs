@@ -99,6 +99,7 @@ struct Fields<'a> {
     source: Source,
     took_us: u64,
     attached_at_ms: u64,
+    uid: u32,
 }
 
 impl Serialize for Attachment {
@@ -134,6 +135,7 @@ impl Serialize for Attachment {
             source: origin.source,
             took_us: origin.took_us,
             attached_at_ms: origin.attached_at_ms,
+            uid: holder.uid,
         };
         fields.serialize(serializer)
     }

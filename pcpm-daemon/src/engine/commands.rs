@@ -9,10 +9,12 @@ use pcpm_api::{
 };
 use pcpm_ebpf::abi::AttachmentWord;
 
-use super::{Attached, Engine, Unusable, attachment::Origin, events::Happening, unix_time_ms};
+use super::{
+    Attached, Engine, Unusable, attachment::Origin, events::Happening, foreign, unix_time_ms,
+};
 use crate::{
     net::{RetiredSlot, SlotSpec},
-    pool::{Command, Event, Holder, Refusal, RequestId, SlotIndex},
+    pool::{Command, Event, Exceeded, Holder, Refusal, RequestId, Scope, SlotIndex},
 };
 
 impl Engine {
@@ -133,17 +135,28 @@ impl Engine {
             }
             Refusal::OwnerExists { slot, field } => {
                 self.totals.refused += 1;
-                let owner = self.pool.holder(slot).map(|holder| holder.owner.clone());
                 PoolError::OwnerExists {
-                    owner: owner.unwrap_or_default(),
+                    owner: self.owner_of(slot).to_owned(),
                     field: field.to_owned(),
                 }
+            }
+            Refusal::Foreign { slot } => {
+                self.totals.refused += 1;
+                foreign(self.owner_of(slot))
+            }
+            Refusal::Quota(exceeded) => {
+                self.totals.refused += 1;
+                quota_exceeded(exceeded)
             }
             Refusal::Draining => {
                 self.totals.refused += 1;
                 PoolError::Draining {}
             }
         }
+    }
+
+    fn owner_of(&self, slot: SlotIndex) -> &str {
+        self.pool.holder(slot).map_or("", |holder| &holder.owner)
     }
 
     fn revoke(&mut self, slot: SlotIndex, holder: &Rc<Holder>) {
@@ -155,5 +168,28 @@ impl Engine {
         self.totals.detached += 1;
         self.events
             .push(Happening::Detached, Some(slot), Some(holder));
+    }
+}
+
+fn quota_exceeded(exceeded: Exceeded) -> PoolError {
+    let (scope, what, limit, retry_after) = match exceeded {
+        Exceeded::Attachments { scope, limit } => (scope, "attachments", limit, None),
+        Exceeded::Rate {
+            scope,
+            limit,
+            retry_after,
+        } => (scope, "attaches a second", limit, Some(retry_after)),
+    };
+    let scope = match scope {
+        Scope::Tenant => "tenant",
+        Scope::User => "user",
+    };
+    PoolError::QuotaExceeded {
+        scope: scope.to_owned(),
+        what: what.to_owned(),
+        limit,
+        // Rounded up: a retry at that time is not too early.
+        retry_after_ms: retry_after
+            .map(|pause| u64::try_from(pause.as_millis() + 1).unwrap_or(u64::MAX)),
     }
 }

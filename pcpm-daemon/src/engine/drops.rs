@@ -297,6 +297,8 @@ mod tests {
                 labels: std::collections::BTreeMap::new(),
                 lease: pcpm_api::types::Lease::Explicit,
                 options: pcpm_api::options::Options::default(),
+                uid: 0,
+                by_administrator: true,
             })),
             ..entry(0)
         });

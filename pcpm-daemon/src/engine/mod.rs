@@ -38,6 +38,7 @@ use pcpm_ebpf::abi::{GATEWAY_V4, GATEWAY_V6, SlotCounters};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
+    api::Caller,
     bpf::Datapath,
     found::{Found, FoundSlot},
     host_world,
@@ -213,6 +214,7 @@ impl Engine {
         work: Box<dyn Work>,
         reservations: Reservations,
     ) -> Self {
+        let capacity = settings.capacity;
         Self {
             policies: Policies::new(Ranges::new(world.ranges())),
             world,
@@ -220,7 +222,7 @@ impl Engine {
             datapath,
             work,
             reservations,
-            records: (0..settings.capacity).map(|_| Record::default()).collect(),
+            records: (0..capacity).map(|_| Record::default()).collect(),
             leases: Leases::default(),
             tenants: Tenants::default(),
             pending: HashMap::new(),
@@ -265,12 +267,17 @@ impl Engine {
     }
 
     /// Hands a slot to the owner. A request that has to wait is answered later.
-    pub(crate) fn attach(&mut self, request: types::AttachRequest, client: ClientId) -> Answer {
+    pub(crate) fn attach(
+        &mut self,
+        request: types::AttachRequest,
+        client: ClientId,
+        caller: Caller,
+    ) -> Answer {
         let asked_at = Instant::now();
         let pass_fd = request.pass_fd.unwrap_or(false);
         let id = self.next_request;
         self.next_request += 1;
-        let request = match self.checked(request, id) {
+        let request = match self.checked(request, id, caller) {
             Ok(request) => request,
             Err(error) => {
                 self.totals.refused += 1;
@@ -306,15 +313,29 @@ impl Engine {
 
     /// Ends the owner's attachment, or only if it is the one that `id` names; its traffic is cut when
     /// this returns.
-    pub(crate) fn detach(&mut self, owner: &str, id: Option<&str>) -> Result<(), PoolError> {
+    pub(crate) fn detach(
+        &mut self,
+        owner: &str,
+        id: Option<&str>,
+        caller: Caller,
+    ) -> Result<(), PoolError> {
         let slot = self.slot_named(owner, id)?;
+        self.may_touch(slot, caller)?;
         self.feed(Event::Detach(slot), None);
         Ok(())
     }
 
     /// The owner's attachment, its traffic, and its namespace if asked for.
-    pub(crate) fn get(&self, owner: &str, pass_fd: bool) -> Result<(Attached, Traffic), PoolError> {
+    pub(crate) fn get(
+        &self,
+        owner: &str,
+        pass_fd: bool,
+        caller: Caller,
+    ) -> Result<(Attached, Traffic), PoolError> {
         let slot = self.slot_of(owner)?;
+        if pass_fd {
+            self.may_touch(slot, caller)?;
+        }
         let attached = self.attached(slot, pass_fd)?;
         Ok((attached, self.traffic(slot)?))
     }
@@ -448,6 +469,14 @@ impl Engine {
             })
     }
 
+    /// Refuses what is about an attachment that another user made.
+    pub(super) fn may_touch(&self, slot: SlotIndex, caller: Caller) -> Result<(), PoolError> {
+        match self.pool.holder(slot) {
+            Some(holder) if !caller.may_touch(holder.uid) => Err(foreign(&holder.owner)),
+            _ => Ok(()),
+        }
+    }
+
     /// The slot that `owner` holds, if it is the attachment that `id` names.
     fn slot_named(&self, owner: &str, id: Option<&str>) -> Result<SlotIndex, PoolError> {
         let slot = self.slot_of(owner)?;
@@ -463,6 +492,7 @@ impl Engine {
         &self,
         mut request: types::AttachRequest,
         id: RequestId,
+        caller: Caller,
     ) -> Result<pool::AttachRequest, PoolError> {
         let tenant = request
             .tenant
@@ -491,6 +521,8 @@ impl Engine {
                 labels,
                 lease,
                 options,
+                uid: caller.uid,
+                by_administrator: caller.may_touch_all(),
             }),
             exclusive: request.exclusive.unwrap_or(false),
             on_empty: request.on_empty.unwrap_or(OnEmpty::Wait),
@@ -571,6 +603,13 @@ impl Engine {
             reason: reason.to_owned(),
         };
         self.events.push(failed, Some(slot), None);
+    }
+}
+
+/// Why somebody else's attachment is not changed.
+fn foreign(owner: &str) -> PoolError {
+    PoolError::PermissionDenied {
+        reason: format!("owner '{owner}' was attached by another user"),
     }
 }
 

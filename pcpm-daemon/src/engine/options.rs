@@ -17,6 +17,7 @@ use pcpm_ebpf::{
 
 use super::{Attachment, Engine, events::Happening};
 use crate::{
+    api::Caller,
     bpf::BpfError,
     net::slot_name,
     policy::{PolicyError, PolicyId},
@@ -57,8 +58,13 @@ impl Engine {
 
     /// Changes the options of a live attachment. What is still allowed goes on undisturbed; on failure
     /// everything is as it was.
-    pub(crate) fn update(&mut self, request: &UpdateRequest) -> Result<Attachment, PoolError> {
+    pub(crate) fn update(
+        &mut self,
+        request: &UpdateRequest,
+        caller: Caller,
+    ) -> Result<Attachment, PoolError> {
         let slot = self.slot_named(&request.owner, request.id.as_deref())?;
+        self.may_touch(slot, caller)?;
         let holder = self.pool.holder(slot).cloned();
         let before = &holder.expect("owners hold attached slots").options;
         let after = before.changed(request)?;

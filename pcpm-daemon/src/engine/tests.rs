@@ -9,9 +9,26 @@ use pcpm_ebpf::abi::AttachmentWord;
 
 use super::*;
 use crate::{
+    api::Role,
     bpf::fake::FakeDatapath,
     net::{RetiredSlot, SlotSpec},
+    pool::{Quota, Quotas},
     reservation::fake::FakePorts,
+};
+
+const ROOT: Caller = Caller {
+    uid: 0,
+    role: Role::Administrator,
+};
+
+const ALICE: Caller = Caller {
+    uid: 1000,
+    role: Role::User,
+};
+
+const BOB: Caller = Caller {
+    uid: 1001,
+    role: Role::User,
 };
 
 /// Work handed out and not done yet.
@@ -40,6 +57,10 @@ struct Bench {
 
 impl Bench {
     fn new(capacity: u32, ready: u32) -> Self {
+        Self::with_quotas(capacity, ready, Quotas::default())
+    }
+
+    fn with_quotas(capacity: u32, ready: u32, quotas: Quotas) -> Self {
         let world = World {
             state_dir: "/run/pcpm".into(),
             pool_cidr: "10.213.0.0/16".parse().unwrap(),
@@ -56,6 +77,7 @@ impl Bench {
                 capacity,
                 ready,
                 creating: capacity,
+                quotas,
             },
             Box::new(datapath.clone()),
             Box::new(work.clone()),
@@ -70,7 +92,11 @@ impl Bench {
     }
 
     fn filled(slots: u32) -> Self {
-        let bench = Self::new(slots, slots);
+        Self::filled_with(slots, Quotas::default())
+    }
+
+    fn filled_with(slots: u32, quotas: Quotas) -> Self {
+        let bench = Self::with_quotas(slots, slots, quotas);
         let filled = bench.engine.borrow_mut().start(Found::default());
         bench.work();
         drop(filled);
@@ -96,7 +122,15 @@ impl Bench {
     }
 
     fn attach(&self, request: types::AttachRequest) -> Result<Attached, PoolError> {
-        match self.engine.borrow_mut().attach(request, 1) {
+        self.attach_by(request, ROOT)
+    }
+
+    fn attach_by(
+        &self,
+        request: types::AttachRequest,
+        caller: Caller,
+    ) -> Result<Attached, PoolError> {
+        match self.engine.borrow_mut().attach(request, 1, caller) {
             Answer::Now(answer) => *answer,
             Answer::Later(..) => panic!("the request waits"),
         }
@@ -148,10 +182,10 @@ fn an_attach_opens_the_datapath_for_its_tenant_and_describes_the_slot() {
 fn a_detach_closes_the_datapath_before_the_slot_is_destroyed() {
     let bench = Bench::filled(1);
     bench.attach(request("a")).unwrap();
-    bench.engine.borrow_mut().detach("a", None).unwrap();
+    bench.engine.borrow_mut().detach("a", None, ROOT).unwrap();
     assert_eq!(bench.last_word(), (0, AttachmentWord::detached(1)));
     assert_eq!(*bench.work.retire.borrow(), [0]);
-    let again = bench.engine.borrow_mut().detach("a", None);
+    let again = bench.engine.borrow_mut().detach("a", None, ROOT);
     assert_eq!(
         again,
         Err(PoolError::NoSuchAttachment { owner: "a".into() })
@@ -162,11 +196,19 @@ fn a_detach_closes_the_datapath_before_the_slot_is_destroyed() {
 fn an_attachment_that_is_gone_cannot_take_its_owners_next_one_with_it() {
     let bench = Bench::filled(2);
     let old = shown(&bench.attach(request("a")).unwrap().0).id;
-    bench.engine.borrow_mut().detach("a", Some(&old)).unwrap();
+    bench
+        .engine
+        .borrow_mut()
+        .detach("a", Some(&old), ROOT)
+        .unwrap();
     let new = shown(&bench.attach(request("a")).unwrap().0).id;
-    let late = bench.engine.borrow_mut().detach("a", Some(&old));
+    let late = bench.engine.borrow_mut().detach("a", Some(&old), ROOT);
     assert_eq!(late, Err(PoolError::NoSuchAttachment { owner: "a".into() }));
-    bench.engine.borrow_mut().detach("a", Some(&new)).unwrap();
+    bench
+        .engine
+        .borrow_mut()
+        .detach("a", Some(&new), ROOT)
+        .unwrap();
 }
 
 #[test]
@@ -258,7 +300,7 @@ fn a_request_that_waits_gets_the_next_slot() {
         on_empty: Some(OnEmpty::Wait),
         ..request("a")
     };
-    let answer = bench.engine.borrow_mut().attach(waiting, 1);
+    let answer = bench.engine.borrow_mut().attach(waiting, 1, ROOT);
     let Answer::Later(_, mut receiver) = answer else {
         panic!("{answer:?}")
     };
@@ -293,11 +335,15 @@ fn traffic_of_an_earlier_holder_is_not_counted() {
     let bench = Bench::filled(1);
     bench.attach(request("first")).unwrap();
     bench.datapath.counters.borrow_mut().sent_packets = 5;
-    bench.engine.borrow_mut().detach("first", None).unwrap();
+    bench
+        .engine
+        .borrow_mut()
+        .detach("first", None, ROOT)
+        .unwrap();
     bench.work();
     bench.attach(request("second")).unwrap();
     bench.datapath.counters.borrow_mut().sent_packets = 7;
-    let (_, traffic) = bench.engine.borrow().get("second", false).unwrap();
+    let (_, traffic) = bench.engine.borrow().get("second", false, ROOT).unwrap();
     assert_eq!(traffic.sent_packets, 2);
 }
 
@@ -354,4 +400,52 @@ fn a_slot_that_nobody_knows_is_destroyed_before_it_is_made_anew() {
     drop(creating);
     bench.work();
     assert_eq!(bench.engine.borrow().status().slots.ready, 2);
+}
+
+#[test]
+fn what_a_user_attached_only_that_user_and_administrators_touch() {
+    let bench = Bench::filled(2);
+    let (attachment, _) = bench.attach_by(request("a"), ALICE).unwrap();
+    assert_eq!(shown(&attachment).uid, ALICE.uid);
+    let denied = |result: Result<(), PoolError>| {
+        let denied = matches!(&result, Err(PoolError::PermissionDenied { .. }));
+        assert!(denied, "{result:?}");
+    };
+    denied(bench.attach_by(request("a"), BOB).map(drop));
+    let mut engine = bench.engine.borrow_mut();
+    denied(engine.detach("a", None, BOB));
+    denied(engine.get("a", true, BOB).map(drop));
+    let change = types::UpdateRequest {
+        owner: "a".into(),
+        ..types::UpdateRequest::default()
+    };
+    denied(engine.update(&change, BOB).map(drop));
+    engine.get("a", false, BOB).unwrap();
+    engine.get("a", true, ALICE).unwrap();
+    engine.update(&change, ALICE).unwrap();
+    engine.detach("a", None, ROOT).unwrap();
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_told_with_its_limit() {
+    let quotas = Quotas {
+        tenant: Quota {
+            attachments: None,
+            attach_rate: Some(2),
+        },
+        user: Quota {
+            attachments: Some(1),
+            attach_rate: None,
+        },
+        ..Quotas::default()
+    };
+    let bench = Bench::filled_with(4, quotas);
+    let refused = |owner, caller| bench.attach_by(request(owner), caller).unwrap_err();
+    bench.attach_by(request("a"), ALICE).unwrap();
+    let text = refused("b", ALICE).to_string();
+    assert_eq!(text, "user's quota of 1 attachments is used up");
+    bench.attach_by(request("c"), BOB).unwrap();
+    let text = refused("d", ROOT).to_string();
+    let expected = "tenant's quota of 2 attaches a second is used up; try again in ";
+    assert!(text.starts_with(expected), "{text}");
 }

@@ -15,6 +15,7 @@
 
 mod backoff;
 mod queue;
+mod quota;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,9 @@ use pcpm_api::{
 
 use backoff::Backoff;
 use queue::WaitingQueue;
+use quota::Usage;
+
+pub(crate) use quota::{Exceeded, Quota, Quotas, Scope};
 
 /// Index of a slot, 0 to capacity - 1.
 pub(crate) type SlotIndex = u32;
@@ -42,7 +46,7 @@ pub(crate) type RequestId = u64;
 pub(crate) type Now = Duration;
 
 /// How large the pool is and how it is filled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PoolSettings {
     /// All slots.
     pub(crate) capacity: u32,
@@ -50,6 +54,8 @@ pub(crate) struct PoolSettings {
     pub(crate) ready: u32,
     /// Slots that may be in creation at once; more would only queue before the workers.
     pub(crate) creating: u32,
+    /// How much of it one tenant or user may have.
+    pub(crate) quotas: Quotas,
 }
 
 /// Who holds a slot.
@@ -60,6 +66,10 @@ pub(crate) struct Holder {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) lease: Lease,
     pub(crate) options: Options,
+    /// The user that attached it, by number.
+    pub(crate) uid: u32,
+    /// Whether that user was an administrator then: no quota of users counts it.
+    pub(crate) by_administrator: bool,
 }
 
 impl Holder {
@@ -85,6 +95,15 @@ pub(crate) struct AttachRequest {
     pub(crate) exclusive: bool,
     pub(crate) on_empty: OnEmpty,
     pub(crate) deadline: Now,
+}
+
+impl AttachRequest {
+    fn refused(&self, refusal: Refusal) -> Command {
+        Command::Refuse {
+            request: self.id,
+            refusal,
+        }
+    }
 }
 
 /// What happened.
@@ -149,6 +168,10 @@ pub(crate) enum Refusal {
         slot: SlotIndex,
         field: &'static str,
     },
+    /// The owner's slot was attached by another user.
+    Foreign { slot: SlotIndex },
+    /// More than the tenant or the user may have.
+    Quota(Exceeded),
     /// The pool is being drained.
     Draining,
 }
@@ -190,6 +213,7 @@ pub(crate) struct Pool {
     ready: VecDeque<SlotIndex>,
     owners: HashMap<String, SlotIndex>,
     waiting: WaitingQueue,
+    usage: Usage,
     /// Failed slots by the time of their next attempt.
     failed: BTreeSet<(Now, SlotIndex)>,
     /// Holds all refill back after a failure: what failed for one slot may fail for all.
@@ -210,12 +234,12 @@ impl Pool {
             })
             .collect();
         Self {
-            settings,
             slots,
             vacant: (0..settings.capacity).collect(),
             ready: VecDeque::new(),
             owners: HashMap::new(),
             waiting: WaitingQueue::default(),
+            usage: Usage::new(settings.quotas.clone()),
             failed: BTreeSet::new(),
             refill_pause: Backoff::default(),
             counts: SlotCounts {
@@ -224,6 +248,7 @@ impl Pool {
                 target: settings.ready,
                 ..SlotCounts::default()
             },
+            settings,
             draining: false,
             touched: Vec::new(),
         }
@@ -234,16 +259,16 @@ impl Pool {
     pub(crate) fn handle(&mut self, event: Event, now: Now, commands: &mut Vec<Command>) {
         match event {
             Event::Tick => {}
-            Event::Attach(request) => self.attach(request, commands),
-            Event::Cancel(request) => drop(self.waiting.remove(request)),
-            Event::Detach(slot) => self.detach(slot, commands),
-            Event::Unused(slot) => self.unused(slot, commands),
-            Event::Created(slot) => self.created(slot, commands),
+            Event::Attach(request) => self.attach(request, now, commands),
+            Event::Cancel(request) => self.cancel(request, now),
+            Event::Detach(slot) => self.detach(slot, now, commands),
+            Event::Unused(slot) => self.unused(slot, now, commands),
+            Event::Created(slot) => self.created(slot, now, commands),
             Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
             Event::Retired(slot) => self.retired(slot),
             Event::RetireFailed(slot, reason) => self.fail(slot, reason, true, now),
             Event::Found(slot) => self.found(slot, commands),
-            Event::Drain => self.drain(commands),
+            Event::Drain => self.drain(now, commands),
         }
         self.refuse_late(now, commands);
         self.retry_failed(now, commands);
@@ -334,24 +359,30 @@ impl Pool {
         self.touched.drain(..)
     }
 
-    fn attach(&mut self, request: AttachRequest, commands: &mut Vec<Command>) {
-        let id = request.id;
+    fn attach(&mut self, request: AttachRequest, now: Now, commands: &mut Vec<Command>) {
         if self.draining {
-            commands.push(Command::Refuse {
-                request: id,
-                refusal: Refusal::Draining,
-            });
+            commands.push(request.refused(Refusal::Draining));
         } else if let Some(answer) = self.answer_of_owner(&request) {
             commands.push(answer);
-        } else if self.waiting.is_empty() && !self.ready.is_empty() {
+        } else if !self.may_be_granted_now() && !self.may_wait(request.on_empty) {
+            commands.push(request.refused(Refusal::Exhausted));
+        } else if let Err(exceeded) = self.usage.admit(&request.holder, now) {
+            commands.push(request.refused(Refusal::Quota(exceeded)));
+        } else if self.may_be_granted_now() {
             self.grant(request, Source::Warm, commands);
-        } else if self.may_wait(request.on_empty) {
-            self.waiting.push(request);
         } else {
-            commands.push(Command::Refuse {
-                request: id,
-                refusal: Refusal::Exhausted,
-            });
+            self.waiting.push(request);
+        }
+    }
+
+    /// Whether a slot is ready that nobody else waits for.
+    fn may_be_granted_now(&self) -> bool {
+        self.waiting.is_empty() && !self.ready.is_empty()
+    }
+
+    fn cancel(&mut self, request: RequestId, now: Now) {
+        if let Some(request) = self.waiting.remove(request) {
+            self.usage.release(&request.holder, now);
         }
     }
 
@@ -359,6 +390,9 @@ impl Pool {
     fn answer_of_owner(&self, request: &AttachRequest) -> Option<Command> {
         let slot = self.slot_of(&request.holder.owner)?;
         let holder = self.holder(slot).expect("owners names attached slots only");
+        if request.holder.uid != holder.uid && !request.holder.by_administrator {
+            return Some(request.refused(Refusal::Foreign { slot }));
+        }
         let differs = request.exclusive.then_some("owner");
         Some(
             match differs.or_else(|| holder.difference(&request.holder)) {
@@ -366,10 +400,7 @@ impl Pool {
                     request: request.id,
                     slot,
                 },
-                Some(field) => Command::Refuse {
-                    request: request.id,
-                    refusal: Refusal::OwnerExists { slot, field },
-                },
+                Some(field) => request.refused(Refusal::OwnerExists { slot, field }),
             },
         )
     }
@@ -400,28 +431,30 @@ impl Pool {
         });
     }
 
-    fn detach(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+    fn detach(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
         if self.holder(slot).is_none() {
             return;
         }
         if let State::Attached(holder) = self.set(slot, State::Retiring) {
             self.owners.remove(&holder.owner);
+            self.usage.release(&holder, now);
             commands.extend([Command::Revoke { slot, holder }, Command::Retire(slot)]);
         }
     }
 
-    fn unused(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+    fn unused(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
         if self.holder(slot).is_none() {
             return;
         }
         if let State::Attached(holder) = self.set(slot, State::Ready) {
             self.owners.remove(&holder.owner);
+            self.usage.release(&holder, now);
             self.ready.push_front(slot);
-            self.serve_waiting(commands);
+            self.serve_waiting(now, commands);
         }
     }
 
-    fn created(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+    fn created(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
         self.slots[slot as usize].failures = 0;
         self.refill_pause.reset();
         if self.draining {
@@ -431,7 +464,7 @@ impl Pool {
         }
         self.set(slot, State::Ready);
         self.ready.push_back(slot);
-        self.serve_waiting(commands);
+        self.serve_waiting(now, commands);
     }
 
     fn found(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
@@ -441,12 +474,13 @@ impl Pool {
     }
 
     /// Gives ready slots to those who wait, in the order in which they came.
-    fn serve_waiting(&mut self, commands: &mut Vec<Command>) {
+    fn serve_waiting(&mut self, now: Now, commands: &mut Vec<Command>) {
         while !self.ready.is_empty() {
             let Some(request) = self.waiting.pop() else {
                 return;
             };
             if let Some(answer) = self.answer_of_owner(&request) {
+                self.usage.release(&request.holder, now);
                 commands.push(answer);
                 continue;
             }
@@ -484,24 +518,20 @@ impl Pool {
         );
     }
 
-    fn drain(&mut self, commands: &mut Vec<Command>) {
+    fn drain(&mut self, now: Now, commands: &mut Vec<Command>) {
         self.draining = true;
         self.settings.ready = 0;
         self.counts.target = 0;
         while let Some(request) = self.waiting.pop() {
-            commands.push(Command::Refuse {
-                request: request.id,
-                refusal: Refusal::Draining,
-            });
+            self.usage.release(&request.holder, now);
+            commands.push(request.refused(Refusal::Draining));
         }
     }
 
     fn refuse_late(&mut self, now: Now, commands: &mut Vec<Command>) {
         while let Some(request) = self.waiting.pop_late(now) {
-            commands.push(Command::Refuse {
-                request: request.id,
-                refusal: Refusal::Exhausted,
-            });
+            self.usage.release(&request.holder, now);
+            commands.push(request.refused(Refusal::Exhausted));
         }
     }
 

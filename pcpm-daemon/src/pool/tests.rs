@@ -25,6 +25,7 @@ impl Bench {
                 capacity,
                 ready,
                 creating: 4,
+                quotas: Quotas::default(),
             }),
             now: Duration::ZERO,
             to_create: VecDeque::new(),
@@ -112,13 +113,15 @@ impl Bench {
     }
 }
 
-fn holder(owner: &str, tenant: &str) -> Holder {
+pub(super) fn holder(owner: &str, tenant: &str) -> Holder {
     Holder {
         owner: owner.into(),
         tenant: tenant.into(),
         labels: BTreeMap::new(),
         lease: Lease::Explicit,
         options: Options::default(),
+        uid: 1000,
+        by_administrator: false,
     }
 }
 
@@ -401,6 +404,60 @@ fn a_slot_that_was_not_used_goes_to_the_next_who_waits() {
     assert_eq!(bench.pool.epoch(slot), 2);
 }
 
+#[test]
+fn an_attachment_of_another_user_is_neither_given_nor_described() {
+    let mut bench = Bench::filled(2, 2);
+    let slot = bench.attached("a");
+    let stranger = Holder {
+        uid: 1001,
+        ..holder("a", "t")
+    };
+    let refusal = Refusal::Foreign { slot };
+    let answer = bench.attach_as(stranger.clone(), OnEmpty::Fail);
+    assert_eq!(
+        answer,
+        [Command::Refuse {
+            request: 1,
+            refusal
+        }]
+    );
+    let administrator = Holder {
+        by_administrator: true,
+        ..stranger
+    };
+    let answer = bench.attach_as(administrator, OnEmpty::Fail);
+    assert_eq!(answer, [Command::Existing { request: 2, slot }]);
+}
+
+#[test]
+fn a_request_beyond_the_quota_is_refused_also_while_others_wait() {
+    let mut bench = Bench::filled(1, 1);
+    bench.pool.usage = Usage::new(Quotas {
+        tenant: Quota {
+            attachments: Some(2),
+            attach_rate: None,
+        },
+        ..Quotas::default()
+    });
+    bench.attached("a");
+    assert_eq!(bench.attach("b", OnEmpty::Wait), []);
+    let exceeded = Exceeded::Attachments {
+        scope: Scope::Tenant,
+        limit: 2,
+    };
+    let refusal = Refusal::Quota(exceeded);
+    let answer = bench.attach("c", OnEmpty::Wait);
+    assert_eq!(
+        answer,
+        [Command::Refuse {
+            request: 2,
+            refusal
+        }]
+    );
+    bench.event(Event::Cancel(1));
+    assert_eq!(bench.attach("c", OnEmpty::Wait), []);
+}
+
 /// One step of a random schedule.
 #[derive(Clone, Debug)]
 enum Step {
@@ -489,6 +546,11 @@ impl Bench {
             "traffic passes if attached"
         );
         assert_eq!(u32::try_from(pool.owners.len()), Ok(counts.attached));
+        assert_eq!(
+            pool.usage.of_tenant("t"),
+            counts.attached + counts.waiting,
+            "every attachment and request is counted once"
+        );
         for (owner, &slot) in &pool.owners {
             assert_eq!(pool.holder(slot).map(|holder| &holder.owner), Some(owner));
         }

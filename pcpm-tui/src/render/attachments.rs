@@ -54,6 +54,7 @@ pub(crate) fn details(reply: &GetReply, now_ms: u64, look: Look) -> String {
         field("source", &origin(attachment)),
         field("age", &humanise::age(attachment.attached_at_ms, now_ms)),
         field("id", &attachment.id),
+        field("uid", &attachment.uid.to_string()),
     ]);
     rows.extend(traffic(&reply.traffic));
     render(&[], &rows, look)
@@ -235,6 +236,7 @@ mod tests {
             source: Source::Warm,
             took_us: 14,
             attached_at_ms: 1_000,
+            uid: 0,
         }
     }
 

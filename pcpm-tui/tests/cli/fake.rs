@@ -146,7 +146,8 @@ pub(crate) fn attachment(owner: &str) -> Value {
         "netns": "/run/pcpm/netns/s0007", "interface": "eth0", "addresses": ["10.213.0.7"],
         "gateways": ["169.254.1.1"], "mac": "02:00:00:00:00:07", "mtu": 1500, "publish": [], "allow": [], "deny": [],
         "labels": {"app": "web"}, "lease": "explicit", "source": "warm", "took_us": 12,
-        "attached_at_ms": 1_700_000_000_000_u64
+        "attached_at_ms": 1_700_000_000_000_u64,
+        "uid": 0
     })
 }
 

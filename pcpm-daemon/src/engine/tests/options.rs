@@ -47,7 +47,7 @@ fn target(slot: u32, epoch: u32, port: u16) -> PortTarget {
 
 impl Bench {
     fn update(&self, request: &types::UpdateRequest) -> Result<types::Attachment, PoolError> {
-        let updated = self.engine.borrow_mut().update(request);
+        let updated = self.engine.borrow_mut().update(request, ROOT);
         updated.map(|attachment| shown(&attachment))
     }
 
@@ -81,7 +81,7 @@ fn published_ports_are_reserved_and_lead_to_the_slot_of_this_attachment() {
 fn a_detach_withdraws_what_was_published() {
     let bench = Bench::filled(2);
     bench.attach(publishing("a", &["80:80"])).unwrap();
-    bench.engine.borrow_mut().detach("a", None).unwrap();
+    bench.engine.borrow_mut().detach("a", None, ROOT).unwrap();
     assert!(bench.datapath.ports.borrow().is_empty());
     assert_eq!(bench.engine.borrow().status().published_ports, 0);
     bench.attach(publishing("b", &["80:80"])).unwrap();
@@ -179,7 +179,7 @@ fn waiting_requests_of_one_owner_fail_together() {
             on_empty: Some(OnEmpty::Wait),
             ..publishing("a", &["80:80"])
         };
-        match bench.engine.borrow_mut().attach(request, 1) {
+        match bench.engine.borrow_mut().attach(request, 1, ROOT) {
             Answer::Later(_, receiver) => receiver,
             Answer::Now(answer) => panic!("{answer:?}"),
         }
@@ -213,7 +213,7 @@ fn an_update_replaces_what_it_names_and_keeps_the_rest() {
     assert_eq!(bench.ports.bound.borrow().len(), 4, "82 stays as it is");
     let settings = bench.datapath.settings.borrow()[&0];
     assert_eq!(settings.up.bits_per_second, 8_000);
-    let (shown_now, _) = bench.engine.borrow().get("a", false).unwrap().0;
+    let (shown_now, _) = bench.engine.borrow().get("a", false, ROOT).unwrap().0;
     assert_eq!(shown(&shown_now), after);
 }
 
@@ -241,7 +241,7 @@ fn an_update_that_fails_leaves_everything_as_it_was() {
     let engine = bench.engine.borrow();
     assert_eq!(engine.status().published_ports, 2);
     assert!(bench.datapath.settings.borrow().is_empty());
-    let ((attachment, _), _) = engine.get("a", false).unwrap();
+    let ((attachment, _), _) = engine.get("a", false, ROOT).unwrap();
     assert_eq!(shown(&attachment).rate_up, None);
 }
 
@@ -255,7 +255,7 @@ fn an_update_of_an_attachment_that_is_gone_is_refused() {
         ..update_of("a")
     };
     bench.update(&by_id).unwrap();
-    bench.engine.borrow_mut().detach("a", None).unwrap();
+    bench.engine.borrow_mut().detach("a", None, ROOT).unwrap();
     bench.attach(request("a")).unwrap();
     let gone = PoolError::NoSuchAttachment { owner: "a".into() };
     assert_eq!(bench.update(&by_id), Err(gone));
