@@ -1,16 +1,14 @@
 //! What comes into a hub: from the host's own stack, from other hubs, from the world; and what may
 //! leave the host for a hub at all.
 
-use std::net::Ipv4Addr;
-
 use anyhow::Result;
 use pcpm_ebpf::abi::{AttachmentWord, GATEWAY_MAC, flow_kind, slot_mac};
 use pcpm_ebpf::drop_reason::DropReason;
 
+use crate::families::{Net, in_both};
 use crate::lab::{Fate, Hook, Lab};
 use crate::packet::{Content, Packet};
 
-const HOST: [u8; 4] = [169, 254, 1, 1];
 const UDP: Content = Content::Udp { from: 53, to: 1000 };
 
 /// Slot 1 is held in epoch 6, slot 3 by nobody.
@@ -21,8 +19,8 @@ fn lab() -> Result<Lab> {
     Ok(lab)
 }
 
-fn to_slot(slot: u32, content: Content) -> Packet {
-    Packet::arriving(GATEWAY_MAC, HOST, Packet::address_of(slot), content)
+fn to_slot(net: &Net, slot: u32, content: Content) -> Packet {
+    Packet::arriving(GATEWAY_MAC, net.gateway, net.slot(slot), content)
 }
 
 fn delivered(packet: &Packet, slot: u32) -> Fate {
@@ -39,102 +37,98 @@ fn delivered(packet: &Packet, slot: u32) -> Fate {
 
 #[test]
 fn the_host_reaches_slots_that_are_held() -> Result<()> {
-    let mut lab = lab()?;
-    let packet = to_slot(1, UDP);
-    let fate = lab.send(Hook::FromHost { mark: 0 }, &packet)?;
-    assert_eq!(fate, delivered(&packet, 1));
-    let fate = lab.send(Hook::FromHost { mark: 0 }, &to_slot(3, UDP))?;
-    assert_eq!(fate, Fate::Dropped(DropReason::DestinationDetached));
-    Ok(())
+    in_both(|net| {
+        let mut lab = lab()?;
+        let packet = to_slot(net, 1, UDP);
+        let fate = lab.send(Hook::FromHost { mark: 0 }, &packet)?;
+        assert_eq!(fate, delivered(&packet, 1));
+        let fate = lab.send(Hook::FromHost { mark: 0 }, &to_slot(net, 3, UDP))?;
+        assert_eq!(fate, Fate::Dropped(DropReason::DestinationDetached));
+        Ok(())
+    })
 }
 
 #[test]
 fn an_authorised_packet_is_delivered_to_the_holder_it_was_meant_for() -> Result<()> {
-    let mut lab = lab()?;
-    let packet = to_slot(1, UDP);
-    for (mark, expected) in [
-        (6, delivered(&packet, 1)),
-        (5, Fate::Dropped(DropReason::Stale)),
-        (7, Fate::Dropped(DropReason::Stale)),
-    ] {
-        let fate = lab.send(Hook::FromHost { mark }, &packet)?;
-        assert_eq!(fate, expected, "mark {mark}");
-    }
-    Ok(())
+    in_both(|net| {
+        let mut lab = lab()?;
+        let packet = to_slot(net, 1, UDP);
+        for (mark, expected) in [
+            (6, delivered(&packet, 1)),
+            (5, Fate::Dropped(DropReason::Stale)),
+            (7, Fate::Dropped(DropReason::Stale)),
+        ] {
+            let fate = lab.send(Hook::FromHost { mark }, &packet)?;
+            assert_eq!(fate, expected, "mark {mark}");
+        }
+        Ok(())
+    })
 }
 
 #[test]
 fn only_what_opens_a_connection_is_remembered() -> Result<()> {
-    let mut lab = lab()?;
-    for (content, remembered) in [
-        (
-            Content::Tcp {
-                from: 40_000,
-                to: 80,
-                flags: 2,
-            },
-            true,
-        ),
-        (UDP, true),
-        (
-            Content::Icmp {
-                kind: 8,
-                identifier: 1,
-            },
-            true,
-        ),
-        (
-            Content::Icmp {
-                kind: 0,
-                identifier: 2,
-            },
-            false,
-        ),
-        (
-            Content::Icmp {
-                kind: 3,
-                identifier: 0,
-            },
-            false,
-        ),
-        (Content::Other { protocol: 132 }, false),
-    ] {
-        let before = lab.flows(flow_kind::HOST)?.len();
-        let packet = to_slot(1, content);
-        let fate = lab.send(Hook::FromHost { mark: 0 }, &packet)?;
-        assert_eq!(fate, delivered(&packet, 1), "{content:?}");
-        let made = lab.flows(flow_kind::HOST)?.len() - before;
-        assert_eq!(made == 1, remembered, "{content:?}");
-    }
-    Ok(())
+    const SYN: Content = Content::Tcp {
+        from: 40_000,
+        to: 80,
+        flags: 2,
+    };
+    in_both(|net| {
+        let mut lab = lab()?;
+        let error = Content::Icmp {
+            kind: net.errors[0],
+            identifier: 0,
+        };
+        for (content, remembered) in [
+            (SYN, true),
+            (UDP, true),
+            (Content::Echo { identifier: 1 }, true),
+            (Content::EchoReply { identifier: 2 }, false),
+            (error, false),
+            (Content::Other { protocol: 132 }, false),
+        ] {
+            let before = lab.flows(flow_kind::HOST)?.len();
+            let packet = to_slot(net, 1, content);
+            let fate = lab.send(Hook::FromHost { mark: 0 }, &packet)?;
+            assert_eq!(fate, delivered(&packet, 1), "{content:?}");
+            let made = lab.flows(flow_kind::HOST)?.len() - before;
+            assert_eq!(made == 1, remembered, "{content:?}");
+        }
+        Ok(())
+    })
 }
 
 #[test]
 fn what_was_authorised_elsewhere_opens_nothing_for_the_slot() -> Result<()> {
-    let mut lab = lab()?;
-    lab.send(Hook::FromHost { mark: 6 }, &to_slot(1, UDP))?;
-    assert!(lab.flows(flow_kind::HOST)?.is_empty());
-    Ok(())
+    in_both(|net| {
+        let mut lab = lab()?;
+        lab.send(Hook::FromHost { mark: 6 }, &to_slot(net, 1, UDP))?;
+        assert!(lab.flows(flow_kind::HOST)?.is_empty());
+        Ok(())
+    })
 }
 
 #[test]
 fn an_address_without_a_slot_is_refused() -> Result<()> {
-    let mut lab = lab()?;
-    for address in [Packet::address_of(5000), Ipv4Addr::new(192, 0, 2, 1)] {
-        let packet = Packet::arriving(GATEWAY_MAC, HOST, address, UDP);
-        let fate = lab.send(Hook::FromHost { mark: 0 }, &packet)?;
-        assert_eq!(fate, Fate::Dropped(DropReason::NoSuchSlot), "{address}");
-    }
-    Ok(())
+    in_both(|net| {
+        let mut lab = lab()?;
+        for address in [net.slot(5000), net.uplink] {
+            let packet = Packet::arriving(GATEWAY_MAC, net.gateway, address, UDP);
+            let fate = lab.send(Hook::FromHost { mark: 0 }, &packet)?;
+            assert_eq!(fate, Fate::Dropped(DropReason::NoSuchSlot), "{address}");
+        }
+        Ok(())
+    })
 }
 
 #[test]
 fn the_host_sends_to_slots_but_does_not_forward_to_them() -> Result<()> {
-    let mut lab = lab()?;
-    let packet = to_slot(1, UDP);
-    let own = lab.send(Hook::ToHub { ingress: 0 }, &packet)?;
-    assert_eq!(own, Fate::Left);
-    let forwarded = lab.send(Hook::ToHub { ingress: 60 }, &packet)?;
-    assert_eq!(forwarded, Fate::Dropped(DropReason::ForwardedToSlot));
-    Ok(())
+    in_both(|net| {
+        let mut lab = lab()?;
+        let packet = to_slot(net, 1, UDP);
+        let own = lab.send(Hook::ToHub { ingress: 0 }, &packet)?;
+        assert_eq!(own, Fate::Left);
+        let forwarded = lab.send(Hook::ToHub { ingress: 60 }, &packet)?;
+        assert_eq!(forwarded, Fate::Dropped(DropReason::ForwardedToSlot));
+        Ok(())
+    })
 }

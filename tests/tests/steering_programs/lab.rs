@@ -1,8 +1,9 @@
 //! The steering programs on single packets: a lab without traffic, where `BPF_PROG_TEST_RUN` hands
 //! a program one packet and shows what became of it.
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{TestRun as _, TestRunOptions};
@@ -11,23 +12,19 @@ use nix::unistd::geteuid;
 use pcpm_ebpf::abi::{Config, HUB_UPLINK_INDEX, LINK_INDEX_BASE, Uplink, names};
 use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
+use pcpm_ebpf::packet::Family;
 
-use crate::packet::Packet;
+use crate::families::{Net, V4, V6};
+use crate::packet::{POOL, POOL6, Packet};
 use crate::programs::{CAPACITY, Programs};
 
-/// The lab's address on its uplink.
-pub(crate) const LAB_UPLINK: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// What stands for slots there.
-pub(crate) const LAB_UPLINKS: Uplink = Uplink {
-    v4: Address::v4(LAB_UPLINK.to_bits()),
-    v6: Address::ANY,
-};
 /// Ports that stand for those of slots.
 pub(crate) const LAB_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
-const POOL: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 0);
 const HUB_LINK: u32 = 50;
 pub(crate) const UPLINK: u32 = 60;
+/// The uplink's hardware address.
+pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x60];
 
 /// The lab's links, in one namespace: a program only asks for the index. Slots 0 to 4 have theirs.
 const LINKS: &str = "\
@@ -41,8 +38,11 @@ link add s0002 index 1002 address 02:50:43:ff:ff:ff type bridge
 link add s0003 index 1003 address 02:50:43:ff:ff:ff type bridge
 link add s0004 index 1004 address 02:50:43:ff:ff:ff type bridge
 addr add 169.254.1.1/32 dev pcpm0
+addr add fe80::1/64 dev pcpm0 nodad
 addr add 192.0.2.1/24 dev wan0
+addr add 2001:db8:1::1/64 dev wan0 nodad
 addr add 203.0.113.1/24 dev other
+addr add 2001:db8:3::1/64 dev other nodad
 link set lo up
 link set pcpm0 up
 link set wan-end up
@@ -51,6 +51,8 @@ link set other-end up
 link set other up
 route add default via 192.0.2.254 dev wan0
 route add blackhole 198.18.0.0/15
+route add default via 2001:db8:1::fe dev wan0
+route add blackhole 2001:db8:f::/48
 ";
 
 /// Which program a packet meets, and where.
@@ -159,20 +161,31 @@ pub(crate) enum Fate {
 /// The programs, and the links they ask for.
 #[derive(Debug)]
 pub(crate) struct Lab {
-    programs: Programs,
+    /// There until the lab is dropped.
+    programs: Option<Programs>,
 }
+
+/// Programs of labs that are gone: the verifier takes seconds over new ones.
+static SPARE: Mutex<Vec<Programs>> = Mutex::new(Vec::new());
 
 impl Deref for Lab {
     type Target = Programs;
 
     fn deref(&self) -> &Programs {
-        &self.programs
+        self.programs.as_ref().expect("not dropped yet")
     }
 }
 
 impl DerefMut for Lab {
     fn deref_mut(&mut self) -> &mut Programs {
-        &mut self.programs
+        self.programs.as_mut().expect("not dropped yet")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.extend(self.programs.take());
     }
 }
 
@@ -188,26 +201,18 @@ impl Lab {
         }
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
         ip(LINKS)?;
-        std::fs::write("/proc/sys/net/ipv4/conf/pcpm0/forwarding", "1")
-            .context("let pcpm0 forward")?;
-        let config = Config {
-            pool_base: POOL.to_bits(),
-            pool_mask: 0xffff_0000,
-            capacity: CAPACITY,
-            pool6: Address::ANY,
-            pool6_mask: Address::ANY,
-            nat_port_first: *LAB_PORTS.start(),
-            nat_port_last: *LAB_PORTS.end(),
-            world_is_closed: 0,
-            padding: 0,
-            host_netns: 0,
-        };
-        let mut programs = Programs::load(config)?;
-        programs.set_uplink(UPLINK, &LAB_UPLINKS)?;
+        for family in ["ipv4", "ipv6"] {
+            let path = format!("/proc/sys/net/{family}/conf/pcpm0/forwarding");
+            std::fs::write(&path, "1").with_context(|| format!("write {path}"))?;
+        }
+        let mut programs = programs()?;
+        programs.set_uplink(UPLINK, &both_addresses())?;
         for hub in 0..=1 {
             programs.set_hub(hub, HUB_LINK)?;
         }
-        Ok(Self { programs })
+        Ok(Self {
+            programs: Some(programs),
+        })
     }
 
     /// Hands `packet` to the program at `hook`.
@@ -281,6 +286,56 @@ impl Lab {
         let mark = after[SkbContext::MARK..].first_chunk().copied();
         let mark = u32::from_ne_bytes(mark.context("the context has a mark")?);
         Ok((result.return_value.cast_signed(), bytes, mark))
+    }
+}
+
+/// Those of a lab that is gone, as new, or new ones.
+fn programs() -> Result<Programs> {
+    let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    match spare {
+        Some(mut programs) => {
+            programs.reset(config()).context("clear the maps")?;
+            Ok(programs)
+        }
+        None => Programs::load(config()),
+    }
+}
+
+fn config() -> Config {
+    Config {
+        pool_base: POOL.to_bits(),
+        pool_mask: 0xffff_0000,
+        capacity: CAPACITY,
+        pool6: POOL6.into(),
+        pool6_mask: Address([u32::MAX, u32::MAX, 0, 0]),
+        nat_port_first: *LAB_PORTS.start(),
+        nat_port_last: *LAB_PORTS.end(),
+        world_is_closed: 0,
+        padding: 0,
+        host_netns: 0,
+    }
+}
+
+/// What stands for slots on the uplink.
+fn both_addresses() -> Uplink {
+    Uplink {
+        v4: V4.uplink.into(),
+        v6: V6.uplink.into(),
+    }
+}
+
+/// The uplink's address of one version of IP alone.
+pub(crate) fn uplink_with(net: &Net, address: Option<IpAddr>) -> Uplink {
+    let address = address.map_or(Address::ANY, Address::from);
+    match net.family {
+        Family::V4 => Uplink {
+            v4: address,
+            ..both_addresses()
+        },
+        Family::V6 => Uplink {
+            v6: address,
+            ..both_addresses()
+        },
     }
 }
 

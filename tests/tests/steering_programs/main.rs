@@ -1,9 +1,12 @@
 //! The steering programs in the kernel: single packets through each program, then real traffic
 //! between slots, host and internet. The daemon has no part in this.
 
+mod connections;
+mod families;
 mod fragments;
 mod from_host;
 mod from_slot;
+mod from_uplink;
 mod host;
 mod icmp_errors;
 mod lab;
@@ -12,5 +15,7 @@ mod packet;
 mod path;
 mod programs;
 mod published;
-mod to_world;
+mod rules;
 mod traffic;
+mod translation;
+mod world;

@@ -9,13 +9,15 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray, PerCpuValues};
 use aya::programs::SchedClassifier;
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use pcpm_ebpf::STEER_OBJECT;
 use pcpm_ebpf::abi::{
-    AttachmentWord, Config, Flow, FlowKey, PortKey, PortTarget, SLOTS_PER_HUB, SealedFlow,
-    SlotCounters, Uplink, flow_kind, names,
+    AttachmentWord, Buckets, Config, Flow, FlowKey, PolicyKey, PolicyNode, PolicyRule, PortKey,
+    PortTarget, SLOTS_PER_HUB, SealedFlow, Settings, SlotCounters, Uplink, flow_kind, names,
 };
 use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
@@ -51,6 +53,62 @@ impl Programs {
         };
         programs.configure(|_| ())?;
         Ok(programs)
+    }
+
+    /// Forgets all that was written to the maps, by tests and by programs, and configures anew.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub(crate) fn reset(&mut self, config: Config) -> Result<()> {
+        self.empty::<Plain<FlowKey>, Plain<SealedFlow>>(names::FLOWS)?;
+        self.empty::<Plain<FlowKey>, Plain<SealedFlow>>(names::FRAGMENTS)?;
+        self.empty::<Plain<PortKey>, Plain<PortTarget>>(names::PORTS)?;
+        self.empty::<[u32; 4], u32>(names::HOST_ADDRESSES)?;
+        self.empty::<u32, Plain<Uplink>>(names::UPLINKS)?;
+        self.empty_policy()?;
+        self.zero::<u64>(names::ATTACHMENTS)?;
+        self.zero::<Plain<Settings>>(names::SETTINGS)?;
+        self.zero::<Plain<Buckets>>(names::BUCKETS)?;
+        self.zero_counters()?;
+        self.config = config;
+        self.configure(|_| ())
+    }
+
+    fn empty<K: Pod, V: Pod>(&mut self, name: &str) -> Result<()> {
+        let mut map: HashMap<_, K, V> = HashMap::try_from(self.map_mut(name)?)?;
+        let keys = map.keys().collect::<Result<Vec<_>, MapError>>()?;
+        for key in keys {
+            map.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    fn empty_policy(&mut self) -> Result<()> {
+        let map = self.map_mut(names::POLICY)?;
+        let mut policy: LpmTrie<_, [u32; 5], Plain<PolicyNode>> = LpmTrie::try_from(map)?;
+        let keys = policy.keys().collect::<Result<Vec<_>, MapError>>()?;
+        for key in keys {
+            policy.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    fn zero<V: Pod + Default>(&mut self, name: &str) -> Result<()> {
+        let mut array: Array<_, V> = Array::try_from(self.map_mut(name)?)?;
+        for index in 0..array.len() {
+            array.set(index, V::default(), 0)?;
+        }
+        Ok(())
+    }
+
+    fn zero_counters(&mut self) -> Result<()> {
+        let map = self.map_mut(names::SLOT_COUNTERS)?;
+        let mut counters: PerCpuArray<_, [u64; 5]> = PerCpuArray::try_from(map)?;
+        for slot in 0..counters.len() {
+            let nothing = vec![[0; 5]; nr_cpus().map_err(|(_, error)| error)?];
+            counters.set(slot, PerCpuValues::try_from(nothing)?, 0)?;
+        }
+        Ok(())
     }
 
     /// Pins every program under its name in `directory`.
@@ -126,6 +184,45 @@ impl Programs {
     pub(crate) fn publish(&mut self, slot: u32, word: AttachmentWord) -> Result<()> {
         let mut words: Array<_, u64> = Array::try_from(self.map_mut(names::ATTACHMENTS)?)?;
         Ok(words.set(slot, word.0, 0)?)
+    }
+
+    /// Says what the holder of `slot` may do.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn set_settings(&mut self, slot: u32, settings: Settings) -> Result<()> {
+        let map = self.map_mut(names::SETTINGS)?;
+        let mut table: Array<_, Plain<Settings>> = Array::try_from(map)?;
+        Ok(table.set(slot, Plain(settings), 0)?)
+    }
+
+    /// Has `policy` say `rules` about all addresses with the first `bits` bits of `address`.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn add_rules(
+        &mut self,
+        policy: u32,
+        (address, bits): (Address, u32),
+        rules: &[PolicyRule],
+    ) -> Result<()> {
+        let PolicyKey {
+            prefix_length,
+            policy,
+            address: Address([a, b, c, d]),
+        } = PolicyKey::range(policy, address, bits);
+        let mut node = PolicyNode {
+            count: u32::try_from(rules.len())?,
+            ..PolicyNode::default()
+        };
+        node.rules[..rules.len()].copy_from_slice(rules);
+        let map = self.map_mut(names::POLICY)?;
+        let mut trie: LpmTrie<_, [u32; 5], Plain<PolicyNode>> = LpmTrie::try_from(map)?;
+        Ok(trie.insert(
+            &Key::new(prefix_length, [policy, a, b, c, d]),
+            Plain(node),
+            0,
+        )?)
     }
 
     /// Publishes a port of the host.
@@ -243,7 +340,7 @@ impl Programs {
 }
 
 /// ABI types as aya's maps want them.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(transparent)]
 struct Plain<T>(T);
 
@@ -255,7 +352,12 @@ unsafe impl Pod for Plain<FlowKey> {}
 unsafe impl Pod for Plain<Uplink> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<SealedFlow> {}
-
+// SAFETY: as above.
+unsafe impl Pod for Plain<Settings> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Buckets> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<PolicyNode> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<PortKey> {}
 // SAFETY: as above.
@@ -266,6 +368,8 @@ fn load() -> Result<Ebpf> {
     let mut ebpf = EbpfLoader::new()
         .map_max_entries(names::ATTACHMENTS, CAPACITY)
         .map_max_entries(names::SLOT_COUNTERS, CAPACITY)
+        .map_max_entries(names::SETTINGS, CAPACITY)
+        .map_max_entries(names::BUCKETS, CAPACITY)
         .map_max_entries(names::HUBS, 2)
         .map_max_entries(names::FLOWS, FLOWS)
         .load(STEER_OBJECT)
