@@ -194,6 +194,8 @@ pub struct Memory {
 pub struct Uplink {
     pub interface: String,
     pub address: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<String>,
     pub mtu: u32,
 }
 
@@ -367,6 +369,8 @@ pub struct Status {
     pub refill: RefillTotals,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
+    #[serde(default)]
+    pub uplinks: Vec<Uplink>,
     pub published_ports: u32,
     pub clients: u32,
     pub memory: Memory,

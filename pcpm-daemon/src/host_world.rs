@@ -1,9 +1,9 @@
 //! What the daemon makes around the pool before the first slot: programs and maps, hubs, routes, the
-//! uplink's program. Everything made here is removed here, also after a failure half way.
+//! uplinks' program. Everything made here is removed here, also after a failure half way.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::types::{self, Check};
 use pcpm_ebpf::{
@@ -12,13 +12,13 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    bpf::{Datapath as _, DatapathSetup as _, DropEvents, PinDir, Sizes, Steering, control_group},
-    config::{self, Config},
-    doctor::{self, NetworkFacts},
+    bpf::{DatapathSetup as _, DropEvents, PinDir, Sizes, Steering, control_group},
+    config::{self, Config, UplinkSetting},
+    doctor::{self, NetworkFacts, UplinkFacts},
     engine::{self, World},
     found::Found,
-    net::{Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
-    uplink::{self, UplinkSearch},
+    net::{FoundUplinks, Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
+    uplink::UplinkFollower,
 };
 
 /// The MTU of slots where there is no uplink to take it from.
@@ -40,7 +40,7 @@ pub(crate) struct Built {
     pub(crate) drop_events: DropEvents,
     /// One for each refill worker.
     pub(crate) kernels: Vec<Box<dyn SlotKernel>>,
-    pub(crate) uplink: UplinkSearch,
+    pub(crate) uplinks: UplinkFollower,
     /// Slots of an earlier life.
     pub(crate) found: Found,
 }
@@ -52,7 +52,7 @@ impl HostWorld {
 
     /// Makes everything but the slots.
     pub(crate) fn build(&mut self, config: &Config) -> anyhow::Result<Built> {
-        let uplink = self.find_uplink(&config.uplink)?;
+        let found = self.find_uplinks(&config.uplink)?;
         let pins = self.pins.insert(PinDir::create(&config.bpffs)?);
         let mut steering = Steering::load(sizes(config), pins)?;
         steering.configure(abi::Config {
@@ -64,12 +64,19 @@ impl HostWorld {
         } else {
             tracing::warn!("no cgroup2: the host's own programs do not reach published ports");
         }
+        let (program, addresses) = (steering.uplinks(pins)?, steering.host_addresses()?);
         self.host.prepare()?;
-        let mtu = uplink.as_ref().map_or(DEFAULT_MTU, |uplink| uplink.mtu);
+        let mtu = found.usable.first().map_or(DEFAULT_MTU, |best| best.mtu);
         let hubs = self.create_hubs(config, mtu, &mut steering)?;
-        steering.follow_uplink(uplink.as_ref())?;
-        let mut addresses = steering.host_addresses()?;
-        uplink::follow_addresses(&mut self.host, &mut addresses);
+        let mut uplinks = UplinkFollower {
+            state_dir: config.state_dir.clone(),
+            choice: uplink_choice(&config.uplink),
+            uplinks: program,
+            addresses,
+            followed: Vec::new(),
+        };
+        uplinks.take(&found);
+        uplinks.follow_addresses(&mut self.host);
         let kernels = (0..config.refill.workers)
             .map(|_| self.host.worker(hubs.clone()))
             .collect();
@@ -78,21 +85,15 @@ impl HostWorld {
             pool_cidr: config.pool_cidr,
             pool_prefix6: pool_prefix6(config),
             mtu,
-            uplink: uplink.as_ref().map(shown),
+            uplinks: uplinks.followed.clone(),
             life: engine::unix_time_ms(),
-        };
-        let uplink = UplinkSearch {
-            state_dir: config.state_dir.clone(),
-            choice: uplink_choice(&config.uplink),
-            found: uplink,
-            addresses,
         };
         Ok(Built {
             world,
             drop_events: steering.drop_events()?,
             steering,
             kernels,
-            uplink,
+            uplinks,
             found: Found::default(),
         })
     }
@@ -107,15 +108,18 @@ impl HostWorld {
             .collect()
     }
 
-    /// A default route that cannot be used is no uplink; an interface that was asked for must work.
-    fn find_uplink(&mut self, choice: &config::Uplink) -> anyhow::Result<Option<Uplink>> {
-        match (self.host.find_uplink(&uplink_choice(choice)), choice) {
-            (Err(error), config::Uplink::Auto) => {
-                tracing::warn!("no uplink: {error}");
-                Ok(None)
-            }
-            (found, _) => Ok(found?),
+    /// A default route that cannot be used is no uplink; of interfaces that were asked for one must
+    /// work.
+    fn find_uplinks(&mut self, setting: &UplinkSetting) -> anyhow::Result<FoundUplinks> {
+        let found = self.host.find_uplinks(&uplink_choice(setting))?;
+        if *setting != UplinkSetting::Auto && found.usable.is_empty() {
+            let reasons: Vec<_> = found.refused.iter().map(ToString::to_string).collect();
+            bail!("no uplink: {}", reasons.join("; "));
         }
+        for error in &found.refused {
+            tracing::warn!("{error}");
+        }
+        Ok(found)
     }
 
     fn create_hubs(
@@ -150,30 +154,41 @@ pub(crate) fn checks(config: &Config) -> anyhow::Result<Vec<Check>> {
 
 fn network_facts(config: &Config, state_dir: &Path) -> anyhow::Result<NetworkFacts> {
     let mut host = Host::open(state_dir).context("look at the host's network")?;
-    let uplink = host.find_uplink(&uplink_choice(&config.uplink));
-    let conflict = host.conflict(config.pool_cidr);
+    let uplinks = host.find_uplinks(&uplink_choice(&config.uplink));
+    let conflict = host.conflict(config.pool_cidr.into());
     Ok(NetworkFacts {
-        uplink: uplink
-            .map(|found| found.as_ref().map(shown))
-            .map_err(|e| e.to_string()),
+        uplinks: uplinks
+            .as_ref()
+            .map(uplink_facts)
+            .map_err(ToString::to_string),
         conflict: conflict
             .map(|found| found.map(|c| c.0))
             .map_err(|e| e.to_string()),
     })
 }
 
-fn uplink_choice(uplink: &config::Uplink) -> UplinkChoice {
-    match uplink {
-        config::Uplink::Auto => UplinkChoice::Auto,
-        config::Uplink::Interface(name) => UplinkChoice::Named(name.clone()),
+fn uplink_choice(setting: &UplinkSetting) -> UplinkChoice {
+    match setting {
+        UplinkSetting::Auto => UplinkChoice::Auto,
+        UplinkSetting::Interfaces(names) => UplinkChoice::Named(names.clone()),
     }
 }
 
-/// The uplink as clients see it.
+fn uplink_facts(found: &FoundUplinks) -> UplinkFacts {
+    UplinkFacts {
+        usable: found.usable.iter().map(shown).collect(),
+        refused: found.refused.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// An uplink as clients see it.
 pub(crate) fn shown(uplink: &Uplink) -> types::Uplink {
+    let v4 = uplink.addresses.v4.map(|address| address.to_string());
+    let v6 = uplink.addresses.v6.map(|address| address.to_string());
     types::Uplink {
         interface: uplink.name.clone(),
-        address: uplink.address.to_string(),
+        address: v4.or_else(|| v6.clone()).unwrap_or_default(),
+        address6: v6,
         mtu: uplink.mtu,
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use pcpm_api::types::{Check, CheckStatus};
+use pcpm_api::types::{Check, CheckStatus, Uplink};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -28,7 +28,6 @@ use crate::{
     },
     found::Found,
     host_world::{self, Built},
-    net::Uplink,
     pool::PoolSettings,
     reservation::{HostSockets, Reservations},
 };
@@ -106,7 +105,7 @@ pub(crate) fn until_stopped(
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;
     let (changes, uplinks) = mpsc::unbounded_channel();
-    let served = built.uplink.follow(changes).and_then(|()| {
+    let served = built.uplinks.follow(changes).and_then(|()| {
         let inboxes = (inbox, uplinks, built.drop_events);
         LocalSet::new().block_on(
             &runtime,
@@ -120,7 +119,7 @@ pub(crate) fn until_stopped(
 /// What the daemon is told by others than clients.
 type Inboxes = (
     UnboundedReceiver<Report>,
-    UnboundedReceiver<Option<Uplink>>,
+    UnboundedReceiver<Vec<Uplink>>,
     DropEvents,
 );
 
@@ -186,9 +185,9 @@ async fn take_reports(engine: Shared, mut inbox: UnboundedReceiver<Report>) {
     }
 }
 
-async fn take_uplinks(engine: Shared, mut uplinks: UnboundedReceiver<Option<Uplink>>) {
-    while let Some(uplink) = uplinks.recv().await {
-        engine.borrow_mut().set_uplink(uplink);
+async fn take_uplinks(engine: Shared, mut changes: UnboundedReceiver<Vec<Uplink>>) {
+    while let Some(uplinks) = changes.recv().await {
+        engine.borrow_mut().set_uplinks(uplinks);
     }
 }
 

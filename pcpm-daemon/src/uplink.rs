@@ -1,28 +1,30 @@
-//! Follows the host's way out and its addresses: a thread that looks again whenever the host's network
-//! changes.
+//! Follows the host's ways out and its addresses: a thread that looks again whenever the host's
+//! network changes. It owns the program on the uplinks, because attaching waits for the kernel.
 
 use std::{path::PathBuf, thread};
 
 use anyhow::Context as _;
+use pcpm_api::types;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::bpf::HostAddresses;
-use crate::net::{Host, HostChanges, HostKernel as _, Uplink, UplinkChoice};
+use crate::bpf::{HostAddresses, Uplinks};
+use crate::host_world::shown;
+use crate::net::{FoundUplinks, Host, HostChanges, HostKernel as _, UplinkChoice};
 
-/// What to look for, and what was found when the daemon started.
-#[derive(Debug)]
-pub(crate) struct UplinkSearch {
+/// What is followed, and how it was when last looked at.
+pub(crate) struct UplinkFollower {
     pub(crate) state_dir: PathBuf,
     pub(crate) choice: UplinkChoice,
-    pub(crate) found: Option<Uplink>,
-    /// Kept up to date.
+    pub(crate) uplinks: Uplinks,
     pub(crate) addresses: HostAddresses,
+    /// Those that carry the program, the best first.
+    pub(crate) followed: Vec<types::Uplink>,
 }
 
-impl UplinkSearch {
-    /// Starts the thread, which ends with the process. Every other uplink than the last is sent,
-    /// `None` when there is none or the one asked for cannot be used.
-    pub(crate) fn follow(self, changes: UnboundedSender<Option<Uplink>>) -> anyhow::Result<()> {
+impl UplinkFollower {
+    /// Starts the thread, which ends with the process. Whenever the uplinks have become others, they
+    /// are sent.
+    pub(crate) fn follow(self, changes: UnboundedSender<Vec<types::Uplink>>) -> anyhow::Result<()> {
         let host = Host::open(&self.state_dir)?;
         let notifications = HostChanges::listen()?;
         let run = move || self.run(host, &notifications, &changes);
@@ -30,7 +32,7 @@ impl UplinkSearch {
             .name("pcpm-uplink".to_owned())
             .spawn(run);
         thread
-            .context("start the thread that follows the uplink")
+            .context("start the thread that follows the uplinks")
             .map(drop)
     }
 
@@ -38,38 +40,51 @@ impl UplinkSearch {
         mut self,
         mut host: Host,
         notifications: &HostChanges,
-        changes: &UnboundedSender<Option<Uplink>>,
+        changes: &UnboundedSender<Vec<types::Uplink>>,
     ) {
         loop {
             // Looked at once before the first notification: it may have changed since the start.
-            let now = host.find_uplink(&self.choice).unwrap_or_else(|error| {
-                tracing::warn!("no uplink: {error}");
-                None
-            });
-            if now != self.found {
-                self.found.clone_from(&now);
-                if changes.send(now).is_err() {
-                    return;
-                }
+            let before = self.followed.clone();
+            self.look(&mut host);
+            if self.followed != before && changes.send(self.followed.clone()).is_err() {
+                return;
             }
-            follow_addresses(&mut host, &mut self.addresses);
             if let Err(error) = notifications.wait() {
-                tracing::error!("the uplink is no longer followed: {error}");
+                tracing::error!("the uplinks are no longer followed: {error}");
                 return;
             }
         }
     }
-}
 
-/// Writes the host's addresses as they are now. What cannot be written is tried again with the next
-/// change.
-pub(crate) fn follow_addresses(host: &mut Host, addresses: &mut HostAddresses) {
-    match host.addresses() {
-        Ok(now) => {
-            if let Err(error) = addresses.follow(&now) {
-                tracing::error!("published ports: {error}");
-            }
+    /// Follows the host as it is now. What cannot be followed is tried again with the next change.
+    fn look(&mut self, host: &mut Host) {
+        match host.find_uplinks(&self.choice) {
+            Ok(found) => self.take(&found),
+            Err(error) => tracing::error!("look for uplinks: {error}"),
         }
-        Err(error) => tracing::error!("published ports: {error}"),
+        self.follow_addresses(host);
+    }
+
+    /// Makes the uplinks those that were found.
+    pub(crate) fn take(&mut self, found: &FoundUplinks) {
+        let failed = self.uplinks.follow(&found.usable);
+        for (_, error) in &failed {
+            tracing::error!("{error}");
+        }
+        let is_followed = |index| failed.iter().all(|(failed, _)| *failed != index);
+        let followed = found.usable.iter().filter(|u| is_followed(u.ifindex));
+        self.followed = followed.map(shown).collect();
+    }
+
+    /// Writes the host's addresses as they are now.
+    pub(crate) fn follow_addresses(&mut self, host: &mut Host) {
+        match host.addresses() {
+            Ok(now) => {
+                if let Err(error) = self.addresses.follow(&now) {
+                    tracing::error!("published ports: {error}");
+                }
+            }
+            Err(error) => tracing::error!("published ports: {error}"),
+        }
     }
 }

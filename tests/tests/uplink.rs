@@ -1,20 +1,79 @@
-//! The host's way out may change while the daemon runs; slots follow it.
+//! The host has ways out, one or several, and they may change while the daemon runs; slots follow.
 
-use anyhow::Result;
-use pcpm_tests::{Daemon, HOST_ADDRESS, INTERNET_ADDRESS, Place, World};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
-/// Waits until the daemon uses this address to the world, or none.
-fn wait_for_uplink(daemon: &Daemon, address: Option<&str>) -> Result<()> {
-    daemon.watch(&format!("the uplink is {address:?}"), |_| {
-        let uplink = daemon.status().ok()?.uplink;
-        let now = uplink.as_ref().map(|uplink| uplink.address.as_str());
-        (now == address).then_some(())
+use anyhow::{Context, Result};
+use pcpm_tests::{
+    Daemon, HOST_ADDRESS, HOST_ADDRESS6, INTERNET_ADDRESS, INTERNET_ADDRESS6, PATIENCE, Place,
+    World,
+};
+
+/// The host's address on its second uplink.
+const SECOND_ADDRESS: &str = "203.0.113.2";
+const SECOND_ADDRESS6: &str = "2001:db8:3::2";
+/// Another address in the internet.
+const OTHER_SERVER: &str = "198.51.100.2";
+
+const SECOND_LINK: &str = "link add eth1 mtu 1500 type veth peer name eth1 netns internet\n";
+const SECOND_UPLINK: &str = "\
+addr add 203.0.113.2/24 dev eth1
+link set eth1 up
+route add default via 203.0.113.1 dev eth1 metric 200
+";
+const SECOND_UPLINK6: &str = "\
+addr add 2001:db8:3::2/64 dev eth1 nodad
+link set eth1 up
+route replace default via 2001:db8:3::1 dev eth1
+";
+const INTERNET_END: &str = "\
+addr add 198.51.100.2/32 dev lo
+addr add 203.0.113.1/24 dev eth1
+addr add 2001:db8:3::1/64 dev eth1 nodad
+link set eth1 up
+";
+
+fn on_host(world: &World, changes: &str) -> Result<()> {
+    let batch = world.command("ip", ["-batch", "-"]).input(changes);
+    batch.run().map(drop)
+}
+
+/// Another link to the internet, whose end at the host is set up by `host_end`.
+fn add_second_link(world: &World, host_end: &str) -> Result<()> {
+    on_host(world, SECOND_LINK)?;
+    let internet = world.internet_command("ip", ["-batch", "-"]);
+    internet.input(INTERNET_END).run()?;
+    on_host(world, host_end)
+}
+
+/// Waits until the daemon uses these addresses to the world.
+fn wait_for_uplinks(daemon: &Daemon, addresses: &[&str]) -> Result<()> {
+    daemon.watch(&format!("the uplinks are {addresses:?}"), |_| {
+        let uplinks = daemon.status().ok()?.uplinks;
+        let now: Vec<_> = uplinks.iter().map(|uplink| &uplink.address).collect();
+        (now == addresses).then_some(())
     })
 }
 
 fn reaches_the_world(slot: &Place) -> Result<()> {
     let ping = format!("ping -c1 -W5 {INTERNET_ADDRESS}");
     slot.tool(&ping).run().map(drop)
+}
+
+fn udp(place: &Place, address: &str) -> Result<UdpSocket> {
+    let socket = place.within(|| Ok(UdpSocket::bind(address)?))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// The address that `server` sees `client` under, after an exchange with it.
+fn seen_from(client: &UdpSocket, server: &UdpSocket) -> Result<String> {
+    client.send_to(b"question", server.local_addr()?)?;
+    let (_, from) = server.recv_from(&mut [0; 16]).context("no question")?;
+    server.send_to(b"answer", from)?;
+    client.recv(&mut [0; 16]).context("no answer")?;
+    Ok(from.ip().to_string())
 }
 
 #[test]
@@ -24,10 +83,10 @@ fn another_address_of_the_uplink_is_used_at_once() -> Result<()> {
     let slot = daemon.place(&daemon.attach("web", "t")?);
     reaches_the_world(&slot)?;
     world.tool("ip address del 192.0.2.2/24 dev eth0").run()?;
-    wait_for_uplink(&daemon, None)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS6])?;
     world.tool("ip address add 192.0.2.7/24 dev eth0").run()?;
     world.tool("ip route add default via 192.0.2.1").run()?;
-    wait_for_uplink(&daemon, Some("192.0.2.7"))?;
+    wait_for_uplinks(&daemon, &["192.0.2.7"])?;
     reaches_the_world(&slot)
 }
 
@@ -37,10 +96,154 @@ fn an_uplink_that_is_replaced_by_another_is_followed() -> Result<()> {
     let daemon = world.pool_of(2)?;
     let slot = daemon.place(&daemon.attach("web", "t")?);
     world.tool("ip link set eth0 down").run()?;
-    wait_for_uplink(&daemon, None)?;
+    wait_for_uplinks(&daemon, &[])?;
     world.tool("ip link set eth0 name wan0").run()?;
     world.tool("ip link set wan0 up").run()?;
     world.tool("ip route add default via 192.0.2.1").run()?;
-    wait_for_uplink(&daemon, Some(HOST_ADDRESS))?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS])?;
     reaches_the_world(&slot)
+}
+
+#[test]
+fn an_interface_that_vanished_and_came_back_is_an_uplink_again() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.pool_of(2)?;
+    let slot = daemon.place(&daemon.attach("web", "t")?);
+    reaches_the_world(&slot)?;
+    let index = world.tool("cat /sys/class/net/eth0/ifindex").run()?;
+    // In one go, with the same name, number and addresses: nothing but the program is another.
+    on_host(
+        &world,
+        &format!(
+            "link del eth0
+             link add eth0 index {} mtu 1500 type veth peer name eth0 netns internet
+             addr add 192.0.2.2/24 dev eth0
+             addr add 2001:db8:1::2/64 dev eth0 nodad
+             link set eth0 up
+             route add default via 192.0.2.1 dev eth0
+             route add default via 2001:db8:1::1 dev eth0\n",
+            index.trim()
+        ),
+    )?;
+    let internet = "addr add 192.0.2.1/24 dev eth0\nlink set eth0 up\n";
+    let batch = world.internet_command("ip", ["-batch", "-"]);
+    batch.input(internet).run()?;
+    let ping = format!("ping -c1 -W1 {INTERNET_ADDRESS}");
+    daemon.watch("the slot reaches the world again", |_| {
+        slot.tool(&ping).run().ok()
+    })?;
+    Ok(())
+}
+
+#[test]
+fn packets_leave_through_the_uplink_that_the_routing_table_says() -> Result<()> {
+    let world = World::new()?;
+    add_second_link(&world, SECOND_UPLINK)?;
+    world
+        .tool("ip route add 198.51.100.2 via 203.0.113.1 dev eth1")
+        .run()?;
+    let daemon = world.pool_of(2)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS, SECOND_ADDRESS])?;
+    let first = daemon.status()?.uplink.context("no first uplink")?;
+    assert_eq!(first.interface, "eth0");
+    let slot = daemon.place(&daemon.attach("web", "t")?);
+    let client = udp(&slot, "0.0.0.0:0")?;
+    let server = udp(&world.internet(), &format!("{INTERNET_ADDRESS}:7"))?;
+    let other = udp(&world.internet(), &format!("{OTHER_SERVER}:7"))?;
+    assert_eq!(seen_from(&client, &server)?, HOST_ADDRESS);
+    assert_eq!(seen_from(&client, &other)?, SECOND_ADDRESS);
+    Ok(())
+}
+
+#[test]
+fn a_rule_of_the_host_sends_one_slot_through_another_uplink() -> Result<()> {
+    let world = World::new()?;
+    add_second_link(
+        &world,
+        "addr add 203.0.113.2/24 dev eth1\nlink set eth1 up\n",
+    )?;
+    let daemon = world.pool_of(2)?;
+    let attached = daemon.attach("web", "t")?;
+    let address = &attached.attachment.addresses[0];
+    on_host(
+        &world,
+        &format!(
+            "route add default via 203.0.113.1 dev eth1 table 100\n\
+             rule add from {address} lookup 100\n"
+        ),
+    )?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS, SECOND_ADDRESS])?;
+    let server = udp(&world.internet(), &format!("{INTERNET_ADDRESS}:7"))?;
+    let client = udp(&daemon.place(&attached), "0.0.0.0:0")?;
+    assert_eq!(seen_from(&client, &server)?, SECOND_ADDRESS);
+    let other = daemon.place(&daemon.attach("other", "t")?);
+    assert_eq!(
+        seen_from(&udp(&other, "0.0.0.0:0")?, &server)?,
+        HOST_ADDRESS
+    );
+    Ok(())
+}
+
+#[test]
+fn a_socket_whose_route_moves_goes_on_from_the_other_uplinks_address() -> Result<()> {
+    let world = World::new()?;
+    add_second_link(&world, SECOND_UPLINK)?;
+    let daemon = world.pool_of(2)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS, SECOND_ADDRESS])?;
+    let slot = daemon.place(&daemon.attach("web", "t")?);
+    let client = udp(&slot, "0.0.0.0:0")?;
+    let server = udp(&world.internet(), &format!("{INTERNET_ADDRESS}:7"))?;
+    assert_eq!(seen_from(&client, &server)?, HOST_ADDRESS);
+    world.tool("ip route del default via 192.0.2.1").run()?;
+    assert_eq!(seen_from(&client, &server)?, SECOND_ADDRESS);
+    Ok(())
+}
+
+#[test]
+fn a_tcp_connection_whose_route_moves_ends_at_once() -> Result<()> {
+    let world = World::new()?;
+    add_second_link(&world, SECOND_UPLINK)?;
+    let daemon = world.pool_of(2)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS, SECOND_ADDRESS])?;
+    let slot = daemon.place(&daemon.attach("web", "t")?);
+    let internet = world.internet();
+    let server = internet.within(|| Ok(TcpListener::bind((INTERNET_ADDRESS, 7))?))?;
+    let mut client = slot.within(|| Ok(TcpStream::connect((INTERNET_ADDRESS, 7))?))?;
+    let (_accepted, from) = server.accept()?;
+    assert_eq!(from.ip().to_string(), HOST_ADDRESS);
+    world.tool("ip route del default via 192.0.2.1").run()?;
+    client.write_all(b"still there?")?;
+    client.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let ended = client.read(&mut [0; 16]).unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::ConnectionReset);
+    Ok(())
+}
+
+#[test]
+fn an_uplink_with_ipv6_only_is_one() -> Result<()> {
+    let world = World::new()?;
+    add_second_link(&world, SECOND_UPLINK6)?;
+    let daemon = world.pool_of(2)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS, SECOND_ADDRESS6])?;
+    let slot = daemon.place(&daemon.attach("web", "t")?);
+    let server = udp(&world.internet(), &format!("[{INTERNET_ADDRESS6}]:7"))?;
+    let client = udp(&slot, "[::]:0")?;
+    assert_eq!(seen_from(&client, &server)?, SECOND_ADDRESS6);
+    reaches_the_world(&slot)
+}
+
+#[test]
+fn named_uplinks_may_come_later() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.spawn_daemon(&["--capacity", "2", "--uplink", "eth0,eth1"])?;
+    daemon.wait_until_ready(2)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS])?;
+    add_second_link(&world, SECOND_UPLINK)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS, SECOND_ADDRESS])?;
+    world.tool("ip link del eth1").run()?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS])?;
+    let pins = world.tool("ls /sys/fs/bpf/pcpm").run()?;
+    let links = pins.lines().filter(|pin| pin.starts_with("from_uplink"));
+    assert_eq!(links.count(), 1, "{pins}");
+    Ok(())
 }

@@ -7,7 +7,6 @@ use pcpm_ebpf::abi::{
 };
 
 use super::{BpfError, CompiledPolicy, Datapath};
-use crate::net::Uplink;
 
 /// Clones share what they remember.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +25,6 @@ pub(crate) struct FakeDatapath {
     pub(crate) room_for_nodes: Rc<RefCell<Option<usize>>>,
     /// Ports that it has room for; as many as one likes if not set.
     pub(crate) room_for_ports: Rc<RefCell<Option<usize>>>,
-    /// Every uplink it was told to follow, in order.
-    pub(crate) uplinks: Rc<RefCell<Vec<Option<Uplink>>>>,
     /// What every slot's counters read.
     pub(crate) counters: Rc<RefCell<SlotCounters>>,
 }
@@ -81,11 +78,6 @@ impl Datapath for FakeDatapath {
 
     fn slot_counters(&self, _slot: u32) -> Result<SlotCounters, BpfError> {
         Ok(*self.counters.borrow())
-    }
-
-    fn follow_uplink(&mut self, uplink: Option<&Uplink>) -> Result<(), BpfError> {
-        self.uplinks.borrow_mut().push(uplink.cloned());
-        Ok(())
     }
 
     fn drops(&self) -> Result<Vec<u64>, BpfError> {

@@ -1,5 +1,5 @@
 //! The daemon's hands on BPF: loading the steering programs, their maps, their pins, and the
-//! program on the uplink. Network namespaces, links and the hubs' filters belong to `net`.
+//! program on the uplinks. Network namespaces, links and the hubs' filters belong to `net`.
 //!
 //! An attach or a detach is one [`Datapath::publish`]: an atomic store into a map that is mapped
 //! into the daemon's memory, without a system call.
@@ -11,6 +11,7 @@ pub(crate) mod fake;
 mod host_addresses;
 mod pins;
 mod steering;
+mod uplinks;
 mod words;
 
 use pcpm_ebpf::abi::{
@@ -18,12 +19,13 @@ use pcpm_ebpf::abi::{
     SlotCounters,
 };
 
-use crate::net::{Programs, Uplink};
+use crate::net::Programs;
 
 pub(crate) use drop_events::DropEvents;
 pub(crate) use host_addresses::HostAddresses;
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};
+pub(crate) use uplinks::Uplinks;
 
 /// A failed operation on programs, maps or pins, with what was operated on.
 #[derive(Debug, thiserror::Error)]
@@ -89,9 +91,6 @@ pub(crate) trait Datapath {
 
     /// The slot's traffic since its index was first used, summed over the CPUs.
     fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError>;
-
-    /// Sends what leaves for the world through `uplink` from now on, or nowhere.
-    fn follow_uplink(&mut self, uplink: Option<&Uplink>) -> Result<(), BpfError>;
 
     /// Packets dropped since the programs were loaded, by drop reason, summed over the CPUs.
     fn drops(&self) -> Result<Vec<u64>, BpfError>;

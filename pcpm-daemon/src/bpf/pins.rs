@@ -1,4 +1,4 @@
-//! The directory under which maps and the uplink's program are pinned, on a bpf file system that is
+//! The directory under which maps and the uplinks' program are pinned, on a bpf file system that is
 //! mounted if it is missing and unmounted again by whoever mounted it.
 
 use std::{
@@ -17,9 +17,9 @@ use pcpm_ebpf::abi::names;
 
 use super::BpfError;
 
-/// What is pinned beside [`names::SOCKET_PROGRAMS`]: all maps that are declared (the compiler's own
-/// live with the programs), and the link that holds the uplink's program.
-const PINNED: [&str; 19] = [
+/// What is pinned beside [`names::SOCKET_PROGRAMS`] and [`UplinkPins`]: all maps that are declared (the
+/// compiler's own live with the programs).
+const PINNED: [&str; 18] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
@@ -38,7 +38,6 @@ const PINNED: [&str; 19] = [
     names::HOST_PEERS,
     names::UPLINKS,
     names::CONFIG,
-    names::FROM_UPLINK,
 ];
 
 /// Whether `name` is the name of a pin.
@@ -102,10 +101,15 @@ impl PinDir {
             .collect()
     }
 
+    /// Where the links that hold the uplinks' program are pinned.
+    pub(super) fn uplinks(&self) -> UplinkPins {
+        UplinkPins(self.path.clone())
+    }
+
     /// Removes what we pin, by name: the root of a bpf file system has files of the kernel's own.
     fn remove_pins(&self) -> Result<(), BpfError> {
-        for name in pinned() {
-            let path = self.path(name);
+        let uplinks = self.uplinks().present()?;
+        for path in pinned().map(|name| self.path(name)).chain(uplinks) {
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     return Err(failed("unpin", &path, &e));
@@ -114,6 +118,31 @@ impl PinDir {
             }
         }
         Ok(())
+    }
+}
+
+/// Pins of the links that hold the uplinks' program, one for each interface.
+#[derive(Debug)]
+pub(super) struct UplinkPins(PathBuf);
+
+impl UplinkPins {
+    /// The pin for the interface with this index.
+    pub(super) fn path(&self, ifindex: u32) -> PathBuf {
+        self.0.join(format!("{}_{ifindex}", names::FROM_UPLINK))
+    }
+
+    /// All that there are.
+    fn present(&self) -> Result<Vec<PathBuf>, BpfError> {
+        let list = || -> io::Result<Vec<PathBuf>> {
+            let entries = fs::read_dir(&self.0)?.map(|entry| entry.map(|entry| entry.path()));
+            entries.collect()
+        };
+        let mut paths = list().map_err(|e| failed("list", &self.0, &e))?;
+        paths.retain(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(names::FROM_UPLINK)
+        });
+        Ok(paths)
     }
 }
 

@@ -1,12 +1,7 @@
 //! The steering programs and their maps, loaded with aya from the object that the build carries.
 #![expect(unsafe_code, reason = "says which ABI types are plain memory")]
 
-use std::{
-    fs::{self, File},
-    io,
-    net::IpAddr,
-    path::PathBuf,
-};
+use std::{fs::File, io, net::IpAddr};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -14,26 +9,23 @@ use aya::{
         Array, HashMap, Map, MapData, MapError, PerCpuArray,
         lpm_trie::{Key, LpmTrie},
     },
-    programs::{
-        LinkOrder, Program, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions,
-    },
+    programs::{Program, SchedClassifier},
 };
 use pcpm_ebpf::{
     STEER_OBJECT,
     abi::{
-        self, AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget,
-        Settings, SlotCounters, names,
+        AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings,
+        SlotCounters, names,
     },
-    address::Address,
 };
 
 use super::{
-    BpfError, CompiledPolicy, Datapath, DatapathSetup, DropEvents, HostAddresses, PinDir,
+    BpfError, CompiledPolicy, Datapath, DatapathSetup, DropEvents, HostAddresses, PinDir, Uplinks,
     control_group,
     pins::is_pinned,
     words::{AttachmentWords, SettingsTable},
 };
-use crate::net::{Programs, Uplink};
+use crate::net::Programs;
 
 /// How many of what the maps hold.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +50,6 @@ struct Plain<T>(T);
 // SAFETY: `repr(C)`, `Copy`, all padding is fields, and every bit pattern is valid.
 unsafe impl Pod for Plain<Config> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<abi::Uplink> {}
-// SAFETY: as above.
 unsafe impl Pod for Plain<PolicyNode> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<NameKey> {}
@@ -77,13 +67,9 @@ pub(crate) struct Steering {
     names: HashMap<MapData, Plain<NameKey>, u32>,
     ports: HashMap<MapData, Plain<PortKey>, Plain<PortTarget>>,
     config: Array<MapData, Plain<Config>>,
-    uplinks: HashMap<MapData, u32, Plain<abi::Uplink>>,
-    /// The one that the program is attached to.
-    uplink_ifindex: Option<u32>,
     hubs: Array<MapData, u32>,
     slot_counters: PerCpuArray<MapData, CounterWords>,
     drops: PerCpuArray<MapData, u64>,
-    uplink_pin: PathBuf,
 }
 
 impl Steering {
@@ -118,19 +104,22 @@ impl Steering {
             names: take_map(&mut ebpf, names::DOMAIN_NAMES)?,
             ports: take_map(&mut ebpf, names::PORTS)?,
             config: take_map(&mut ebpf, names::CONFIG)?,
-            uplinks: take_map(&mut ebpf, names::UPLINKS)?,
-            uplink_ifindex: None,
             hubs: take_map(&mut ebpf, names::HUBS)?,
             slot_counters: take_map(&mut ebpf, names::SLOT_COUNTERS)?,
             drops: take_map(&mut ebpf, names::DROPS)?,
             ebpf,
-            uplink_pin: pins.path(names::FROM_UPLINK),
         })
     }
 
     /// The table of the host's addresses; once.
     pub(crate) fn host_addresses(&mut self) -> Result<HostAddresses, BpfError> {
         take_map(&mut self.ebpf, names::HOST_ADDRESSES).map(HostAddresses::new)
+    }
+
+    /// The program on the uplinks and their table; once.
+    pub(crate) fn uplinks(&mut self, pins: &PinDir) -> Result<Uplinks, BpfError> {
+        let table = take_map(&mut self.ebpf, names::UPLINKS)?;
+        Uplinks::new(self.program(names::FROM_UPLINK)?, table, pins)
     }
 
     /// Takes the connections of the host's own sockets to published ports to the slots. The programs
@@ -174,39 +163,6 @@ impl Steering {
 }
 
 impl Steering {
-    /// Attaches to the uplink, beside whatever programs others have there. The tcx link is pinned, so
-    /// the program stays when the daemon is killed.
-    fn attach_uplink(&mut self, interface: &str) -> Result<(), BpfError> {
-        let what = || format!("attach {} to uplink {interface}", names::FROM_UPLINK);
-        let program = self
-            .ebpf
-            .program_mut(names::FROM_UPLINK)
-            .ok_or_else(|| missing("program", names::FROM_UPLINK))?;
-        let program: &mut SchedClassifier =
-            program.try_into().map_err(|e| BpfError::new(what(), &e))?;
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let link = program
-            .attach_with_options(interface, TcAttachType::Ingress, order)
-            .and_then(|id| program.take_link(id))
-            .map_err(|e| BpfError::new(what(), &e))?;
-        let link = FdLink::try_from(link).map_err(|e| BpfError::new(what(), &e))?;
-        let path = &self.uplink_pin;
-        link.pin(path)
-            .map_err(|e| BpfError::new(format!("pin {}", path.display()), &e))?;
-        Ok(())
-    }
-
-    /// Removing the pin removes the link, and with it the program from the interface.
-    fn detach_uplink(&self) -> Result<(), BpfError> {
-        match fs::remove_file(&self.uplink_pin) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(BpfError::new(
-                format!("unpin {}", self.uplink_pin.display()),
-                &e,
-            )),
-            _ => Ok(()),
-        }
-    }
-
     fn write_policy(&mut self, policy: &CompiledPolicy) -> Result<(), MapError> {
         for (key, node) in &policy.nodes {
             self.policy.insert(&trie_key(key), Plain(*node), 0)?;
@@ -275,33 +231,6 @@ impl Datapath for Steering {
             }
         }
         Ok(counters(sum))
-    }
-
-    /// The program is on the new interface before anything leaves through it.
-    fn follow_uplink(&mut self, uplink: Option<&Uplink>) -> Result<(), BpfError> {
-        let before = self.uplink_ifindex;
-        let ifindex = uplink.map(|uplink| uplink.ifindex);
-        if ifindex != before {
-            self.detach_uplink()?;
-            if let Some(uplink) = uplink {
-                self.attach_uplink(&uplink.name)?;
-            }
-        }
-        if let Some(uplink) = uplink {
-            let addresses = abi::Uplink {
-                v4: uplink.address.into(),
-                v6: uplink.address6.map_or(Address::ANY, Into::into),
-            };
-            self.uplinks
-                .insert(uplink.ifindex, Plain(addresses), 0)
-                .map_err(|e| BpfError::new("write the uplink's addresses", &e))?;
-        }
-        if let Some(before) = before.filter(|_| ifindex != before) {
-            ignore_missing(self.uplinks.remove(&before))
-                .map_err(|e| BpfError::new("forget the last uplink", &e))?;
-        }
-        self.uplink_ifindex = ifindex;
-        Ok(())
     }
 
     fn drops(&self) -> Result<Vec<u64>, BpfError> {
@@ -377,7 +306,7 @@ fn trie_key(key: &PolicyKey) -> Key<PolicyPrefix> {
     Key::new(key.prefix_length, [key.policy, a, b, c, d])
 }
 
-fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {

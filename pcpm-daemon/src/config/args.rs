@@ -49,9 +49,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "CIDR|off")]
     pub(crate) pool_cidr6: Option<String>,
 
-    /// Interface that leads to the world [default: auto, the one of the default route]
-    #[arg(long, value_name = "auto|IFACE")]
-    pub(crate) uplink: Option<String>,
+    /// Interfaces that lead to the world, also given several times [default: auto, those of the default routes]
+    #[arg(long, value_name = "auto|IFACE,...", value_delimiter = ',')]
+    pub(crate) uplink: Option<Vec<String>>,
 
     /// Checks the host, prints what was found and exits: 0 if the daemon can run, 1 if not
     #[arg(long, conflicts_with = "print_config")]

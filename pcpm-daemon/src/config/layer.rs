@@ -21,7 +21,7 @@ pub(super) struct Layer {
     pub(super) ready: Option<Given<i64>>,
     pub(super) pool_cidr: Option<Given<String>>,
     pub(super) pool_cidr6: Option<Given<String>>,
-    pub(super) uplink: Option<Given<String>>,
+    pub(super) uplink: Option<Given<Vec<String>>>,
     pub(super) refill_workers: Option<Given<i64>>,
     pub(super) nat_ports: Option<Given<String>>,
     pub(super) nat_flows: Option<Given<i64>>,
@@ -91,7 +91,7 @@ impl Layer {
             ready: root.integer("ready")?,
             pool_cidr: root.text("pool_cidr")?,
             pool_cidr6: root.text("pool_cidr6")?,
-            uplink: root.text("uplink")?,
+            uplink: root.text_or_texts("uplink")?,
             refill_workers: refill.integer("workers")?,
             nat_ports: nat.text("ports")?,
             nat_flows: nat.integer("flows")?,
@@ -240,6 +240,22 @@ impl<'a> Table<'a> {
         let found = self.value(key, "a string", DeValue::as_str)?;
         Ok(found.map(|(origin, text)| Given {
             value: text.to_owned(),
+            origin,
+        }))
+    }
+
+    /// One string, or a list of them.
+    fn text_or_texts(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<Given<Vec<String>>>, ConfigError> {
+        let entry = self.entries.and_then(|entries| entries.get(key));
+        if entry.is_none_or(|entry| entry.get_ref().as_str().is_none()) {
+            return self.texts(key);
+        }
+        let text = self.text(key)?;
+        Ok(text.map(|Given { value, origin }| Given {
+            value: vec![value],
             origin,
         }))
     }

@@ -42,8 +42,8 @@ pub(crate) struct Config {
     pub(crate) pool_cidr: Ipv4Net,
     /// IPv6 addresses of the slots.
     pub(crate) pool_cidr6: PoolV6,
-    /// The host's way out.
-    pub(crate) uplink: Uplink,
+    /// The host's ways out.
+    pub(crate) uplink: UplinkSetting,
     /// How slots are made.
     pub(crate) refill: Refill,
     /// How slots reach the world.
@@ -69,13 +69,13 @@ pub(crate) struct PoolV6 {
     pub(crate) is_asked_for: bool,
 }
 
-/// Which interface of the host leads to the world.
+/// Which interfaces of the host lead to the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Uplink {
-    /// The one of the default route.
+pub(crate) enum UplinkSetting {
+    /// Those that a default route leads out of.
     Auto,
-    /// The one with this name.
-    Interface(String),
+    /// Those with these names, at least one.
+    Interfaces(Vec<String>),
 }
 
 /// How slots are made.

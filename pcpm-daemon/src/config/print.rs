@@ -4,7 +4,7 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::validate::socket_in;
-use super::{Access, Config, DefaultPolicy, PoolV6, PortRange, Principal, Uplink};
+use super::{Access, Config, DefaultPolicy, PoolV6, PortRange, Principal, UplinkSetting};
 use crate::pool::{Quota, Quotas};
 
 const HEAD: &str = "\
@@ -56,9 +56,10 @@ fn pool(file: &mut Printer, config: &Config) {
         &quoted(&config.pool_cidr6),
     );
     file.about(&[
-        "Interface that leads to the world: its name, or auto for the one of the default route.",
+        "Interfaces that lead to the world: a name, a list of names, or auto for those that a default route",
+        "leads out of.",
     ]);
-    file.set("uplink", &quoted(&config.uplink));
+    file.set("uplink", &uplink(&config.uplink));
 }
 
 fn tables(file: &mut Printer, config: &Config) {
@@ -167,6 +168,16 @@ impl Printer {
     }
 }
 
+fn uplink(setting: &UplinkSetting) -> toml::Value {
+    match setting {
+        UplinkSetting::Auto => quoted(&"auto"),
+        UplinkSetting::Interfaces(names) => match names.as_slice() {
+            [name] => quoted(name),
+            names => toml::Value::Array(names.iter().map(|name| quoted(name)).collect()),
+        },
+    }
+}
+
 fn quoted(value: &dyn Display) -> toml::Value {
     toml::Value::String(value.to_string())
 }
@@ -186,15 +197,6 @@ impl Display for PoolV6 {
             Some(prefix) => prefix.fmt(f),
             None => f.write_str("off"),
         }
-    }
-}
-
-impl Display for Uplink {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Interface(name) => name,
-        })
     }
 }
 

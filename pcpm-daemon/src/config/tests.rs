@@ -288,7 +288,40 @@ fn interface_names_are_checked() {
         );
     }
     let config = from_options(&["--uplink", "enp0s31f6"]).unwrap();
-    assert_eq!(config.uplink, Uplink::Interface("enp0s31f6".to_owned()));
+    assert_eq!(config.uplink, interfaces(&["enp0s31f6"]));
+}
+
+fn interfaces(names: &[&str]) -> UplinkSetting {
+    UplinkSetting::Interfaces(names.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn several_uplinks_are_a_list_in_the_file_and_commas_or_repetition_on_the_command_line() {
+    let both = interfaces(&["eth0", "wlan0"]);
+    let written = parse("uplink = [\"eth0\", \"wlan0\"]").unwrap();
+    let commas = from_options(&["--uplink", "eth0,wlan0"]).unwrap();
+    let repeated = from_options(&["--uplink", "eth0", "--uplink", "wlan0"]).unwrap();
+    for config in [written, commas, repeated] {
+        assert_eq!(config.uplink, both);
+    }
+    assert_eq!(
+        parse("uplink = \"auto\"").unwrap().uplink,
+        UplinkSetting::Auto
+    );
+}
+
+#[test]
+fn a_list_of_uplinks_that_makes_no_sense_is_refused() {
+    let cases = [
+        ("uplink = []", "names no interface"),
+        ("uplink = [\"auto\", \"eth0\"]", "'auto' stands alone"),
+        ("uplink = [\"eth0\", 1]", "must be a list of strings"),
+        ("uplink = 7", "must be a list of strings"),
+    ];
+    for (text, reason) in cases {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(reason), "{text}: {error}");
+    }
 }
 
 #[test]
@@ -388,13 +421,12 @@ fn any_path() -> impl Strategy<Value = PathBuf> {
     "/[a-zA-Z0-9 .\"'\\\\#=äß_-]{1,40}x".prop_map(PathBuf::from)
 }
 
-fn any_uplink() -> impl Strategy<Value = Uplink> {
+fn any_uplink() -> impl Strategy<Value = UplinkSetting> {
+    let name = "[b-z\"'\\\\][a-z0-9.@-]{0,14}";
+    let names = proptest::collection::btree_set(name, 1..4);
     prop_oneof![
-        Just(Uplink::Auto),
-        "[a-z\"'\\\\][a-z0-9.@-]{0,14}".prop_map(|name| match name.as_str() {
-            "auto" => Uplink::Auto,
-            _ => Uplink::Interface(name),
-        }),
+        Just(UplinkSetting::Auto),
+        names.prop_map(|names| UplinkSetting::Interfaces(names.into_iter().collect())),
     ]
 }
 

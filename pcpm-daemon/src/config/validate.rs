@@ -1,6 +1,6 @@
 //! Which values can be used. Every reason names the value and what was expected of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer};
 use super::{
     Access, Api, Config, DefaultPolicy, Nat, Policy, PoolV6, PortRange, Principal, Publish, Refill,
-    Uplink,
+    UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
 
@@ -60,7 +60,7 @@ impl Default for Config {
                 prefix: Some(POOL_PREFIX),
                 is_asked_for: false,
             },
-            uplink: Uplink::Auto,
+            uplink: UplinkSetting::Auto,
             refill: Refill { workers: 2 },
             nat: Nat {
                 ports: PortRange {
@@ -360,14 +360,29 @@ fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
-fn uplink(text: String) -> Result<Uplink, String> {
-    if text == "auto" {
-        return Ok(Uplink::Auto);
+fn uplink(names: Vec<String>) -> Result<UplinkSetting, String> {
+    match names.as_slice() {
+        [] => Err("the list names no interface".to_owned()),
+        [name] if name == "auto" => Ok(UplinkSetting::Auto),
+        names if names.iter().any(|name| name == "auto") => {
+            Err("'auto' stands alone, not beside names".to_owned())
+        }
+        _ => names
+            .iter()
+            .try_for_each(|name| interface_name(name))
+            .map(|()| {
+                let mut seen = BTreeSet::new();
+                let once = names.into_iter().filter(|name| seen.insert(name.clone()));
+                UplinkSetting::Interfaces(once.collect())
+            }),
     }
+}
+
+fn interface_name(text: &str) -> Result<(), String> {
     let usable = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
     let dots = text == "." || text == "..";
     if (1..=INTERFACE_NAME_BYTES).contains(&text.len()) && text.chars().all(usable) && !dots {
-        return Ok(Uplink::Interface(text));
+        return Ok(());
     }
     Err(format!(
         "{text:?} is neither 'auto' nor the name of an interface (1 to {INTERFACE_NAME_BYTES} bytes)"

@@ -8,12 +8,12 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::BpfHelper;
 use ipnet::Ipv4Net;
-use pcpm_api::types::{Check, CheckStatus};
+use pcpm_api::types::{self, Check, CheckStatus};
 use pcpm_ebpf::abi::GATEWAY_V4;
 
 use super::{Feature, HostFacts, LockState, Probe, SocketUse};
 use crate::api::Access;
-use crate::config::{Config, PortRange, Uplink};
+use crate::config::{Config, PortRange, UplinkSetting};
 use crate::open_files;
 
 /// tcx, by which the uplink keeps other people's programs, is there since then. Everything else is
@@ -75,7 +75,7 @@ pub(crate) fn checks(config: &Config, host: &dyn HostFacts) -> Vec<Check> {
         net_namespaces(config, host),
         pool_cidr(config, host),
         pool_cidr6(config, host),
-        uplink(config, host),
+        uplinks(config, host),
         nat_ports(config, host),
         state_directory(config, host),
         state_lock(config, host),
@@ -291,31 +291,42 @@ fn gateway() -> String {
     Ipv4Addr::from(GATEWAY_V4).to_string()
 }
 
-fn uplink(config: &Config, host: &dyn HostFacts) -> Check {
+fn uplinks(config: &Config, host: &dyn HostFacts) -> Check {
     let name = "uplink";
-    match (host.uplink(), &config.uplink) {
-        (Ok(Some(uplink)), _) => {
-            let detail = format!("{} {} mtu {}", uplink.interface, uplink.address, uplink.mtu);
-            ok(name, detail)
-        }
-        (Ok(None), Uplink::Auto) => warning(
+    let facts = match host.uplinks() {
+        Ok(facts) => facts,
+        Err(e) => return unknown(name, e),
+    };
+    let usable: Vec<_> = facts.usable.iter().map(described).collect();
+    let refused = facts.refused.join("; ");
+    let alone = "slots reach each other and the host only";
+    match (usable.is_empty(), refused.is_empty(), &config.uplink) {
+        (false, true, _) => ok(name, usable.join(", ")),
+        (false, false, _) => warning(
             name,
-            "no default route: slots reach each other and the host only",
-            "add a default route, or name the interface with --uplink, and start again",
+            format!("{}; {refused}", usable.join(", ")),
+            "what slots send that way is dropped; name the interfaces to use with --uplink",
         ),
-        (Ok(None), Uplink::Interface(interface)) => {
-            let advice = "name an interface that is up and has an IPv4 address, or auto";
-            failed(name, format!("{interface} cannot be used"), advice)
-        }
-        (Err(e), Uplink::Auto) => warning(
+        (true, true, UplinkSetting::Auto) => warning(
             name,
-            format!("{e}: slots reach each other and the host only"),
+            format!("no default route: {alone}"),
+            "add a default route, or name the interface with --uplink",
+        ),
+        (true, _, UplinkSetting::Auto) => warning(
+            name,
+            format!("{refused}: {alone}"),
             "name another interface with --uplink",
         ),
-        (Err(e), Uplink::Interface(_)) => {
-            failed(name, e, "name another interface with --uplink, or auto")
-        }
+        (true, _, UplinkSetting::Interfaces(_)) => failed(
+            name,
+            refused,
+            "name an interface that is there and has an address, or auto",
+        ),
     }
+}
+
+fn described(uplink: &types::Uplink) -> String {
+    format!("{} {} mtu {}", uplink.interface, uplink.address, uplink.mtu)
 }
 
 fn nat_ports(config: &Config, host: &dyn HostFacts) -> Check {

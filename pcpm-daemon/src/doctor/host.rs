@@ -16,9 +16,10 @@ use nix::sys::socket::{
 };
 use nix::sys::statfs::{self, FsType, statfs};
 use nix::unistd::{AccessFlags, access};
-use pcpm_api::types;
 
-use super::{Fact, Feature, HostFacts, Limit, LockState, NetworkFacts, Place, Probe, SocketUse};
+use super::{
+    Fact, Feature, HostFacts, Limit, LockState, NetworkFacts, Place, Probe, SocketUse, UplinkFacts,
+};
 use crate::bpf::control_group;
 use crate::config::PortRange;
 use crate::lock_file::{self, Holder};
@@ -135,8 +136,8 @@ impl HostFacts for Host {
         has_ipv6()
     }
 
-    fn uplink(&self) -> Fact<Option<types::Uplink>> {
-        self.network.uplink.clone()
+    fn uplinks(&self) -> Fact<UplinkFacts> {
+        self.network.uplinks.clone()
     }
 
     fn conflict(&self) -> Fact<Option<String>> {
@@ -252,7 +253,7 @@ mod tests {
 
     fn host() -> Host {
         Host::new(NetworkFacts {
-            uplink: Ok(None),
+            uplinks: Ok(UplinkFacts::default()),
             conflict: Ok(None),
         })
     }

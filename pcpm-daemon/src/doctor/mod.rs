@@ -49,8 +49,8 @@ pub(crate) trait HostFacts {
     fn lock(&self, state_dir: &Path) -> Fact<LockState>;
     /// What is at the path of the socket.
     fn socket(&self, path: &Path) -> Fact<SocketUse>;
-    /// The configured interface that leads to the world; `None` where there is none.
-    fn uplink(&self) -> Fact<Option<types::Uplink>>;
+    /// The interfaces that lead to the world.
+    fn uplinks(&self) -> Fact<UplinkFacts>;
     /// Whether the kernel has IPv6.
     fn has_ipv6(&self) -> bool;
     /// A route or address of the host, not the daemon's own, that overlaps the pool, named as an
@@ -64,10 +64,18 @@ pub(crate) type Fact<T> = Result<T, String>;
 /// The facts that come by netlink, gathered by the module that owns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetworkFacts {
-    /// See [`HostFacts::uplink`].
-    pub(crate) uplink: Fact<Option<types::Uplink>>,
+    /// See [`HostFacts::uplinks`].
+    pub(crate) uplinks: Fact<UplinkFacts>,
     /// See [`HostFacts::conflict`].
     pub(crate) conflict: Fact<Option<String>>,
+}
+
+/// Interfaces that lead to the world.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct UplinkFacts {
+    pub(crate) usable: Vec<types::Uplink>,
+    /// Why others cannot be used.
+    pub(crate) refused: Vec<String>,
 }
 
 /// A part of BPF that the kernel programs use.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pcpm_api::types::{Check, CheckStatus};
 
 use super::*;
-use crate::config::{Config, Uplink};
+use crate::config::{Config, UplinkSetting};
 
 /// A host where everything is well; each test spoils one thing.
 struct FakeHost {
@@ -24,7 +24,7 @@ struct FakeHost {
     control_groups: Option<PathBuf>,
     lock: LockState,
     socket: SocketUse,
-    uplink: Fact<Option<types::Uplink>>,
+    uplinks: UplinkFacts,
     conflict: Fact<Option<String>>,
     has_ipv6: bool,
 }
@@ -54,13 +54,22 @@ fn good() -> FakeHost {
         control_groups: Some("/sys/fs/cgroup".into()),
         lock: LockState::Free,
         socket: SocketUse::Free,
-        uplink: Ok(Some(types::Uplink {
-            interface: "eth0".to_owned(),
-            address: "192.0.2.7".to_owned(),
-            mtu: 1500,
-        })),
+        uplinks: uplinks(&["eth0"], &[]),
         conflict: Ok(None),
         has_ipv6: true,
+    }
+}
+
+fn uplinks(usable: &[&str], refused: &[&str]) -> UplinkFacts {
+    let usable = usable.iter().map(|name| types::Uplink {
+        interface: (*name).to_owned(),
+        address: "192.0.2.7".to_owned(),
+        address6: None,
+        mtu: 1500,
+    });
+    UplinkFacts {
+        usable: usable.collect(),
+        refused: refused.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -116,8 +125,8 @@ impl HostFacts for FakeHost {
     fn socket(&self, _: &Path) -> Fact<SocketUse> {
         Ok(self.socket.clone())
     }
-    fn uplink(&self) -> Fact<Option<types::Uplink>> {
-        self.uplink.clone()
+    fn uplinks(&self) -> Fact<UplinkFacts> {
+        Ok(self.uplinks.clone())
     }
     fn has_ipv6(&self) -> bool {
         self.has_ipv6
@@ -372,28 +381,36 @@ fn a_pool_of_public_addresses_is_warned_of() {
 #[test]
 fn a_host_without_a_way_out_is_warned_of_unless_one_was_named() {
     let host = FakeHost {
-        uplink: Ok(None),
+        uplinks: UplinkFacts::default(),
         ..good()
     };
     let words = ["slots reach each other and the host only"];
     assert_complaint(&host, CheckStatus::Warning, "uplink", &words);
 
     let named = Config {
-        uplink: Uplink::Interface("wan0".to_owned()),
+        uplink: UplinkSetting::Interfaces(vec!["wan0".to_owned()]),
         ..Config::default()
     };
-    assert_complaint_with(&named, &host, CheckStatus::Failed, "uplink", &["wan0"]);
     let host = FakeHost {
-        uplink: Err("find wan0: no such interface".to_owned()),
+        uplinks: uplinks(&[], &["use wan0 as uplink: there is no such interface"]),
         ..good()
     };
-    assert_complaint_with(
-        &named,
-        &host,
-        CheckStatus::Failed,
-        "uplink",
-        &["find wan0: no such interface"],
-    );
+    let words = ["use wan0 as uplink: there is no such interface"];
+    assert_complaint_with(&named, &host, CheckStatus::Failed, "uplink", &words);
+    assert_complaint(&host, CheckStatus::Warning, "uplink", &words);
+}
+
+#[test]
+fn one_usable_uplink_is_enough_and_the_others_are_warned_of() {
+    let host = FakeHost {
+        uplinks: uplinks(
+            &["eth0"],
+            &["use tun0 as uplink: it is not an Ethernet interface"],
+        ),
+        ..good()
+    };
+    let words = ["eth0 192.0.2.7", "tun0"];
+    assert_complaint(&host, CheckStatus::Warning, "uplink", &words);
 }
 
 #[test]
@@ -532,7 +549,7 @@ fn what_cannot_be_found_out_is_a_warning() {
 #[test]
 fn the_report_has_a_line_for_each_check_and_the_advice_below() {
     let host = FakeHost {
-        uplink: Ok(None),
+        uplinks: UplinkFacts::default(),
         ..good()
     };
     let checks = checks(&Config::default(), &host);

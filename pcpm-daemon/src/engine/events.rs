@@ -20,7 +20,7 @@ pub(super) enum Happening {
     Retired,
     Failed { reason: String },
     Exhausted { waiting: u32 },
-    Uplink { now: Option<types::Uplink> },
+    Uplinks { now: Vec<types::Uplink> },
 }
 
 impl Happening {
@@ -33,7 +33,7 @@ impl Happening {
             Self::Retired => "retired",
             Self::Failed { .. } => "failed",
             Self::Exhausted { .. } => "exhausted",
-            Self::Uplink { .. } => "uplink",
+            Self::Uplinks { .. } => "uplink",
         }
     }
 
@@ -42,10 +42,13 @@ impl Happening {
             Self::Attached { source, took_us } => format!("{source}, {took_us} µs"),
             Self::Failed { reason } => reason.clone(),
             Self::Exhausted { waiting } => format!("{waiting} requests wait"),
-            Self::Uplink { now: Some(uplink) } => {
-                format!("{} {}", uplink.interface, uplink.address)
+            Self::Uplinks { now } if now.is_empty() => "none".to_owned(),
+            Self::Uplinks { now } => {
+                let each = now
+                    .iter()
+                    .map(|uplink| format!("{} {}", uplink.interface, uplink.address));
+                each.collect::<Vec<_>>().join(", ")
             }
-            Self::Uplink { now: None } => "none".to_owned(),
             Self::Ready | Self::Detached | Self::Updated | Self::Retired => String::new(),
         }
     }

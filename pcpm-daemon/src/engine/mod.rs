@@ -41,8 +41,7 @@ use crate::{
     api::Caller,
     bpf::Datapath,
     found::{Found, FoundSlot},
-    host_world,
-    net::{self, Uplink},
+    net,
     policy::{Policies, Ranges},
     pool::{self, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex},
     reservation::Reservations,
@@ -81,7 +80,7 @@ pub(crate) struct World {
     /// Prefix of the slots' IPv6 addresses, if they have some.
     pub(crate) pool_prefix6: Option<ipnet::Ipv6Net>,
     pub(crate) mtu: u32,
-    pub(crate) uplink: Option<types::Uplink>,
+    pub(crate) uplinks: Vec<types::Uplink>,
     /// Tells this life of the daemon from all others: when it began.
     pub(crate) life: u64,
 }
@@ -396,20 +395,11 @@ impl Engine {
         self.pool.counts().waiting > 0
     }
 
-    /// The host's way out is another one now. If the datapath cannot follow, there is none.
-    pub(crate) fn set_uplink(&mut self, uplink: Option<Uplink>) {
-        let followed = match self.datapath.follow_uplink(uplink.as_ref()) {
-            Ok(()) => uplink,
-            Err(error) => {
-                tracing::error!("{error}");
-                None
-            }
-        };
-        self.world.uplink = followed.as_ref().map(host_world::shown);
-        let now = Happening::Uplink {
-            now: self.world.uplink.clone(),
-        };
-        tracing::info!("uplink: {}", now.message());
+    /// The host's ways out are others now.
+    pub(crate) fn set_uplinks(&mut self, uplinks: Vec<types::Uplink>) {
+        self.world.uplinks.clone_from(&uplinks);
+        let now = Happening::Uplinks { now: uplinks };
+        tracing::info!("uplinks: {}", now.message());
         self.events.push(now, None, None);
         self.after_change();
     }

@@ -66,7 +66,7 @@ impl Bench {
             pool_cidr: "10.213.0.0/16".parse().unwrap(),
             pool_prefix6: "fd00:7063:706d::/64".parse().ok(),
             mtu: 1400,
-            uplink: None,
+            uplinks: Vec::new(),
             life: 7,
         };
         let (datapath, work) = (FakeDatapath::default(), FakeWork::default());

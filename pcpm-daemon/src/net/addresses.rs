@@ -1,6 +1,6 @@
 //! The addresses at which the host can be reached: those of a published port.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -10,8 +10,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::error::NetError;
 use super::netlink::Netlink;
 
-/// All global addresses in the socket's namespace, but for those of links with the alias `mark`.
-pub(super) fn of_host(socket: &mut Netlink, mark: &str) -> Result<BTreeSet<IpAddr>, NetError> {
+/// All global addresses in the socket's namespace with their links, but for those of links with the
+/// alias `mark`.
+pub(super) fn of_host(socket: &mut Netlink, mark: &str) -> Result<BTreeMap<IpAddr, u32>, NetError> {
     let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
     let mut addresses = AddressMessage::default();
     addresses.header.family = AddressFamily::Unspec;
@@ -35,13 +36,13 @@ fn has_alias(link: &LinkMessage, mark: &str) -> bool {
         .any(|attribute| matches!(attribute, LinkAttribute::IfAlias(alias) if alias == mark))
 }
 
-fn global(addresses: &[RouteNetlinkMessage], ours: &BTreeSet<u32>) -> BTreeSet<IpAddr> {
+fn global(addresses: &[RouteNetlinkMessage], ours: &BTreeSet<u32>) -> BTreeMap<IpAddr, u32> {
     let global = addresses.iter().filter_map(|message| match message {
         RouteNetlinkMessage::NewAddress(address)
             if address.header.scope == AddressScope::Universe
                 && !ours.contains(&address.header.index) =>
         {
-            own(address)
+            Some((own(address)?, address.header.index))
         }
         _ => None,
     });
@@ -100,8 +101,8 @@ mod tests {
         ];
         let found: Vec<_> = global(&messages, &BTreeSet::from([4]))
             .iter()
-            .map(ToString::to_string)
+            .map(|(address, link)| format!("{address} {link}"))
             .collect();
-        assert_eq!(found, ["192.0.2.2", "198.51.100.8", "2001:db8::2"]);
+        assert_eq!(found, ["192.0.2.2 2", "198.51.100.8 3", "2001:db8::2 2"]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
@@ -9,12 +10,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::NetError;
 
-/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_IFADDR` of
-/// linux/rtnetlink.h.
-const GROUPS: [u32; 4] = [1, 5, 7, 9];
+/// `RTNLGRP_LINK`, and `RTNLGRP_*_IFADDR` and `RTNLGRP_*_ROUTE` of both families, of linux/rtnetlink.h.
+const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 
-/// Changes come in bursts: an interface that comes up is many. The burst is over after this long.
+/// Changes come in bursts: an interface that comes up is many. The burst is over after this long
+/// without another change,
 const QUIET_MS: u16 = 100;
+
+/// or after this long: on a host that never rests the uplink is followed, too.
+const LONGEST_BURST: Duration = Duration::from_secs(1);
 
 /// The host's change notifications.
 pub(crate) struct HostChanges {
@@ -43,7 +47,8 @@ impl HostChanges {
         let wait = || -> io::Result<()> {
             self.readable(PollTimeout::NONE)?;
             self.discard()?;
-            while self.readable(PollTimeout::from(QUIET_MS))? {
+            let begun = Instant::now();
+            while begun.elapsed() < LONGEST_BURST && self.readable(PollTimeout::from(QUIET_MS))? {
                 self.discard()?;
             }
             Ok(())

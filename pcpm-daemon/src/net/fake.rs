@@ -2,18 +2,18 @@
 //!
 //! Clones share one record, so a test keeps one while the code under test has another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{
-    Conflict, CreateTimings, HostKernel, Hub, HubSpec, NetError, NewSlot, Programs, RetiredSlot,
-    SlotKernel, SlotSpec, Swept, Uplink, UplinkChoice,
+    Conflict, CreateTimings, FoundUplinks, HostKernel, Hub, HubSpec, NetError, NewSlot, Programs,
+    RetiredSlot, SlotKernel, SlotSpec, Swept, UplinkChoice,
 };
 
 /// What was asked of the kernel.
@@ -133,15 +133,15 @@ impl HostKernel for FakeKernel {
         Box::new(self.clone())
     }
 
-    fn find_uplink(&mut self, _: &UplinkChoice) -> Result<Option<Uplink>, NetError> {
-        Ok(None)
+    fn find_uplinks(&mut self, _: &UplinkChoice) -> Result<FoundUplinks, NetError> {
+        Ok(FoundUplinks::default())
     }
 
-    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError> {
-        Ok(BTreeSet::new())
+    fn addresses(&mut self) -> Result<BTreeMap<IpAddr, u32>, NetError> {
+        Ok(BTreeMap::new())
     }
 
-    fn conflict(&mut self, _: Ipv4Net) -> Result<Option<Conflict>, NetError> {
+    fn conflict(&mut self, _: IpNet) -> Result<Option<Conflict>, NetError> {
         Ok(None)
     }
 

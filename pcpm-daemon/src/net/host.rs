@@ -1,13 +1,13 @@
 //! The host as the daemon sees it: who is at home where, and one entry for each of its duties.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::error::NetError;
 use super::namespace;
@@ -15,7 +15,7 @@ use super::netlink::Netlink;
 use super::slot::SlotWorker;
 use super::tables::Tables;
 use super::{
-    Conflict, HostKernel, Hub, HubSpec, Programs, SlotKernel, Swept, Uplink, UplinkChoice,
+    Conflict, FoundUplinks, HostKernel, Hub, HubSpec, Programs, SlotKernel, Swept, UplinkChoice,
     addresses, cookie, hub, mark, sweep, uplink,
 };
 
@@ -92,15 +92,15 @@ impl HostKernel for Host {
         Box::new(SlotWorker::new(Arc::clone(&self.home), hubs, self.workers))
     }
 
-    fn find_uplink(&mut self, choice: &UplinkChoice) -> Result<Option<Uplink>, NetError> {
-        uplink::find(&self.tables()?, choice)
+    fn find_uplinks(&mut self, choice: &UplinkChoice) -> Result<FoundUplinks, NetError> {
+        Ok(uplink::find(&self.tables()?, choice))
     }
 
-    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError> {
+    fn addresses(&mut self) -> Result<BTreeMap<IpAddr, u32>, NetError> {
         addresses::of_host(&mut self.socket, &self.home.mark())
     }
 
-    fn conflict(&mut self, pool: Ipv4Net) -> Result<Option<Conflict>, NetError> {
+    fn conflict(&mut self, pool: IpNet) -> Result<Option<Conflict>, NetError> {
         Ok(self.tables()?.conflict(pool))
     }
 

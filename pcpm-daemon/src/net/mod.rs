@@ -11,7 +11,7 @@
 //! let mut host = Host::open(state_dir)?;           // "the host" is the caller's namespace
 //! let swept = host.sweep();                        // what a killed daemon left behind
 //! host.prepare()?;                                 // STATE_DIR/netns, STATE_DIR/hubs
-//! let uplink = host.find_uplink(&UplinkChoice::Auto)?;
+//! let found = host.find_uplinks(&UplinkChoice::Auto)?;
 //! let hubs: Arc<[Hub]> = (0..n).map(|h| host.create_hub(&hub_spec(h), &programs)).collect()?;
 //! let worker = host.worker(hubs.clone());          // one per refill thread, moved into it
 //! let slot = worker.create_slot(&spec)?;           // slot.netns, slot.timings
@@ -47,14 +47,14 @@ mod tc;
 mod tests;
 mod uplink;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
 
 pub(crate) use changes::HostChanges;
@@ -135,26 +135,41 @@ pub(crate) struct Programs {
     pub(crate) to_hub: OwnedFd,
 }
 
-/// How the operator chooses the host's way out.
+/// How the operator chooses the host's ways out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum UplinkChoice {
-    /// The interface of the default route with the lowest metric.
+    /// The interfaces that default routes lead out of.
     Auto,
-    /// This interface.
-    Named(String),
+    /// These interfaces.
+    Named(Vec<String>),
 }
 
-/// The host's way out.
+/// One of the host's ways out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Uplink {
     pub(crate) ifindex: u32,
     pub(crate) name: String,
-    /// Its first global address, which slots' packets are translated to.
-    pub(crate) address: Ipv4Addr,
-    /// Its first global IPv6 address that is to stay, if it has one.
-    pub(crate) address6: Option<Ipv6Addr>,
+    pub(crate) addresses: UplinkAddresses,
     /// In bytes.
     pub(crate) mtu: u32,
+}
+
+/// What slots' packets that leave through an uplink are translated to; at least one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UplinkAddresses {
+    /// Its first global address.
+    pub(crate) v4: Option<Ipv4Addr>,
+    /// Its first global IPv6 address that is to stay.
+    pub(crate) v6: Option<Ipv6Addr>,
+}
+
+/// What a look for uplinks comes to.
+#[derive(Debug, Default)]
+pub(crate) struct FoundUplinks {
+    /// As they were named, or the best default route first.
+    pub(crate) usable: Vec<Uplink>,
+    /// Interfaces that would be uplinks, and why they cannot be.
+    pub(crate) refused: Vec<NetError>,
 }
 
 /// Somebody else's address or route that the pool would collide with; displays as one line.
@@ -180,7 +195,7 @@ pub(crate) trait SlotKernel: Send {
     fn destroy_slots(&mut self, slots: Vec<RetiredSlot>) -> Vec<(u32, Result<(), NetError>)>;
 }
 
-/// The host: hubs, routes, uplink.
+/// The host: hubs, routes, uplinks.
 pub(crate) trait HostKernel: Send {
     /// Removes what an earlier daemon on the same state directory left behind.
     fn sweep(&mut self) -> Swept;
@@ -194,15 +209,14 @@ pub(crate) trait HostKernel: Send {
     /// Hands for one more worker thread. `hubs` by number.
     fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel>;
 
-    /// Finds the host's way out. `Ok(None)`: no default route. A named interface that does not
-    /// exist or cannot be an uplink is an error.
-    fn find_uplink(&mut self, choice: &UplinkChoice) -> Result<Option<Uplink>, NetError>;
+    /// Finds the host's ways out.
+    fn find_uplinks(&mut self, choice: &UplinkChoice) -> Result<FoundUplinks, NetError>;
 
-    /// The global addresses of the host's own links, of both families.
-    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError>;
+    /// The global addresses of the host's own links, of both families, with the link's index.
+    fn addresses(&mut self) -> Result<BTreeMap<IpAddr, u32>, NetError>;
 
     /// The first address or route of the host, not ours, that overlaps `pool` or the gateway.
-    fn conflict(&mut self, pool: Ipv4Net) -> Result<Option<Conflict>, NetError>;
+    fn conflict(&mut self, pool: IpNet) -> Result<Option<Conflict>, NetError>;
 
     /// The number by which kernel programs know the calling thread's network namespace.
     fn netns_cookie(&mut self) -> Result<u64, NetError>;

@@ -1,11 +1,11 @@
-//! What the host's network looks like now: links, addresses and IPv4 routes, read in one go.
+//! What the host's network looks like now: links, addresses and routes, read in one go.
 //!
 //! Pure questions about them are answered here; nothing is changed.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
@@ -43,8 +43,9 @@ pub(super) struct Address {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
-    pub(super) destination: Ipv4Net,
-    pub(super) ifindex: Option<u32>,
+    pub(super) destination: IpNet,
+    /// The links that it leads out of: several when it has several next hops.
+    pub(super) ifindexes: Vec<u32>,
     pub(super) metric: u32,
     pub(super) table: u32,
 }
@@ -66,12 +67,11 @@ impl Tables {
     pub(super) fn read(socket: &mut Netlink, mark: &str) -> Result<Self, NetError> {
         let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let addresses = AddressMessage::default();
-        let mut routes = RouteMessage::default();
-        routes.header.address_family = AddressFamily::Inet;
         let messages = [
             socket.dump("list links", links)?,
             socket.dump("list addresses", RouteNetlinkMessage::GetAddress(addresses))?,
-            socket.dump("list routes", RouteNetlinkMessage::GetRoute(routes))?,
+            socket.dump("list routes", all_routes(AddressFamily::Inet))?,
+            socket.dump("list IPv6 routes", all_routes(AddressFamily::Inet6))?,
         ];
         let mut tables = Self::default();
         for message in messages.into_iter().flatten() {
@@ -108,20 +108,23 @@ impl Tables {
             .map(|(_, address)| *address)
     }
 
-    /// The first address or route, not ours, that overlaps `pool` or is the gateway.
-    pub(super) fn conflict(&self, pool: Ipv4Net) -> Option<Conflict> {
+    /// The first address or route, not ours, that overlaps `pool` or is the gateway. Of IPv6
+    /// addresses their routes tell.
+    pub(super) fn conflict(&self, pool: IpNet) -> Option<Conflict> {
         let address = self.addresses.iter().find(|address| {
-            let taken = address.network.addr() == GATEWAY || overlap(address.network, pool);
+            let network = address.network.into();
+            let taken = address.network.addr() == GATEWAY || overlap(network, pool);
             taken && !self.is_ours(Some(address.ifindex))
         });
         let route = self.routes.iter().find(|route| {
-            !is_default(route.destination)
+            !route.is_default()
                 && overlap(route.destination, pool)
-                && !self.is_ours(route.ifindex)
+                && !self.is_ours(route.ifindex())
         });
         let address =
             address.map(|address| self.describe("address", address.network, Some(address.ifindex)));
-        let route = || route.map(|route| self.describe("route", route.destination, route.ifindex));
+        let route =
+            || route.map(|route| self.describe("route", route.destination, route.ifindex()));
         address.or_else(route)
     }
 
@@ -139,13 +142,14 @@ impl Tables {
     }
 }
 
-fn overlap(one: Ipv4Net, other: Ipv4Net) -> bool {
-    one.contains(&other.trunc()) || other.contains(&one.trunc())
+fn all_routes(family: AddressFamily) -> RouteNetlinkMessage {
+    let mut routes = RouteMessage::default();
+    routes.header.address_family = family;
+    RouteNetlinkMessage::GetRoute(routes)
 }
 
-/// VPNs write the default route as two halves to win over the host's own.
-fn is_default(destination: Ipv4Net) -> bool {
-    destination.prefix_len() <= 1
+fn overlap(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other.trunc()) || other.contains(&one.trunc())
 }
 
 fn read_link(message: &LinkMessage, mark: &str) -> Link {
@@ -211,33 +215,49 @@ fn read_route(message: &RouteMessage) -> Option<Route> {
     ) {
         return None;
     }
-    let mut address = Ipv4Addr::UNSPECIFIED;
+    let mut address = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
     let mut route = Route {
-        destination: Ipv4Net::default(),
-        ifindex: None,
+        destination: address.into(),
+        ifindexes: Vec::new(),
         metric: 0,
         table: u32::from(message.header.table),
     };
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(network)) => address = *network,
-            RouteAttribute::Oif(index) => route.ifindex = Some(*index),
+            RouteAttribute::Destination(RouteAddress::Inet(network)) => address = (*network).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(network)) => {
+                address = (*network).into();
+            }
+            RouteAttribute::Oif(index) => route.ifindexes = vec![*index],
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Table(table) => route.table = *table,
             RouteAttribute::MultiPath(hops) => {
-                route.ifindex = hops.first().map(|hop| hop.interface_index);
+                route.ifindexes = hops.iter().map(|hop| hop.interface_index).collect();
             }
             _ => {}
         }
     }
-    route.destination = Ipv4Net::new(address, message.header.destination_prefix_length).ok()?;
+    route.destination = IpNet::new(address, message.header.destination_prefix_length).ok()?;
     Some(route)
 }
 
 impl Route {
-    /// In the table that packets take without a rule for them.
-    pub(super) fn is_default_way(&self) -> bool {
-        self.destination.prefix_len() == 0 && self.table == RT_TABLE_MAIN
+    /// VPNs write the default route as two halves to win over the host's own.
+    pub(super) fn is_default(&self) -> bool {
+        self.destination.prefix_len() <= 1
+    }
+
+    /// Whether it is of the table that packets take without a rule for them.
+    pub(super) fn is_main(&self) -> bool {
+        self.table == RT_TABLE_MAIN
+    }
+
+    fn ifindex(&self) -> Option<u32> {
+        self.ifindexes.first().copied()
     }
 }
 
@@ -245,7 +265,7 @@ impl Route {
 mod tests {
     use super::*;
 
-    fn net(text: &str) -> Ipv4Net {
+    fn net(text: &str) -> IpNet {
         text.parse().unwrap()
     }
 
@@ -266,7 +286,7 @@ mod tests {
         let mut tables = tables();
         tables.routes.push(Route {
             destination: net(destination),
-            ifindex: Some(ifindex),
+            ifindexes: vec![ifindex],
             metric: 0,
             table: RT_TABLE_MAIN,
         });
@@ -277,7 +297,7 @@ mod tests {
         let mut tables = tables();
         tables.addresses.push(Address {
             ifindex,
-            network: net(network),
+            network: network.parse().unwrap(),
             is_primary: true,
         });
         tables

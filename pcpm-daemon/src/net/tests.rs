@@ -165,7 +165,7 @@ fn a_slot_is_configured_as_ordered() {
         assert_eq!(links[1..], [("eth0", 1400)]);
         let eth0 = inside.addresses.iter().find(|address| address.is_primary);
         assert_eq!(eth0.unwrap().network.to_string(), "10.213.0.7/32");
-        assert!(inside.routes[0].is_default_way());
+        assert!(inside.routes[0].is_default() && inside.routes[0].is_main());
         let low_ports = sysctl_in(&slot.netns, "ipv4/ip_unprivileged_port_start");
         assert_eq!(low_ports, "0");
         let pingers = sysctl_in(&slot.netns, "ipv4/ping_group_range");

@@ -40,11 +40,9 @@ fn headline(status: &Status, look: Look) -> String {
 }
 
 fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
-    let mut rows = vec![
-        field("pool", Cell::new(&status.pool_cidr)),
-        field("uplink", uplink(status.uplink.as_ref())),
-        field("slots", slots(&status.slots)),
-    ];
+    let mut rows = vec![field("pool", Cell::new(&status.pool_cidr))];
+    rows.extend(uplinks(&status.uplinks));
+    rows.extend([field("slots", slots(&status.slots))]);
     if look.aligned {
         rows.push(field("", bar(&status.slots)));
     }
@@ -67,18 +65,26 @@ fn field(name: &str, value: Cell) -> Vec<Cell> {
     vec![Cell::painted(Hue::Title, name), value]
 }
 
-fn uplink(uplink: Option<&Uplink>) -> Cell {
-    match uplink {
-        Some(Uplink {
-            interface,
-            address,
-            mtu,
-        }) => Cell::new(format!("{interface}, {address}, mtu {mtu}")),
-        None => Cell::painted(
-            Hue::Warning,
-            "no uplink: slots reach each other and the host only",
-        ),
+fn uplinks(uplinks: &[Uplink]) -> Vec<Vec<Cell>> {
+    if uplinks.is_empty() {
+        let alone = "no uplink: slots reach each other and the host only";
+        return vec![field("uplink", Cell::painted(Hue::Warning, alone))];
     }
+    let names = std::iter::once("uplink").chain(std::iter::repeat(""));
+    let rows = names.zip(uplinks);
+    rows.map(|(name, each)| field(name, uplink(each))).collect()
+}
+
+fn uplink(uplink: &Uplink) -> Cell {
+    let Uplink {
+        interface,
+        address,
+        address6,
+        mtu,
+    } = uplink;
+    let other = address6.as_ref().filter(|other| *other != address);
+    let other = other.map_or_else(String::new, |other| format!(", {other}"));
+    Cell::new(format!("{interface}, {address}{other}, mtu {mtu}"))
 }
 
 /// States with their share of the pool, in the order of the bar, and the sign they have there.
@@ -320,6 +326,7 @@ mod tests {
                 ..RefillTotals::default()
             },
             uplink: None,
+            uplinks: Vec::new(),
             published_ports: 3,
             clients: 1,
             memory: Memory {
