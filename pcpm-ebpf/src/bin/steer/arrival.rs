@@ -9,7 +9,7 @@ use pcpm_ebpf::{
 
 use crate::{
     flows::{self, Receiver},
-    fragments, inbound, rewrite,
+    fragments, global, inbound, rewrite,
     skb::Skb,
 };
 
@@ -41,8 +41,8 @@ fn packet(
         return Ok(None);
     };
     fragments::let_others_arrive(frame, receiver.slot, receiver.epoch)?;
-    rewrite::destination(
-        skb,
+    global::rewrite_destination(
+        *skb,
         frame,
         transport,
         &receiver.inside(config, frame.family),
@@ -60,7 +60,7 @@ fn error(skb: &Skb, config: &Config, frame: &Frame) -> Result<Option<Receiver>, 
         return Ok(None);
     };
     let inside = receiver.inside(config, frame.family);
-    rewrite::quoted_source(skb, frame, quote, &inside)?;
+    global::rewrite_quoted_source(*skb, frame, quote, &inside)?;
     rewrite::error_destination(skb, frame, &inside.address)?;
     Ok(Some(receiver))
 }
@@ -72,9 +72,10 @@ fn later_fragment(
     config: &Config,
     frame: &Frame,
 ) -> Result<Option<Receiver>, DropReason> {
-    let Some(receiver) = fragments::arrived_at(frame) else {
+    let mut receiver = Receiver::default();
+    if !global::arrived_at(frame, &mut receiver) {
         return Ok(None);
-    };
+    }
     rewrite::ip_destination(
         skb,
         frame,

@@ -11,6 +11,7 @@ use pcpm_ebpf::{
 
 use crate::{
     flows::now_ns,
+    global,
     maps::{self, DROP_EVENTS, DROP_WINDOWS},
     skb::Skb,
 };
@@ -43,12 +44,12 @@ impl From<DropReason> for Dropped {
 pub(crate) fn count(skb: &Skb, hop: Hop, dropped: Dropped) {
     maps::count_reason(dropped.reason);
     maps::count_dropped(dropped.slot);
-    sample(*skb, hop as u32, dropped.slot, dropped.reason as u32);
+    global::sample_drop(*skb, hop as u32, dropped.slot, dropped.reason as u32);
 }
 
-/// A function of its own: it is called where a program ends, and would be there many times.
-#[inline(never)]
-fn sample(skb: Skb, hop: u32, slot: u32, reason: u32) -> u32 {
+/// Samples a packet that is dropped for the `reason` with this number.
+#[inline(always)]
+pub(crate) fn sample(skb: Skb, hop: u32, slot: u32, reason: u32) {
     let key = DropKey {
         slot,
         epoch: maps::attachment(slot).map_or(0, |word| word.epoch()),
@@ -60,7 +61,6 @@ fn sample(skb: Skb, hop: u32, slot: u32, reason: u32) -> u32 {
     {
         tell(&skb, hop, &key, window, now);
     }
-    0
 }
 
 /// This CPU's window of `key`, made if there is none.

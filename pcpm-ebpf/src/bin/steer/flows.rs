@@ -6,7 +6,7 @@
     reason = "flow entries are shared with other CPUs through raw pointers"
 )]
 
-use core::arch::asm;
+use core::{arch::asm, ptr};
 
 use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns};
 use pcpm_ebpf::{
@@ -18,7 +18,7 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    inbound,
+    global,
     maps::{self, FLOWS},
     names,
     policy::{self, Holder},
@@ -50,7 +50,7 @@ pub(crate) fn open_host_flow(
 }
 
 /// Whether a packet of `slot` answers the host.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn answers_host(
     slot: u32,
     word: AttachmentWord,
@@ -87,6 +87,7 @@ pub(crate) fn quoted_flow(quote: &Quote) -> Option<Receiver> {
 }
 
 /// Where a packet from the world belongs.
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Receiver {
     pub(crate) slot: u32,
     pub(crate) epoch: u32,
@@ -127,7 +128,7 @@ pub(crate) fn arriving_flow(
         && names::tells(transport, &holder)
         && !maps::is_host_address(&frame.source)
     {
-        names::learn(skb, frame.transport_offset, &holder);
+        global::learn_names(*skb, frame.transport_offset, &holder);
     }
     entry.follow(entry.flow.to_slot(), transport, now);
     Ok(Some(entry.receiver()))
@@ -171,12 +172,13 @@ pub(crate) struct Entry {
 }
 
 /// Reads the entry of `key` at `place`, and says whether all of it is.
-#[inline(never)]
-fn unseal(place: *mut SealedFlow, key: &FlowKey, flow: &mut Flow) -> bool {
+#[inline(always)]
+pub(crate) fn unseal(place: &mut SealedFlow, key: &FlowKey, flow: &mut Flow) -> bool {
+    let place = ptr::from_mut(place).cast::<u64>();
     // SAFETY: the pointer came from a lookup and is valid until the program ends; `SealedFlow`
     // consists of words. Another CPU may write meanwhile; what is read is used only if the seal is
     // whole.
-    let word = |index| unsafe { place.cast::<u64>().add(index).read_volatile() };
+    let word = |index| unsafe { place.add(index).read_volatile() };
     nat::unseal(key, word, flow)
 }
 
@@ -198,7 +200,8 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn at(place: *mut SealedFlow, key: &FlowKey) -> Option<Self> {
         let flow = maps::room_for_flow(key.kind)?;
-        unseal(place, key, flow).then_some(Self {
+        // SAFETY: the pointer came from a lookup and is valid until the program ends.
+        global::unseal(unsafe { &mut *place }, key, flow).then_some(Self {
             flow,
             protocol: key.protocol,
             place,
@@ -225,7 +228,7 @@ impl Entry {
     /// Whether the connection of the INGRESS key `key` exists, whose entry this is.
     #[inline(always)]
     pub(crate) fn stands(&self, key: &FlowKey, word: AttachmentWord, now: u64) -> bool {
-        self.is_live(word, now) && (!self.flow.is_inbound() || inbound::is_open(key, self.flow))
+        self.is_live(word, now) && (!self.flow.is_inbound() || global::is_open(key, self.flow))
     }
 
     #[inline(always)]

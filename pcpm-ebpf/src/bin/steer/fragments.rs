@@ -13,6 +13,7 @@ use pcpm_ebpf::{
 
 use crate::{
     flows::{Entry, Receiver, now_ns},
+    global,
     maps::{self, FRAGMENTS},
 };
 
@@ -25,44 +26,60 @@ pub(crate) fn let_others_follow(
     word: AttachmentWord,
     shown: &Address,
 ) -> Result<(), DropReason> {
+    if frame.fragment != Fragment::First {
+        return Ok(());
+    }
     let key = FlowKey::leaving_fragment(frame);
-    remember(frame, &key, slot, word.epoch(), shown)
+    // A copy: a constant stands in a map that a global function might write to.
+    let shown = *shown;
+    global::remember_first(&key, slot, word.epoch(), &shown)
 }
 
-/// Lets a later fragment of `slot` pass if the first one did, as one of the same address.
-#[inline(never)]
+/// Lets a later fragment of `slot` pass if the first one did, as one of the same address: `shown`.
+#[inline(always)]
 pub(crate) fn follow(
     frame: &Frame,
     slot: u32,
     word: AttachmentWord,
-) -> Result<Address, DropReason> {
+    shown: &mut Address,
+) -> Result<(), DropReason> {
     let key = FlowKey::leaving_fragment(frame);
     let entry = find(&key).ok_or(DropReason::Fragment)?;
     if entry.flow.slot != slot || !nat::may_go_on(entry.flow, word, now_ns()) {
         return Err(DropReason::Fragment);
     }
     forget_at_the_end(frame, &key);
-    Ok(entry.flow.translated_address)
+    *shown = entry.flow.translated_address;
+    Ok(())
 }
 
 /// Notes that a packet from the world was let pass to `slot`.
 #[inline(always)]
 pub(crate) fn let_others_arrive(frame: &Frame, slot: u32, epoch: u32) -> Result<(), DropReason> {
+    if frame.fragment != Fragment::First {
+        return Ok(());
+    }
     let key = FlowKey::arriving_fragment(frame);
-    remember(frame, &key, slot, epoch, &Address::ANY)
+    let shown = Address::ANY;
+    global::remember_first(&key, slot, epoch, &shown)
 }
 
-/// Whom the first fragment of a datagram from the world went to.
-#[inline(never)]
-pub(crate) fn arrived_at(frame: &Frame) -> Option<Receiver> {
+/// Whether the first fragment of a datagram from the world went to a slot, and to which `receiver`.
+#[inline(always)]
+pub(crate) fn arrived_at(frame: &Frame, receiver: &mut Receiver) -> bool {
     let key = FlowKey::arriving_fragment(frame);
-    let entry = find(&key)?;
-    let word = maps::attachment(entry.flow.slot).ok()?;
+    let Some(entry) = find(&key) else {
+        return false;
+    };
+    let Ok(word) = maps::attachment(entry.flow.slot) else {
+        return false;
+    };
     if !nat::may_go_on(entry.flow, word, now_ns()) {
-        return None;
+        return false;
     }
     forget_at_the_end(frame, &key);
-    Some(entry.receiver())
+    *receiver = entry.receiver();
+    true
 }
 
 /// A first fragment from the world begins another datagram than the one that had its
@@ -79,17 +96,14 @@ fn find(key: &FlowKey) -> Option<Entry> {
     Entry::at(FRAGMENTS.get_ptr_mut(key)?, key)
 }
 
-#[inline(never)]
-fn remember(
-    frame: &Frame,
+/// Notes that a first fragment was let pass.
+#[inline(always)]
+pub(crate) fn remember(
     key: &FlowKey,
     slot: u32,
     epoch: u32,
     shown: &Address,
 ) -> Result<(), DropReason> {
-    if frame.fragment != Fragment::First {
-        return Ok(());
-    }
     let shown = Endpoint {
         address: *shown,
         port: 0,

@@ -7,8 +7,8 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    drops::Dropped, flows, hairpin, maps, names, policy::Holder, rewrite::deliver, skb::Skb,
-    verdict::Verdict,
+    drops::Dropped, flows, global, hairpin, maps, names, policy::Holder, rewrite::deliver,
+    skb::Skb, verdict::Verdict,
 };
 
 #[inline(always)]
@@ -47,7 +47,7 @@ fn from_own_stack(skb: &Skb, frame: &Frame, receiver: &Holder) -> Result<(), Dro
     match skb.transport(frame) {
         Ok(transport) => {
             if names::tells(transport, receiver) {
-                names::learn(skb, frame.transport_offset, receiver);
+                global::learn_names(*skb, frame.transport_offset, receiver);
             }
             remember_host_flow(frame, transport, receiver)
         }

@@ -10,7 +10,7 @@ use pcpm_ebpf::{
 
 use crate::{
     drops::Dropped,
-    flows, fragments, hairpin,
+    fragments, global, hairpin,
     host::{self, Hop},
     maps, policy, ports, rewrite,
     skb::Skb,
@@ -61,7 +61,7 @@ fn to_this_host(
     match skb.transport(frame) {
         Ok(transport) => {
             if !is_gateway_ping(frame, transport)
-                && !flows::answers_host(slot, word, frame, transport)
+                && !global::answers_host(slot, word, frame, transport)
                 && !policy::opens_host(slot, word, frame, transport)
             {
                 return hairpin::leave(skb, slot, word, frame, transport);
@@ -71,7 +71,8 @@ fn to_this_host(
         }
         Err(DropReason::NotReply) => error_to_this_host(skb, slot, word, frame),
         Err(DropReason::Fragment) => {
-            let shown = fragments::follow(frame, slot, word)?;
+            let mut shown = Address::ANY;
+            global::follow_first(frame, slot, word, &mut shown)?;
             if shown == Address::ANY {
                 return Ok(Verdict::Pass);
             }
@@ -81,7 +82,7 @@ fn to_this_host(
     }
 }
 
-#[inline(never)]
+#[inline(always)]
 fn error_to_this_host(
     skb: &Skb,
     slot: u32,
@@ -89,7 +90,7 @@ fn error_to_this_host(
     frame: &Frame,
 ) -> Result<Verdict, DropReason> {
     let quote = skb.quote(frame)?;
-    if flows::concerns_host(slot, word, frame, quote) {
+    if global::concerns_host(slot, word, frame, quote) {
         return Ok(Verdict::Pass);
     }
     hairpin::error_leaves(skb, slot, word, frame, quote)
@@ -112,11 +113,12 @@ fn to_world(
         Ok(transport) => {
             let shown = ports::shown(skb, address, slot, word, frame, transport)?;
             fragments::let_others_follow(frame, slot, word, &shown.address)?;
-            rewrite::source(skb, frame, transport, shown)?;
+            global::rewrite_source(*skb, frame, transport, shown)?;
         }
         Err(DropReason::NotReply) => error_to_world(skb, slot, word, frame)?,
         Err(DropReason::Fragment) => {
-            let shown = fragments::follow(frame, slot, word)?;
+            let mut shown = Address::ANY;
+            global::follow_first(frame, slot, word, &mut shown)?;
             rewrite::ip_source(skb, frame, &shown)?;
         }
         Err(reason) => return Err(reason),
@@ -133,7 +135,7 @@ fn expired(slot: u32) -> Verdict {
 }
 
 /// An error about what a peer of the slot sent, for instance to a port that has been closed since.
-#[inline(never)]
+#[inline(always)]
 fn error_to_world(
     skb: &Skb,
     slot: u32,
@@ -142,6 +144,6 @@ fn error_to_world(
 ) -> Result<(), DropReason> {
     let quote = skb.quote(frame)?;
     let shown = ports::quoted_shown(slot, word, frame, quote).ok_or(DropReason::NotReply)?;
-    rewrite::quoted_destination(skb, frame, quote, shown)?;
+    global::rewrite_quoted_destination(*skb, frame, quote, shown)?;
     rewrite::error_source(skb, frame, &shown.address)
 }

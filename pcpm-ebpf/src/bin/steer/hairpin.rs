@@ -15,7 +15,7 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    arrival, fragments, inbound, maps,
+    arrival, fragments, global, inbound, maps,
     policy::{self, Holder},
     ports::{self, Connection},
     rewrite::{self, deliver},
@@ -33,21 +33,22 @@ pub(crate) fn leave(
     transport: &Transport,
 ) -> Result<Verdict, DropReason> {
     let connection = Connection::of(slot, word, frame, transport)?;
-    if !connection.goes_on(transport)? {
-        if !is_open(frame, transport) {
+    if !global::connection_goes_on(connection, transport)? {
+        if !global::is_door(frame, transport) {
             return Err(DropReason::HostClosed);
         }
         policy::check_door(slot, word, frame, transport)?;
-        connection.open_as(skb, &frame.destination, transport)?;
+        global::open_connection(connection, *skb, &frame.destination, transport)?;
     }
     let shown = connection.shown();
     fragments::let_others_follow(frame, slot, word, &shown.address)?;
-    rewrite::source(skb, frame, transport, shown)?;
+    global::rewrite_source(*skb, frame, transport, shown)?;
     turn_around(skb, slot)
 }
 
-#[inline(never)]
-fn is_open(frame: &Frame, transport: &Transport) -> bool {
+/// Whether a slot's packet may open a connection to another slot, or itself.
+#[inline(always)]
+pub(crate) fn is_door(frame: &Frame, transport: &Transport) -> bool {
     maps::is_host_address(&frame.destination) && inbound::door(frame, transport).is_some()
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn error_leaves(
     quote: &Quote,
 ) -> Result<Verdict, DropReason> {
     let shown = ports::quoted_shown(slot, word, frame, quote).ok_or(DropReason::HostClosed)?;
-    rewrite::quoted_destination(skb, frame, quote, shown)?;
+    global::rewrite_quoted_destination(*skb, frame, quote, shown)?;
     rewrite::error_source(skb, frame, &shown.address)?;
     turn_around(skb, slot)
 }

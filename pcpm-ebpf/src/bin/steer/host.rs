@@ -19,7 +19,7 @@ use pcpm_ebpf::{
     packet::{Family, Frame, protocol},
 };
 
-use crate::{maps, skb::Skb};
+use crate::{global, maps, skb::Skb};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -62,9 +62,20 @@ const _: () = assert!(size_of::<FibLookup>() % 4 == 0);
 
 /// Where the host's routing table sends a packet that came in on one of the hub links; nowhere if
 /// the address is the host's own, or there is no route.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Option<Hop>, DropReason> {
     let lookup = maps::route()?;
+    let is_found = global::find_route(*skb, frame, lookup)?;
+    Ok(is_found.then_some(Hop(lookup)))
+}
+
+/// Looks for a route in `lookup`: whether there is one.
+#[inline(always)]
+pub(crate) fn find_route(
+    skb: Skb,
+    frame: &Frame,
+    lookup: &mut FibLookup,
+) -> Result<bool, DropReason> {
     zero(lookup);
     lookup.l4_protocol = frame.protocol;
     lookup.ifindex = skb.ifindex();
@@ -84,8 +95,8 @@ pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Option<Hop>, DropReason>
     // SAFETY: `lookup` is initialised and of the given size.
     let status = unsafe { bpf_fib_lookup(skb.context(), lookup, size, BPF_FIB_LOOKUP_SKIP_NEIGH) };
     match status as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => Ok(Some(Hop(lookup))),
-        BPF_FIB_LKUP_RET_NOT_FWDED => Ok(None),
+        BPF_FIB_LKUP_RET_SUCCESS => Ok(true),
+        BPF_FIB_LKUP_RET_NOT_FWDED => Ok(false),
         BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(DropReason::TooBig),
         _ => Err(DropReason::NoRoute),
     }
@@ -93,7 +104,7 @@ pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Option<Hop>, DropReason>
 
 /// Whether the host has a socket that an answer to `ingress` would belong to.
 #[inline(always)]
-pub(crate) fn has_socket(skb: &Skb, ingress: &FlowKey) -> bool {
+pub(crate) fn has_socket(skb: Skb, ingress: &FlowKey) -> bool {
     let (mut tuple, size) = tuple_of(ingress);
     let here = BPF_F_CURRENT_NETNS as u64;
     let context = skb.context();
@@ -113,38 +124,29 @@ pub(crate) fn has_socket(skb: &Skb, ingress: &FlowKey) -> bool {
     true
 }
 
-/// The addresses and ports of a packet with this key, as the lookups want them.
+/// The addresses and ports of a packet with this key, as the lookups want them. All of the tuple is
+/// written, because the compiler would copy what is not as well.
 #[inline(always)]
 fn tuple_of(arriving: &FlowKey) -> (bpf_sock_tuple, u32) {
     let (sport, dport) = (arriving.remote_port.to_be(), arriving.local_port.to_be());
-    if arriving.local.is_v4() {
-        let ipv4 = Ipv4Tuple {
-            saddr: arriving.remote.0[3],
-            daddr: arriving.local.0[3],
-            sport,
-            dport,
-        };
-        (
-            tuple(bpf_sock_tuple__bindgen_ty_1 { ipv4 }),
-            size_of::<Ipv4Tuple>() as u32,
-        )
-    } else {
-        let ipv6 = Ipv6Tuple {
-            saddr: arriving.remote.0,
-            daddr: arriving.local.0,
-            sport,
-            dport,
-        };
-        (
-            tuple(bpf_sock_tuple__bindgen_ty_1 { ipv6 }),
-            size_of::<Ipv6Tuple>() as u32,
-        )
+    let mut tuple = bpf_sock_tuple {
+        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+            ipv6: Ipv6Tuple {
+                saddr: arriving.remote.0,
+                daddr: arriving.local.0,
+                sport,
+                dport,
+            },
+        },
+    };
+    if !arriving.local.is_v4() {
+        return (tuple, size_of::<Ipv6Tuple>() as u32);
     }
-}
-
-#[inline(always)]
-fn tuple(either: bpf_sock_tuple__bindgen_ty_1) -> bpf_sock_tuple {
-    bpf_sock_tuple {
-        __bindgen_anon_1: either,
-    }
+    tuple.__bindgen_anon_1.ipv4 = Ipv4Tuple {
+        saddr: arriving.remote.0[3],
+        daddr: arriving.local.0[3],
+        sport,
+        dport,
+    };
+    (tuple, size_of::<Ipv4Tuple>() as u32)
 }

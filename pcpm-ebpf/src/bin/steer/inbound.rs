@@ -14,7 +14,7 @@ use pcpm_ebpf::{
 
 use crate::{
     flows::{Entry, Receiver, arriving_flow, insert, now_ns},
-    maps,
+    global, maps,
     skb::Skb,
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn door(frame: &Frame, transport: &Transport) -> Option<PortTarget> {
 }
 
 /// Whether the port that the connection of the INGRESS key `key` came through still leads there.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn is_open(key: &FlowKey, flow: &Flow) -> bool {
     maps::published(&mut port_of(key)).is_some_and(|target| {
         (target.slot, target.epoch, target.port) == (flow.slot, flow.epoch, flow.translated_port)
@@ -74,7 +74,7 @@ fn open(
         address: config.slot_address(target.slot, frame.family),
         port: target.port,
     });
-    if is_taken(&egress, &ingress, target) {
+    if global::is_taken(&egress, &ingress, target) {
         return Err(DropReason::AmbiguousClient);
     }
     let inside = Endpoint {
@@ -85,8 +85,8 @@ fn open(
         address: ingress.local,
         port: ingress.local_port,
     };
-    write(&ingress, &inside, target)?;
-    write(&egress, &outside, target)?;
+    global::write_inbound(&ingress, &inside, target)?;
+    global::write_inbound(&egress, &outside, target)?;
     Ok(Receiver {
         slot: target.slot,
         epoch: target.epoch,
@@ -94,8 +94,13 @@ fn open(
     })
 }
 
-#[inline(never)]
-fn write(key: &FlowKey, translated: &Endpoint, target: &PortTarget) -> Result<(), DropReason> {
+/// Writes one of the two entries.
+#[inline(always)]
+pub(crate) fn write(
+    key: &FlowKey,
+    translated: &Endpoint,
+    target: &PortTarget,
+) -> Result<(), DropReason> {
     let entry = &mut maps::draft()?.entry;
     entry.flow = nat::new_flow(target.slot, target.epoch, translated, now_ns()).inbound();
     insert(key, entry, BPF_ANY)
@@ -104,8 +109,8 @@ fn write(key: &FlowKey, translated: &Endpoint, target: &PortTarget) -> Result<()
 /// Whether the slot's side of a connection that would be opened belongs to another one: the slot could
 /// not tell them apart, nor could we tell its answers. One that is closing gives way, as it does to a
 /// client that uses its port again for the same way.
-#[inline(never)]
-fn is_taken(egress: &FlowKey, ingress: &FlowKey, target: &PortTarget) -> bool {
+#[inline(always)]
+pub(crate) fn is_taken(egress: &FlowKey, ingress: &FlowKey, target: &PortTarget) -> bool {
     let Some(entry) = Entry::find(egress) else {
         return false;
     };

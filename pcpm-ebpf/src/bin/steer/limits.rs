@@ -12,6 +12,7 @@ use crate::{
     flows::{compare_exchange, now_ns},
     maps,
     policy::Holder,
+    settings,
     skb::Skb,
 };
 
@@ -23,7 +24,7 @@ const LENGTH_IN_TCP: u32 = 12;
 /// Takes from what the holder of a slot may send.
 #[inline(always)]
 pub(crate) fn take_up(skb: &Skb, frame: &Frame, holder: &Holder) -> Result<(), DropReason> {
-    let limit = holder.granted.up();
+    let limit = settings::up(holder.slot, holder.word);
     if is_none(limit) {
         return Ok(());
     }
@@ -36,7 +37,7 @@ pub(crate) fn take_up(skb: &Skb, frame: &Frame, holder: &Holder) -> Result<(), D
 /// Takes from what may be sent to the holder of a slot.
 #[inline(always)]
 pub(crate) fn take_down(skb: &Skb, frame: &Frame, holder: &Holder) -> Result<(), DropReason> {
-    let limit = holder.granted.down();
+    let limit = settings::down(holder.slot, holder.word);
     if is_none(limit) {
         return Ok(());
     }

@@ -22,6 +22,8 @@ mod from_slot;
 #[cfg(target_arch = "bpf")]
 mod from_uplink;
 #[cfg(target_arch = "bpf")]
+mod global;
+#[cfg(target_arch = "bpf")]
 mod hairpin;
 #[cfg(target_arch = "bpf")]
 mod host;

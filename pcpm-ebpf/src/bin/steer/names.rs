@@ -15,8 +15,9 @@ use pcpm_ebpf::{
 
 use crate::{
     flows::now_ns,
+    global,
     maps::{self, DOMAIN_NAMES, LEARNED},
-    policy::{Holder, ruling},
+    policy::Holder,
     skb::Skb,
 };
 
@@ -33,15 +34,13 @@ pub(crate) fn tells(transport: &Transport, learner: &Holder) -> bool {
 
 /// Learns from the UDP datagram whose header is at `transport_offset`. What is not understood teaches
 /// nothing, and passes all the same.
-///
-/// A function of its own, so that its stack is not added to what every packet needs.
-#[inline(never)]
-pub(crate) fn learn(skb: &Skb, transport_offset: u32, learner: &Holder) {
-    let Some(question) = Question::parse(skb, transport_offset + UDP_HEADER_LENGTH) else {
+#[inline(always)]
+pub(crate) fn learn(skb: Skb, transport_offset: u32, learner: &Holder) {
+    let Some(question) = Question::parse(&skb, transport_offset + UDP_HEADER_LENGTH) else {
         return;
     };
     let mut reading = Reading {
-        skb: *skb,
+        skb,
         learner: *learner,
         suffixes: question.suffixes(),
         answers: question.answers(),
@@ -65,7 +64,7 @@ pub(crate) fn learn(skb: &Skb, transport_offset: u32, learner: &Holder) {
 
 /// Whether a slot may open a connection to an address that it learned for a name, or (`is_open`) keep
 /// one that it has.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn allow(
     learner: &Holder,
     address: &Address,
@@ -88,7 +87,7 @@ pub(crate) fn allow(
         let known = unsafe { (&raw const (*learned).names[index]).read_volatile() };
         if known.name != 0
             && (is_open || now < known.expires_ns)
-            && ruling(
+            && global::ruling(
                 learner.granted.policy(),
                 &Address::of_name(known.name),
                 protocol,

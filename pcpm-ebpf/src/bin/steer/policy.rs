@@ -14,16 +14,16 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    flows::{self, Standing},
-    fragments,
+    flows::Standing,
+    fragments, global,
     maps::{self, POLICY},
-    names,
     settings::Granted,
     skb::Skb,
 };
 
-/// The holder of a slot.
+/// The holder of a slot: plain data, so that global functions take it.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Holder {
     pub(crate) slot: u32,
     pub(crate) word: AttachmentWord,
@@ -42,9 +42,8 @@ impl Holder {
     }
 }
 
-/// What the rules `policy` say about a packet of `protocol` to `port` of `address`. A function of its
-/// own, because it is long and often not called.
-#[inline(never)]
+/// What the rules `policy` say about a packet of `protocol` to `port` of `address`.
+#[inline(always)]
 pub(crate) fn ruling(policy: u32, address: &Address, protocol: u8, port: u16) -> Ruling {
     if policy == 0 {
         return Ruling::None;
@@ -79,21 +78,22 @@ pub(crate) fn check_slots(
         }
         Err(reason) => return Err(reason),
     };
-    check_between(skb, frame, sender, receiver, is_stranger)
+    global::check_between(*skb, frame, sender, receiver, is_stranger)
 }
 
-/// A function of its own, so that its stack is not added to what every packet needs.
-#[inline(never)]
-fn check_between(
-    skb: &Skb,
+/// Whether a packet may pass to another slot where rules have a say.
+#[inline(always)]
+pub(crate) fn check_between(
+    skb: Skb,
     frame: &Frame,
     sender: &Holder,
     receiver: &Holder,
     is_stranger: bool,
 ) -> Result<(), DropReason> {
-    let talk = match talk(skb, frame) {
+    let talk = match talk(&skb, frame) {
         Err(DropReason::Fragment) => {
-            return fragments::follow(frame, sender.slot, sender.word).map(drop);
+            let mut shown = Address::ANY;
+            return global::follow_first(frame, sender.slot, sender.word, &mut shown);
         }
         talk => talk?,
     };
@@ -123,7 +123,7 @@ fn talk(skb: &Skb, frame: &Frame) -> Result<Talk, DropReason> {
 #[inline(always)]
 fn check_mates(frame: &Frame, talk: &Talk, sender: &Holder) -> Result<(), DropReason> {
     let policy = sender.granted.policy();
-    match ruling(
+    match global::ruling(
         policy,
         &frame.destination,
         talk.protocol,
@@ -171,8 +171,8 @@ impl Way<'_> {
     /// about what that one may ask for.
     #[inline(always)]
     fn may_ask(&self, other: &Self, protocol: u8, port: u16) -> bool {
-        ruling(self.policy, other.address, protocol, port) == Ruling::Allow
-            && ruling(other.policy, self.address, protocol, 0) == Ruling::Allow
+        global::ruling(self.policy, other.address, protocol, port) == Ruling::Allow
+            && global::ruling(other.policy, self.address, protocol, 0) == Ruling::Allow
     }
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn check_world(
     if !is_checked || frame.fragment.is_later() || is_the_hosts(&frame.destination) {
         return Ok(());
     }
-    check_peer(skb, config, frame, sender)
+    global::check_peer(*skb, frame, sender)
 }
 
 #[inline(always)]
@@ -199,14 +199,9 @@ fn is_the_hosts(address: &Address) -> bool {
     *address == gateway(address.is_v4()) || maps::is_host_address(address)
 }
 
-/// A function of its own, so that its stack is not added to what every packet needs.
-#[inline(never)]
-fn check_peer(
-    skb: &Skb,
-    config: &Config,
-    frame: &Frame,
-    sender: &Holder,
-) -> Result<(), DropReason> {
+/// Whether a slot's packet may pass to the world where rules have a say.
+#[inline(always)]
+pub(crate) fn check_peer(skb: Skb, frame: &Frame, sender: &Holder) -> Result<(), DropReason> {
     let (talk, key) = match skb.transport(frame) {
         Err(DropReason::NotReply) => {
             let quote = skb.quote(frame)?;
@@ -219,21 +214,9 @@ fn check_peer(
             (talk, FlowKey::leaving(flow_kind::EGRESS, frame, transport))
         }
     };
-    check_connection(config, &frame.destination, sender, &talk, &key)
-}
-
-/// Whether a slot may speak to `peer`; `key` is that of the connection.
-#[inline(never)]
-fn check_connection(
-    config: &Config,
-    peer: &Address,
-    sender: &Holder,
-    talk: &Talk,
-    key: &FlowKey,
-) -> Result<(), DropReason> {
-    let (protocol, port) = (talk.protocol, talk.receiver_port);
-    check_rules(config, sender, peer, protocol, port).or_else(|refusal| {
-        let standing = flows::standing(key, sender.slot, sender.word);
+    let (peer, protocol, port) = (&frame.destination, talk.protocol, talk.receiver_port);
+    check_rules(sender, peer, protocol, port).or_else(|refusal| {
+        let standing = global::standing(&key, sender.slot, sender.word);
         make_exception(sender, peer, protocol, port, refusal, standing)
     })
 }
@@ -250,12 +233,12 @@ pub(crate) fn check_answer(
     if receiver.granted.policy() == 0 && config.world_is_closed == 0 {
         return Ok(());
     }
-    check_peer_of(config, receiver, ingress, standing)
+    global::check_peer_of(receiver, ingress, standing)
 }
 
-#[inline(never)]
-fn check_peer_of(
-    config: &Config,
+/// Whether what a peer answers may pass where rules have a say.
+#[inline(always)]
+pub(crate) fn check_peer_of(
     receiver: &Holder,
     ingress: &FlowKey,
     standing: Standing,
@@ -266,7 +249,7 @@ fn check_peer_of(
         remote_port,
         ..
     } = ingress;
-    check_rules(config, receiver, remote, *protocol, *remote_port).or_else(|refusal| {
+    check_rules(receiver, remote, *protocol, *remote_port).or_else(|refusal| {
         make_exception(receiver, remote, *protocol, *remote_port, refusal, standing)
     })
 }
@@ -281,12 +264,12 @@ pub(crate) fn check_door(
     transport: &Transport,
 ) -> Result<(), DropReason> {
     let port = Talk::of(frame.protocol, transport).receiver_port;
-    check_public_port(slot, word, &frame.destination, frame.protocol, port)
+    global::check_public_port(slot, word, &frame.destination, frame.protocol, port)
 }
 
-/// A function of its own, like [`check_peer`].
-#[inline(never)]
-fn check_public_port(
+/// Whether a slot may open a connection to `port` of `address`, one of the host's.
+#[inline(always)]
+pub(crate) fn check_public_port(
     slot: u32,
     word: AttachmentWord,
     address: &Address,
@@ -294,25 +277,20 @@ fn check_public_port(
     port: u16,
 ) -> Result<(), DropReason> {
     let granted = Granted::to(slot, word);
-    let ruling = ruling(granted.policy(), address, protocol, port);
+    let ruling = global::ruling(granted.policy(), address, protocol, port);
     let is_closed = maps::config()?.world_is_closed != 0;
     check_world_address(ruling, is_closed).map_err(Refusal::reason)
 }
 
 /// What rules about addresses say.
 #[inline(always)]
-fn check_rules(
-    config: &Config,
-    holder: &Holder,
-    peer: &Address,
-    protocol: u8,
-    port: u16,
-) -> Result<(), Refusal> {
-    let ruling = ruling(holder.granted.policy(), peer, protocol, port);
+fn check_rules(holder: &Holder, peer: &Address, protocol: u8, port: u16) -> Result<(), Refusal> {
+    let ruling = global::ruling(holder.granted.policy(), peer, protocol, port);
     if is_link_local(peer) {
         return check_link_local(ruling);
     }
-    check_world_address(ruling, config.world_is_closed != 0)
+    let is_closed = maps::config().is_ok_and(|config| config.world_is_closed != 0);
+    check_world_address(ruling, is_closed)
 }
 
 /// What passes although rules about addresses refuse it: what came from outside, which they are not
@@ -332,7 +310,7 @@ fn make_exception(
         (Refusal::UnlessNamed(reason), _) => reason,
     };
     let is_open = standing == Standing::Outbound;
-    if holder.granted.learns_names() && names::allow(holder, peer, protocol, port, is_open) {
+    if holder.granted.learns_names() && global::name_allows(holder, peer, protocol, port, is_open) {
         Ok(())
     } else {
         Err(reason)
@@ -349,16 +327,18 @@ pub(crate) fn opens_host(
 ) -> bool {
     let talk = Talk::of(frame.protocol, transport);
     let is_v4 = frame.destination.is_v4();
-    host_ruling(slot, word, is_v4, talk.protocol, talk.receiver_port) == Ruling::Allow
+    global::host_ruling(slot, word, is_v4, talk.protocol, talk.receiver_port) == Ruling::Allow
 }
 
-/// A function of its own, like [`check_peer`].
-#[inline(never)]
-fn host_ruling(slot: u32, word: AttachmentWord, is_v4: bool, protocol: u8, port: u16) -> Ruling {
-    ruling(
-        Granted::to(slot, word).policy(),
-        &gateway(is_v4),
-        protocol,
-        port,
-    )
+/// What the rules of a slot say about `port` of the host.
+#[inline(always)]
+pub(crate) fn host_ruling(
+    slot: u32,
+    word: AttachmentWord,
+    is_v4: bool,
+    protocol: u8,
+    port: u16,
+) -> Ruling {
+    let policy = Granted::to(slot, word).policy();
+    global::ruling(policy, &gateway(is_v4), protocol, port)
 }

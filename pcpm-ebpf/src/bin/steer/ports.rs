@@ -19,7 +19,7 @@ use pcpm_ebpf::{
 
 use crate::{
     flows::{Entry, insert, now_ns},
-    host, inbound,
+    global, inbound,
     maps::{self, Draft, FLOWS},
     skb::Skb,
 };
@@ -36,28 +36,42 @@ pub(crate) fn shown(
     transport: &Transport,
 ) -> Result<&'static Endpoint, DropReason> {
     let connection = Connection::of(slot, word, frame, transport)?;
-    if !connection.goes_on(transport)? || !connection.is_shown_right(uplink) {
-        connection.open_as(skb, uplink, transport)?;
+    if !global::connection_goes_on(connection, transport)? || !connection.is_shown_right(uplink) {
+        global::open_connection(connection, *skb, uplink, transport)?;
     }
     Ok(connection.shown())
 }
 
 /// What the connection whose packet an error by `slot` quotes is shown as.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn quoted_shown(
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
     quote: &Quote,
 ) -> Option<&'static Endpoint> {
+    let is_shown = global::is_quoted_shown(slot, word, frame, quote);
     let connection = maps::connection().ok()?;
+    is_shown.then_some(&connection.shown)
+}
+
+/// Whether the connection whose packet an error by `slot` quotes exists; then [`maps::connection`] is it.
+#[inline(always)]
+pub(crate) fn is_quoted_shown(
+    slot: u32,
+    word: AttachmentWord,
+    frame: &Frame,
+    quote: &Quote,
+) -> bool {
+    let Ok(connection) = maps::connection() else {
+        return false;
+    };
     connection.set(slot, word);
     connection.egress = quote.arriving(flow_kind::EGRESS);
-    let egress = Entry::find(&connection.egress)?;
-    if connection.owner(&egress).is_none() || !quote.is_by_receiver(frame) {
-        return None;
-    }
-    Some(&connection.shown)
+    let Some(egress) = Entry::find(&connection.egress) else {
+        return false;
+    };
+    connection.owner(&egress).is_some() && quote.is_by_receiver(frame)
 }
 
 /// A connection to the world, and the moment it is looked at.
@@ -113,7 +127,7 @@ impl Connection {
     ///
     /// # Errors
     /// It came from outside, through a port that is no longer published.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn goes_on(&mut self, transport: &Transport) -> Result<bool, DropReason> {
         let Some(egress) = Entry::find(&self.egress) else {
             return Ok(false);
@@ -142,10 +156,10 @@ impl Connection {
     }
 
     /// Opens it, shown as a free port of `address`.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn open_as(
         &mut self,
-        skb: &Skb,
+        skb: Skb,
         address: &Address,
         transport: &Transport,
     ) -> Result<(), DropReason> {
@@ -160,7 +174,7 @@ impl Connection {
     }
 
     #[inline(always)]
-    fn claim_port(&self, skb: &Skb, config: &Config, draft: &mut Draft) -> Result<u16, DropReason> {
+    fn claim_port(&self, skb: Skb, config: &Config, draft: &mut Draft) -> Result<u16, DropReason> {
         let inside = Endpoint {
             address: Address::ANY,
             port: self.egress.local_port,
@@ -168,7 +182,7 @@ impl Connection {
         draft.key = self.egress.translated(&self.shown);
         draft.entry.flow = self.flow(&inside);
         let mut search = Search {
-            skb: *skb,
+            skb,
             draft,
             ports: PortSequence::new(config, random()),
             found: false,
@@ -217,8 +231,8 @@ extern "C" fn try_next_port(round: u64, search: *mut c_void) -> i64 {
     let Draft { key, entry } = &mut *search.draft;
     key.local_port = search.ports.next_port();
     if maps::is_published(&mut inbound::port_of(key))
-        || host::has_socket(&search.skb, key)
-        || !claim(key, entry, round >= u64::from(FIRST_LATE_TRY))
+        || global::has_socket(search.skb, key)
+        || !global::claim_port(key, entry, round >= u64::from(FIRST_LATE_TRY))
     {
         return CONTINUE;
     }
@@ -229,7 +243,7 @@ extern "C" fn try_next_port(round: u64, search: *mut c_void) -> i64 {
 /// Makes `flow` the owner of a translated port, unless the port has an owner that still exists, and
 /// does not give way in a `late` try.
 #[inline(always)]
-fn claim(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> bool {
+pub(crate) fn claim(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> bool {
     insert(key, entry, BPF_NOEXIST).is_ok() || take_over(key, entry, late)
 }
 

@@ -55,33 +55,33 @@ pub(crate) fn time_to_live(skb: &Skb, frame: &Frame, ttl: u8) -> Result<(), Drop
 }
 
 /// Makes the packet come from `to`.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn source(
-    skb: &Skb,
+    skb: Skb,
     frame: &Frame,
     transport: &Transport,
     to: &Endpoint,
 ) -> Result<(), DropReason> {
     let checksum = Checksum::of(frame, transport.kind);
-    cover_address(skb, &checksum, &frame.source, &to.address)?;
-    ip_source(skb, frame, &to.address)?;
+    cover_address(&skb, &checksum, &frame.source, &to.address)?;
+    ip_source(&skb, frame, &to.address)?;
     let offset = frame.transport_offset + source_port_offset(transport.kind);
-    change_port(skb, &checksum, offset, transport.source_port, to.port)
+    change_port(&skb, &checksum, offset, transport.source_port, to.port)
 }
 
 /// Makes the packet go to `to`.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn destination(
-    skb: &Skb,
+    skb: Skb,
     frame: &Frame,
     transport: &Transport,
     to: &Endpoint,
 ) -> Result<(), DropReason> {
     let checksum = Checksum::of(frame, transport.kind);
-    cover_address(skb, &checksum, &frame.destination, &to.address)?;
-    ip_destination(skb, frame, &to.address)?;
+    cover_address(&skb, &checksum, &frame.destination, &to.address)?;
+    ip_destination(&skb, frame, &to.address)?;
     let offset = frame.transport_offset + destination_port_offset(transport.kind);
-    change_port(skb, &checksum, offset, transport.destination_port, to.port)
+    change_port(&skb, &checksum, offset, transport.destination_port, to.port)
 }
 
 /// Makes a packet without a transport header come from `to`.
@@ -117,9 +117,9 @@ pub(crate) fn error_destination(skb: &Skb, frame: &Frame, to: &Address) -> Resul
 }
 
 /// Makes the packet that an error quotes come from `to`.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn quoted_source(
-    skb: &Skb,
+    skb: Skb,
     frame: &Frame,
     quote: &Quote,
     to: &Endpoint,
@@ -129,16 +129,16 @@ pub(crate) fn quoted_source(
         port: quote.transport.source_port,
     };
     let place = source_at(quote.family, quote.ip_offset);
-    change_address(skb, place, &from.address, &to.address)?;
-    quoted_sums(skb, frame, quote, &from, to)?;
+    change_address(&skb, place, &from.address, &to.address)?;
+    quoted_sums(&skb, frame, quote, &from, to)?;
     let offset = quote.transport_offset + source_port_offset(quote.transport.kind);
     skb.store(offset, &to.port.to_be())
 }
 
 /// Makes the packet that an error quotes go to `to`.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn quoted_destination(
-    skb: &Skb,
+    skb: Skb,
     frame: &Frame,
     quote: &Quote,
     to: &Endpoint,
@@ -148,8 +148,8 @@ pub(crate) fn quoted_destination(
         port: quote.transport.destination_port,
     };
     let place = destination_at(quote.family, quote.ip_offset);
-    change_address(skb, place, &from.address, &to.address)?;
-    quoted_sums(skb, frame, quote, &from, to)?;
+    change_address(&skb, place, &from.address, &to.address)?;
+    quoted_sums(&skb, frame, quote, &from, to)?;
     let offset = quote.transport_offset + destination_port_offset(quote.transport.kind);
     skb.store(offset, &to.port.to_be())
 }

@@ -5,63 +5,73 @@ use pcpm_ebpf::abi::{AttachmentWord, RateLimit, Settings, settings_flag};
 
 use crate::maps;
 
-/// The settings of one attachment, as far as it has any.
+/// What one attachment is granted, as far as it has settings: plain data, read once.
 #[derive(Clone, Copy)]
-pub(crate) struct Granted(Option<*const Settings>);
+#[repr(C)]
+pub(crate) struct Granted {
+    policy: u32,
+    flags: u32,
+}
 
 impl Granted {
-    /// Those of the holder of `slot`.
+    /// What the holder of `slot` is granted.
     #[inline(always)]
     pub(crate) fn to(slot: u32, word: AttachmentWord) -> Self {
-        let settings = maps::settings(slot);
-        // SAFETY: see `read`.
-        let is_own = |place: &*const Settings| unsafe {
-            (&raw const (**place).epoch).read_volatile() == word.epoch()
-        };
-        Self(settings.filter(is_own))
+        let [policy, flags] = read(slot, word, [0; 2], |place| {
+            // SAFETY: see `read`.
+            unsafe {
+                [
+                    (&raw const (*place).policy).read_volatile(),
+                    (&raw const (*place).flags).read_volatile(),
+                ]
+            }
+        });
+        Self { policy, flags }
     }
 
     /// The rules that count, 0 for none.
     #[inline(always)]
     pub(crate) fn policy(self) -> u32 {
-        // SAFETY: see `read`.
-        self.read(0, |place| unsafe {
-            (&raw const (*place).policy).read_volatile()
-        })
+        self.policy
     }
 
     /// Whether its DNS answers teach addresses.
     #[inline(always)]
     pub(crate) fn learns_names(self) -> bool {
-        // SAFETY: see `read`.
-        let flags = self.read(0, |place| unsafe {
-            (&raw const (*place).flags).read_volatile()
-        });
-        flags & settings_flag::LEARN_NAMES != 0
+        self.flags & settings_flag::LEARN_NAMES != 0
     }
+}
 
-    /// What the slot may send.
-    #[inline(always)]
-    pub(crate) fn up(self) -> RateLimit {
+/// What the holder of `slot` may send.
+#[inline(always)]
+pub(crate) fn up(slot: u32, word: AttachmentWord) -> RateLimit {
+    read(slot, word, RateLimit::default(), |place| {
         // SAFETY: see `read`.
-        self.read(RateLimit::default(), |place| unsafe {
-            (&raw const (*place).up).read_volatile()
-        })
-    }
+        unsafe { (&raw const (*place).up).read_volatile() }
+    })
+}
 
-    /// What may be sent to the slot.
-    #[inline(always)]
-    pub(crate) fn down(self) -> RateLimit {
+/// What may be sent to the holder of `slot`.
+#[inline(always)]
+pub(crate) fn down(slot: u32, word: AttachmentWord) -> RateLimit {
+    read(slot, word, RateLimit::default(), |place| {
         // SAFETY: see `read`.
-        self.read(RateLimit::default(), |place| unsafe {
-            (&raw const (*place).down).read_volatile()
-        })
-    }
+        unsafe { (&raw const (*place).down).read_volatile() }
+    })
+}
 
-    /// Array elements are aligned and live as long as the map. The daemon writes whole fields at any
-    /// time, so each is read once.
-    #[inline(always)]
-    fn read<T>(self, otherwise: T, field: impl Fn(*const Settings) -> T) -> T {
-        self.0.map_or(otherwise, field)
-    }
+/// A field of the settings, if they are those of the attachment. Array elements are aligned and live as
+/// long as the map. The daemon writes whole fields at any time, so each is read once.
+#[inline(always)]
+fn read<T>(
+    slot: u32,
+    word: AttachmentWord,
+    otherwise: T,
+    field: impl Fn(*const Settings) -> T,
+) -> T {
+    // SAFETY: as above.
+    let is_own = |place: &*const Settings| unsafe {
+        (&raw const (**place).epoch).read_volatile() == word.epoch()
+    };
+    maps::settings(slot).filter(is_own).map_or(otherwise, field)
 }

@@ -22,7 +22,7 @@ use pcpm_ebpf::{
     packet::{Frame, PacketFields, Transport},
 };
 
-use crate::{host::Hop, maps, verdict::Verdict};
+use crate::{global, host::Hop, maps, verdict::Verdict};
 
 const PACKET_HOST: u32 = 0;
 
@@ -38,6 +38,18 @@ impl Skb {
         Self {
             raw: ctx.as_ptr().cast(),
         }
+    }
+
+    /// The context itself, for a global function.
+    #[inline(always)]
+    pub(crate) fn raw(self) -> *mut __sk_buff {
+        self.raw
+    }
+
+    /// What a global function was given.
+    #[inline(always)]
+    pub(crate) fn of_raw(raw: *mut __sk_buff) -> Self {
+        Self { raw }
     }
 
     /// For helpers that take the context.
@@ -116,16 +128,8 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn frame(&self) -> Result<&'static Frame, DropReason> {
         let place = maps::frame()?;
-        self.read_frame(place)?;
+        global::read_frame(*self, place)?;
         Ok(place)
-    }
-
-    /// A function of its own, as a few others are: what they need of the 512 bytes of stack is free
-    /// again when they return.
-    #[inline(never)]
-    fn read_frame(&self, place: &mut Frame) -> Result<(), DropReason> {
-        *place = Frame::parse(self)?;
-        Ok(())
     }
 
     /// The transport header of `frame`.
@@ -135,14 +139,8 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn transport(&self, frame: &Frame) -> Result<&'static Transport, DropReason> {
         let place = maps::transport()?;
-        self.read_transport(frame, place)?;
+        global::read_transport(*self, frame, place)?;
         Ok(place)
-    }
-
-    #[inline(never)]
-    fn read_transport(&self, frame: &Frame, place: &mut Transport) -> Result<(), DropReason> {
-        *place = Transport::parse(self, frame)?;
-        Ok(())
     }
 
     /// What the ICMP error in `frame` quotes.
@@ -152,14 +150,8 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn quote(&self, frame: &Frame) -> Result<&'static Quote, DropReason> {
         let place = maps::quote()?;
-        self.read_quote(frame, place)?;
+        global::read_quote(*self, frame, place)?;
         Ok(place)
-    }
-
-    #[inline(never)]
-    fn read_quote(&self, frame: &Frame, place: &mut Quote) -> Result<(), DropReason> {
-        *place = Quote::parse(self, frame)?;
-        Ok(())
     }
 
     /// Overwrites bytes; checksums are the caller's business.
@@ -241,6 +233,31 @@ impl Skb {
         // SAFETY: `neighbour` is initialised and of the given size.
         unsafe { bpf_redirect_neigh(hop.ifindex(), &raw mut neighbour, size, 0) as i32 }
     }
+}
+
+/// Reads the headers of a packet.
+#[inline(always)]
+pub(crate) fn read_frame(skb: Skb, place: &mut Frame) -> Result<(), DropReason> {
+    *place = Frame::parse(&skb)?;
+    Ok(())
+}
+
+/// Reads the transport header of `frame`.
+#[inline(always)]
+pub(crate) fn read_transport(
+    skb: Skb,
+    frame: &Frame,
+    place: &mut Transport,
+) -> Result<(), DropReason> {
+    *place = Transport::parse(&skb, frame)?;
+    Ok(())
+}
+
+/// Reads what the ICMP error in `frame` quotes.
+#[inline(always)]
+pub(crate) fn read_quote(skb: Skb, frame: &Frame, place: &mut Quote) -> Result<(), DropReason> {
+    *place = Quote::parse(&skb, frame)?;
+    Ok(())
 }
 
 impl NameSource for Skb {
