@@ -209,6 +209,16 @@ pub struct DropCount {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct WaitingRequest {
+    pub owner: String,
+    pub tenant: String,
+    pub on_empty: OnEmpty,
+    pub waited_ms: u64,
+    pub remaining_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
 pub struct Failure {
     pub slot: String,
     pub reason: String,
@@ -365,6 +375,7 @@ pub struct Status {
     pub pool_cidr: String,
     pub slots: SlotCounts,
     pub attach: AttachTotals,
+    pub waiting: Vec<WaitingRequest>,
     pub attach_latency: Latency,
     pub refill: RefillTotals,
     #[serde(default, skip_serializing_if = "Option::is_none")]

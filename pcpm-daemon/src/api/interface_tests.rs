@@ -43,6 +43,7 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::Uplink::CUSTOM_TYPE,
         types::DropCount::CUSTOM_TYPE,
         types::DroppedPackets::CUSTOM_TYPE,
+        types::WaitingRequest::CUSTOM_TYPE,
         types::Failure::CUSTOM_TYPE,
         types::Event::CUSTOM_TYPE,
         types::CheckStatus::CUSTOM_TYPE,

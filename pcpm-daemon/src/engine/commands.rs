@@ -46,7 +46,7 @@ impl Engine {
                 return Some((request, self.existing(request, slot)));
             }
             Command::Refuse { request, refusal } => {
-                return Some((request, Err(self.refusal(refusal))));
+                return Some((request, Err(self.refuse(request, refusal))));
             }
         }
         None
@@ -117,15 +117,26 @@ impl Engine {
         self.attached(slot, pass_fd)
     }
 
-    fn refusal(&mut self, refusal: Refusal) -> PoolError {
+    /// The error for a request that gets no slot; watchers are told whose it was.
+    fn refuse(&mut self, request: RequestId, refusal: Refusal) -> PoolError {
+        let error = self.refusal(refusal);
+        let happening = if let PoolError::PoolExhausted { waiting, .. } = error {
+            self.totals.exhausted += 1;
+            Happening::Exhausted { waiting }
+        } else {
+            self.totals.refused += 1;
+            let error = error.clone();
+            Happening::Refused { error }
+        };
+        let holder = self.pending.get(&request).map(|pending| &pending.holder);
+        self.events.push(happening, None, holder);
+        error
+    }
+
+    fn refusal(&self, refusal: Refusal) -> PoolError {
         match refusal {
             Refusal::Exhausted => {
-                self.totals.exhausted += 1;
                 let counts = self.pool.counts();
-                let exhausted = Happening::Exhausted {
-                    waiting: counts.waiting,
-                };
-                self.events.push(exhausted, None, None);
                 PoolError::PoolExhausted {
                     depth: counts.ready,
                     capacity: counts.capacity,
@@ -133,25 +144,13 @@ impl Engine {
                     retry_after_ms: self.retry_after_ms(),
                 }
             }
-            Refusal::OwnerExists { slot, field } => {
-                self.totals.refused += 1;
-                PoolError::OwnerExists {
-                    owner: self.owner_of(slot).to_owned(),
-                    field: field.to_owned(),
-                }
-            }
-            Refusal::Foreign { slot } => {
-                self.totals.refused += 1;
-                foreign(self.owner_of(slot))
-            }
-            Refusal::Quota(exceeded) => {
-                self.totals.refused += 1;
-                quota_exceeded(exceeded)
-            }
-            Refusal::Draining => {
-                self.totals.refused += 1;
-                PoolError::Draining {}
-            }
+            Refusal::OwnerExists { slot, field } => PoolError::OwnerExists {
+                owner: self.owner_of(slot).to_owned(),
+                field: field.to_owned(),
+            },
+            Refusal::Foreign { slot } => foreign(self.owner_of(slot)),
+            Refusal::Quota(exceeded) => quota_exceeded(exceeded),
+            Refusal::Draining => PoolError::Draining {},
         }
     }
 

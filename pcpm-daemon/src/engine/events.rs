@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use pcpm_api::types::{self, Source};
+use pcpm_api::{
+    error::PoolError,
+    types::{self, Source},
+};
 
 use super::unix_time_ms;
 use crate::{net::slot_name, pool::Holder, pool::SlotIndex};
@@ -19,7 +22,10 @@ pub(super) enum Happening {
     Updated,
     Retired,
     Failed { reason: String },
+    Waiting { ahead: u32 },
+    Cancelled,
     Exhausted { waiting: u32 },
+    Refused { error: PoolError },
     Uplinks { now: Vec<types::Uplink> },
 }
 
@@ -32,7 +38,10 @@ impl Happening {
             Self::Updated => "updated",
             Self::Retired => "retired",
             Self::Failed { .. } => "failed",
+            Self::Waiting { .. } => "waiting",
+            Self::Cancelled => "cancelled",
             Self::Exhausted { .. } => "exhausted",
+            Self::Refused { .. } => "refused",
             Self::Uplinks { .. } => "uplink",
         }
     }
@@ -41,7 +50,11 @@ impl Happening {
         match self {
             Self::Attached { source, took_us } => format!("{source}, {took_us} µs"),
             Self::Failed { reason } => reason.clone(),
+            Self::Waiting { ahead: 0 } => "next in line for a slot".to_owned(),
+            Self::Waiting { ahead } => format!("for a slot, behind {ahead}"),
             Self::Exhausted { waiting } => format!("{waiting} requests wait"),
+            Self::Refused { error } => error.to_string(),
+            Self::Cancelled => "no longer wanted".to_owned(),
             Self::Uplinks { now } if now.is_empty() => "none".to_owned(),
             Self::Uplinks { now } => {
                 let each = now

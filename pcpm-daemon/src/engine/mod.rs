@@ -146,6 +146,7 @@ pub(crate) enum Answer {
 /// A request that has no answer yet.
 #[derive(Debug)]
 struct Pending {
+    holder: Rc<Holder>,
     client: ClientId,
     asked_at: Instant,
     pass_fd: bool,
@@ -286,6 +287,7 @@ impl Engine {
         self.pending.insert(
             id,
             Pending {
+                holder: request.holder.clone(),
                 client,
                 asked_at,
                 pass_fd,
@@ -299,13 +301,16 @@ impl Engine {
         if let Some(pending) = self.pending.get_mut(&id) {
             pending.reply = Some(reply);
         }
+        self.note_waiting(id);
         self.somebody_waits.notify_one();
         Answer::Later(id, receiver)
     }
 
     /// Forgets a request that waits. One that was answered meanwhile keeps its attachment.
     pub(crate) fn cancel(&mut self, request: RequestId) {
-        if self.pending.remove(&request).is_some() {
+        if let Some(pending) = self.pending.remove(&request) {
+            self.events
+                .push(Happening::Cancelled, None, Some(&pending.holder));
             self.feed(Event::Cancel(request), None);
         }
     }
@@ -503,6 +508,7 @@ impl Engine {
         }
         let lease = request.lease.unwrap_or(Lease::Explicit);
         let options = Options::of(&request)?;
+        let asked_at = self.now();
         Ok(pool::AttachRequest {
             id,
             holder: Rc::new(Holder {
@@ -516,7 +522,8 @@ impl Engine {
             }),
             exclusive: request.exclusive.unwrap_or(false),
             on_empty: request.on_empty.unwrap_or(OnEmpty::Wait),
-            deadline: self.now() + timeout,
+            asked_at,
+            deadline: asked_at + timeout,
         })
     }
 
@@ -583,6 +590,16 @@ impl Engine {
         match self.pool.epoch(slot) {
             0 => SlotCounters::default(),
             _ => self.datapath.slot_counters(slot).unwrap_or_default(),
+        }
+    }
+
+    fn note_waiting(&mut self, request: RequestId) {
+        if let Some(pending) = self.pending.get(&request) {
+            let waiting = Happening::Waiting {
+                ahead: self.pool.counts().waiting.saturating_sub(1),
+            };
+            self.events.push(waiting, None, Some(&pending.holder));
+            self.after_change();
         }
     }
 

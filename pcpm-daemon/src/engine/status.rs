@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pcpm_api::types::{AttachTotals, DropCount, Failure, Memory, RefillTotals, Source, Status};
+use pcpm_api::types::{
+    AttachTotals, DropCount, Failure, Memory, RefillTotals, Source, Status, WaitingRequest,
+};
 use pcpm_ebpf::drop_reason::DropReason;
 
 use super::{Engine, latency::LatencyHistogram};
@@ -13,6 +15,9 @@ use crate::{
 
 /// Failed slots that `Status` names; `slots.failed` counts all of them.
 const FAILURES_SHOWN: usize = 20;
+
+/// Waiting requests that `Status` names; `slots.waiting` counts all of them.
+const WAITING_SHOWN: usize = 20;
 
 /// What happened since start.
 #[derive(Debug, Default)]
@@ -99,6 +104,7 @@ impl Engine {
             pool_cidr: self.world.pool_cidr.to_string(),
             slots: self.pool.counts(),
             attach: self.attach_totals(),
+            waiting: self.waiting(),
             attach_latency: self.attach_latency.summary(),
             refill: self.refill_totals(),
             uplink: self.world.uplinks.first().cloned(),
@@ -168,6 +174,20 @@ impl Engine {
                 reason: reason.name().to_owned(),
                 description: reason.description().to_owned(),
                 packets,
+            })
+            .collect()
+    }
+
+    fn waiting(&self) -> Vec<WaitingRequest> {
+        let now = self.now();
+        let shown = self.pool.waiting().take(WAITING_SHOWN);
+        shown
+            .map(|request| WaitingRequest {
+                owner: request.holder.owner.clone(),
+                tenant: request.holder.tenant.clone(),
+                on_empty: request.on_empty,
+                waited_ms: millis(now.saturating_sub(request.asked_at)),
+                remaining_ms: millis(request.deadline.saturating_sub(now)),
             })
             .collect()
     }

@@ -449,3 +449,67 @@ fn a_quota_that_is_used_up_is_told_with_its_limit() {
     let expected = "tenant's quota of 2 attaches a second is used up; try again in ";
     assert!(text.starts_with(expected), "{text}");
 }
+
+fn waits(
+    bench: &Bench,
+    owner: &str,
+    on_empty: OnEmpty,
+) -> (RequestId, oneshot::Receiver<AttachAnswer>) {
+    let request = types::AttachRequest {
+        on_empty: Some(on_empty),
+        ..request(owner)
+    };
+    match bench.engine.borrow_mut().attach(request, 1, ROOT) {
+        Answer::Later(id, receiver) => (id, receiver),
+        Answer::Now(answer) => panic!("{answer:?}"),
+    }
+}
+
+#[test]
+fn who_waits_is_named_in_the_order_of_the_queue() {
+    let bench = Bench::new(1, 0);
+    let _a = waits(&bench, "a", OnEmpty::Wait);
+    let _b = waits(&bench, "b", OnEmpty::Wait);
+    let waiting = bench.engine.borrow().status().waiting;
+    let owners: Vec<_> = waiting
+        .iter()
+        .map(|request| request.owner.as_str())
+        .collect();
+    assert_eq!(owners, ["a", "b"]);
+    assert!(waiting[0].remaining_ms <= 5000 && waiting[0].waited_ms < 5000);
+}
+
+#[test]
+fn a_long_queue_is_counted_and_its_beginning_named() {
+    let bench = Bench::new(1, 0);
+    let queue: Vec<_> = (0..30)
+        .map(|n| waits(&bench, &format!("o{n}"), OnEmpty::Wait))
+        .collect();
+    let status = bench.engine.borrow().status();
+    assert_eq!(
+        (status.slots.waiting as usize, status.waiting.len()),
+        (queue.len(), 20)
+    );
+}
+
+#[test]
+fn watchers_see_who_waits_gives_up_and_is_refused() {
+    let bench = Bench::new(1, 0);
+    let subscription = Subscription::new(&bench.engine);
+    let (id, _receiver) = waits(&bench, "a", OnEmpty::Wait);
+    bench.engine.borrow_mut().cancel(id);
+    let hasty = types::AttachRequest {
+        on_empty: Some(OnEmpty::Fail),
+        ..request("b")
+    };
+    bench.attach(hasty).unwrap_err();
+    let events = subscription.delta().events;
+    let seen: Vec<_> = events
+        .iter()
+        .map(|event| (event.kind.as_str(), event.owner.as_deref().unwrap()))
+        .collect();
+    assert_eq!(
+        seen,
+        [("waiting", "a"), ("cancelled", "a"), ("exhausted", "b")]
+    );
+}

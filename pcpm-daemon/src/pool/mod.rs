@@ -94,6 +94,7 @@ pub(crate) struct AttachRequest {
     /// Refuse it if the owner has an attachment, whatever its parameters.
     pub(crate) exclusive: bool,
     pub(crate) on_empty: OnEmpty,
+    pub(crate) asked_at: Now,
     pub(crate) deadline: Now,
 }
 
@@ -202,6 +203,8 @@ struct Slot {
     epoch: u32,
     /// Failures in a row.
     failures: u32,
+    /// Requests with smaller ids came before the slot began to be made.
+    begun_before: RequestId,
 }
 
 /// The pool. See the module's documentation.
@@ -220,6 +223,7 @@ pub(crate) struct Pool {
     refill_pause: Backoff,
     counts: SlotCounts,
     draining: bool,
+    next_request: RequestId,
     touched: Vec<SlotIndex>,
 }
 
@@ -231,6 +235,7 @@ impl Pool {
                 state: State::Vacant,
                 epoch: 0,
                 failures: 0,
+                begun_before: 0,
             })
             .collect();
         Self {
@@ -250,6 +255,7 @@ impl Pool {
             },
             settings,
             draining: false,
+            next_request: 0,
             touched: Vec::new(),
         }
     }
@@ -349,6 +355,11 @@ impl Pool {
         self.failed.iter().map(|&(_, slot)| slot)
     }
 
+    /// Requests that wait for a slot, in the order in which they will be served.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &AttachRequest> {
+        self.waiting.iter()
+    }
+
     /// Attached slots in ascending order.
     pub(crate) fn attached_slots(&self) -> impl Iterator<Item = SlotIndex> {
         (0..self.settings.capacity).filter(|&slot| self.holder(slot).is_some())
@@ -360,6 +371,7 @@ impl Pool {
     }
 
     fn attach(&mut self, request: AttachRequest, now: Now, commands: &mut Vec<Command>) {
+        self.next_request = request.id + 1;
         if self.draining {
             commands.push(request.refused(Refusal::Draining));
         } else if let Some(answer) = self.answer_of_owner(&request) {
@@ -406,7 +418,8 @@ impl Pool {
     }
 
     /// Whether a request that finds no ready slot is queued. One that has a slot made needs one that
-    /// is, or is about to be, vacant.
+    /// is, or is about to be, vacant. One that waits may do so even when nothing is coming: a slot that
+    /// is attached can be given back before the deadline.
     fn may_wait(&self, on_empty: OnEmpty) -> bool {
         let coming = self.counts.vacant + self.counts.creating + self.counts.retiring;
         match on_empty {
@@ -484,11 +497,22 @@ impl Pool {
                 commands.push(answer);
                 continue;
             }
-            let source = match request.on_empty {
-                OnEmpty::Create => Source::Cold,
-                OnEmpty::Wait | OnEmpty::Fail => Source::Warm,
-            };
+            let source = self.source_for(&request);
             self.grant(request, source, commands);
+        }
+    }
+
+    /// Where the next ready slot comes from for a request that waited. It was made for the request if the
+    /// request asked for that, or was there before the slot began to be made.
+    fn source_for(&self, request: &AttachRequest) -> Source {
+        let begun_later = self
+            .ready
+            .front()
+            .is_some_and(|&slot| request.id < self.slots[slot as usize].begun_before);
+        if request.on_empty == OnEmpty::Create || begun_later {
+            Source::Cold
+        } else {
+            Source::Warm
         }
     }
 
@@ -566,6 +590,7 @@ impl Pool {
                 .vacant
                 .pop_front()
                 .expect("refill is wanted only with a vacant slot");
+            self.slots[slot as usize].begun_before = self.next_request;
             self.set(slot, State::Creating);
             commands.push(Command::Create(slot));
         }

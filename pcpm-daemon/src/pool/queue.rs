@@ -20,6 +20,11 @@ impl WaitingQueue {
         self.requests.is_empty()
     }
 
+    /// The oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &AttachRequest> {
+        self.requests.values()
+    }
+
     pub(super) fn push(&mut self, request: AttachRequest) {
         self.deadlines.insert((request.deadline, request.id));
         self.requests.insert(request.id, request);

@@ -101,6 +101,7 @@ impl Bench {
             holder,
             exclusive: false,
             on_empty,
+            asked_at: self.now,
             deadline,
         }))
     }
@@ -238,20 +239,50 @@ fn a_request_for_a_new_slot_does_not_overtake_those_who_wait() {
         matches!(
             answers[..],
             [
-                Command::Grant {
-                    request: 0,
-                    source: Source::Warm,
-                    ..
-                },
-                Command::Grant {
-                    request: 1,
-                    source: Source::Cold,
-                    ..
-                },
+                Command::Grant { request: 0, .. },
+                Command::Grant { request: 1, .. },
             ]
         ),
         "{answers:?}"
     );
+}
+
+fn sources(commands: &[Command]) -> Vec<Source> {
+    commands
+        .iter()
+        .filter_map(|command| match *command {
+            Command::Grant { source, .. } => Some(source),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_request_that_waited_is_warm_only_if_its_slot_was_in_the_making_before_it_came() {
+    for (ready, source) in [(1, Source::Warm), (0, Source::Cold)] {
+        let mut bench = Bench::new(8, ready);
+        bench.attach("a", OnEmpty::Wait);
+        assert_eq!(sources(&bench.work()), [source]);
+    }
+}
+
+#[test]
+fn a_request_for_a_new_slot_is_cold_unless_one_was_ready() {
+    let mut bench = Bench::filled(8, 1);
+    assert_eq!(sources(&bench.attach("a", OnEmpty::Create)), [Source::Warm]);
+    bench.attach("b", OnEmpty::Create);
+    assert_eq!(sources(&bench.work()), [Source::Cold]);
+}
+
+#[test]
+fn a_request_may_wait_for_a_slot_that_somebody_has_to_give_back() {
+    let mut bench = Bench::filled(1, 1);
+    let slot = bench.attached("a");
+    assert_eq!(bench.attach("b", OnEmpty::Wait), []);
+    assert_eq!(bench.pool.waiting().count(), 1);
+    bench.event(Event::Detach(slot));
+    assert_eq!(sources(&bench.work()), [Source::Cold]);
+    assert_eq!(bench.pool.waiting().count(), 0);
 }
 
 #[test]

@@ -82,7 +82,7 @@ fn hue(kind: &str) -> Hue {
     match kind {
         "ready" | "attached" | "updated" => Hue::Good,
         "detached" | "retired" => Hue::Busy,
-        "exhausted" | "lost" => Hue::Warning,
+        "waiting" | "cancelled" | "exhausted" | "refused" | "lost" => Hue::Warning,
         "failed" => Hue::Bad,
         _ => Hue::Plain,
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pcpm_api::types::{
     AttachTotals, DropCount, Latency, Memory, RefillTotals, SlotCounts, Status, Uplink,
+    WaitingRequest,
 };
 
 use super::table::{Cell, render};
@@ -15,6 +16,7 @@ const BAR_WIDTH: usize = 60;
 pub(crate) fn screen(status: &Status, look: Look) -> String {
     let mut text = headline(status, look);
     text += &render(&[], &figures(status, look), look);
+    text += &section("waiting", &waiting(status), look);
     text += &section("drops", &totals(&status.drops), look);
     text += &section("failed slots", &failures(status), look);
     text += &section("warnings", &warnings(status), look);
@@ -122,6 +124,21 @@ fn slots(counts: &SlotCounts) -> Cell {
         );
     }
     cell
+}
+
+/// The first of those who wait, the one served next first; the line about slots counts all.
+fn waiting(status: &Status) -> Vec<Vec<Cell>> {
+    let time = |ms: u64| humanise::micros(ms.saturating_mul(1000));
+    let row = |request: &WaitingRequest| {
+        vec![
+            Cell::new(&request.owner),
+            Cell::new(&request.tenant),
+            Cell::new(request.on_empty.as_str()),
+            Cell::new(format!("for {}", time(request.waited_ms))),
+            Cell::new(format!("{} left", time(request.remaining_ms))),
+        ]
+    };
+    status.waiting.iter().map(row).collect()
 }
 
 fn bar(counts: &SlotCounts) -> Cell {
@@ -275,7 +292,7 @@ pub(super) fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pcpm_api::types::Failure;
+    use pcpm_api::types::{Failure, OnEmpty};
 
     use super::super::tests::{PIPE, PLAIN, TERMINAL};
     use super::*;
@@ -316,6 +333,13 @@ mod tests {
                 exhausted: 2,
                 refused: 0,
             },
+            waiting: vec![WaitingRequest {
+                owner: "web-9".into(),
+                tenant: "shop".into(),
+                on_empty: OnEmpty::Wait,
+                waited_ms: 1_200,
+                remaining_ms: 3_800,
+            }],
             attach_latency: took,
             refill: RefillTotals {
                 created: 12_060,
@@ -361,6 +385,8 @@ refill        12.1k created, 12.0k retired, 4 failed
 refill time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill steps  p50 of namespace 0µs, mount 0µs, link 14µs, configure 0µs
 memory        daemon 12.0MiB; kernel per slot: slab 85.0KiB
+waiting
+  web-9  shop  wait  for 1.2s  3.8s left
 drops
   120  spoofed_source  about spoofed_source
 failed slots
@@ -402,6 +428,7 @@ warnings
     #[test]
     fn a_healthy_pool_has_no_sections_of_worries() {
         let healthy = Status {
+            waiting: Vec::new(),
             drops: Vec::new(),
             failures: Vec::new(),
             warnings: Vec::new(),
