@@ -114,8 +114,7 @@ pub mod names {
     pub const POLICY: &str = "POLICY";
     /// `BPF_MAP_TYPE_HASH`: [`super::PortKey`] to [`super::PortTarget`].
     pub const PORTS: &str = "PORTS";
-    /// `BPF_MAP_TYPE_HASH`: [`crate::address::Address`] of the host to `u32` interface index of its
-    /// link.
+    /// `BPF_MAP_TYPE_HASH`: [`crate::address::Address`] of the host to `u32` 1.
     pub const HOST_ADDRESSES: &str = "HOST_ADDRESSES";
     /// `BPF_MAP_TYPE_LRU_HASH`: [`super::HostPeerKey`] to [`super::HostPeer`].
     pub const HOST_PEERS: &str = "HOST_PEERS";

@@ -14,6 +14,8 @@ pub const DESTINATION_MAC_OFFSET: u32 = 0;
 pub const HOP_LIMIT_OFFSET: u32 = ETHERNET_LENGTH + 7;
 /// Offset of the TTL of IPv4 in the frame; the protocol follows it.
 pub const TTL_OFFSET: u32 = ETHERNET_LENGTH + 8;
+/// Flags and offset of an IPv4 fragment.
+pub const FRAGMENT_FLAGS_OFFSET: u32 = ETHERNET_LENGTH + 6;
 /// Offset of the IPv4 header checksum in the frame.
 pub const IP_CHECKSUM_OFFSET: u32 = ETHERNET_LENGTH + CHECKSUM_IN_IP;
 /// Offset of the source address in an IPv4 header.
@@ -72,6 +74,8 @@ const ICMP_ECHO_REPLY: u8 = 0;
 const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMPV6_ECHO_REQUEST: u8 = 128;
 const ICMPV6_ECHO_REPLY: u8 = 129;
+/// In the field at [`FRAGMENT_FLAGS_OFFSET`].
+pub const DO_NOT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET_MASK: u16 = 0x1fff;
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pcpm_tests::{
-    Daemon, HOST_ADDRESS, HOST_ADDRESS6, INTERNET_ADDRESS, INTERNET_ADDRESS6, PATIENCE, Place,
-    World,
+    Daemon, HOST_ADDRESS, HOST_ADDRESS6, HttpServer, INTERNET_ADDRESS, INTERNET_ADDRESS6, PATIENCE,
+    Place, World,
 };
+use serde_json::json;
 
 /// The host's address on its second uplink.
 const SECOND_ADDRESS: &str = "203.0.113.2";
@@ -247,3 +248,113 @@ fn named_uplinks_may_come_later() -> Result<()> {
     assert_eq!(links.count(), 1, "{pins}");
     Ok(())
 }
+
+#[test]
+fn published_ports_answer_on_every_uplink_through_which_they_are_asked() -> Result<()> {
+    let world = World::new()?;
+    add_second_link(&world, SECOND_UPLINK)?;
+    // The internet takes from a link only what it would send there.
+    on_host(
+        &world,
+        "route add default via 203.0.113.1 dev eth1 table 100\n\
+         rule add from 203.0.113.2 lookup 100\n",
+    )?;
+    for link in ["all", "eth0", "eth1"] {
+        let strict = format!("net.ipv4.conf.{link}.rp_filter=1");
+        world.internet_command("sysctl", ["-qw", &strict]).run()?;
+    }
+    let daemon = world.pool_of(2)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS, SECOND_ADDRESS])?;
+    let parameters = json!({"owner": "web", "publish": ["8080:80", "udp:53:53"]});
+    let slot = daemon.place(&daemon.attach_with(&parameters)?);
+    let _server = HttpServer::start(&slot, "0.0.0.0:80")?;
+    for host in [HOST_ADDRESS, SECOND_ADDRESS] {
+        // The route back to this client leads out of the first uplink, but for answers from the second's
+        // address.
+        let url = format!("http://{host}:8080/");
+        let curl = ["-sS", "-m5", "--interface", INTERNET_ADDRESS, &url];
+        let seen = world.internet_command("curl", curl).run()?;
+        assert!(seen.starts_with(INTERNET_ADDRESS), "{seen}");
+    }
+    Ok(())
+}
+
+/// A slot with the MTU of the first uplink, and the second, a narrower one, in its place.
+fn behind_a_narrow_uplink(world: &World) -> Result<(Daemon, Place)> {
+    let daemon = world.pool_of(2)?;
+    let slot = daemon.place(&daemon.attach("web", "t")?);
+    add_second_link(
+        world,
+        &format!(
+            "{SECOND_UPLINK}{SECOND_UPLINK6}\
+             link set eth1 mtu {NARROW}\n\
+             route del default via 192.0.2.1\n"
+        ),
+    )?;
+    let narrow = format!("ip link set eth1 mtu {NARROW}");
+    world.internet().tool(&narrow).run()?;
+    wait_for_uplinks(&daemon, &[SECOND_ADDRESS])?;
+    Ok((daemon, slot))
+}
+
+const NARROW: usize = 1300;
+
+#[test]
+fn a_packet_too_large_for_a_new_uplink_is_answered() -> Result<()> {
+    let world = World::new()?;
+    let (_daemon, slot) = behind_a_narrow_uplink(&world)?;
+    let cases = [
+        (
+            INTERNET_ADDRESS,
+            format!("Frag needed and DF set (mtu = {NARROW})"),
+        ),
+        (INTERNET_ADDRESS6, format!("Packet too big: mtu={NARROW}")),
+    ];
+    for (server, told) in cases {
+        let ping = format!("ping -n -c2 -i0.2 -W2 -M do -s1400 {server}");
+        let output = slot.tool(&ping).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(&told), "{text}");
+        let report = slot.tool(&format!("tracepath -n -m3 {server}")).run()?;
+        assert!(report.contains(&format!("pmtu {NARROW}")), "{report}");
+    }
+    Ok(())
+}
+
+#[test]
+fn who_sends_fragments_too_large_for_a_new_uplink_is_told() -> Result<()> {
+    let world = World::new()?;
+    let (_daemon, slot) = behind_a_narrow_uplink(&world)?;
+    for server in [INTERNET_ADDRESS, INTERNET_ADDRESS6] {
+        let ping = format!("ping -n -c3 -i0.2 -W2 -s4000 {server}");
+        let output = slot.tool(&ping).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("4008 bytes from"), "{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_transfer_over_a_narrow_uplink_arrives_whole() -> Result<()> {
+    let world = World::new()?;
+    let (_daemon, slot) = behind_a_narrow_uplink(&world)?;
+    for server in [
+        format!("{INTERNET_ADDRESS}:7"),
+        format!("[{INTERNET_ADDRESS6}]:7"),
+    ] {
+        let internet = world.internet();
+        let listener = internet.within(|| Ok(TcpListener::bind(&server)?))?;
+        let mut client = slot.within(|| Ok(TcpStream::connect(&server)?))?;
+        client.set_write_timeout(Some(PATIENCE))?;
+        let (mut accepted, _) = listener.accept()?;
+        let sender = std::thread::spawn(move || client.write_all(&vec![7; LENGTH]));
+        let mut received = Vec::new();
+        accepted.set_read_timeout(Some(PATIENCE))?;
+        accepted.read_to_end(&mut received)?;
+        sender.join().expect("no panic")?;
+        assert_eq!(received.len(), LENGTH);
+    }
+    Ok(())
+}
+
+const LENGTH: usize = 3_000_000;

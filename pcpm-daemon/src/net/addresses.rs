@@ -1,6 +1,6 @@
 //! The addresses at which the host can be reached: those of a published port.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -10,9 +10,8 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::error::NetError;
 use super::netlink::Netlink;
 
-/// All global addresses in the socket's namespace with their links, but for those of links with the
-/// alias `mark`.
-pub(super) fn of_host(socket: &mut Netlink, mark: &str) -> Result<BTreeMap<IpAddr, u32>, NetError> {
+/// All global addresses in the socket's namespace, but for those of links with the alias `mark`.
+pub(super) fn of_host(socket: &mut Netlink, mark: &str) -> Result<BTreeSet<IpAddr>, NetError> {
     let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
     let mut addresses = AddressMessage::default();
     addresses.header.family = AddressFamily::Unspec;
@@ -36,13 +35,13 @@ fn has_alias(link: &LinkMessage, mark: &str) -> bool {
         .any(|attribute| matches!(attribute, LinkAttribute::IfAlias(alias) if alias == mark))
 }
 
-fn global(addresses: &[RouteNetlinkMessage], ours: &BTreeSet<u32>) -> BTreeMap<IpAddr, u32> {
+fn global(addresses: &[RouteNetlinkMessage], ours: &BTreeSet<u32>) -> BTreeSet<IpAddr> {
     let global = addresses.iter().filter_map(|message| match message {
         RouteNetlinkMessage::NewAddress(address)
             if address.header.scope == AddressScope::Universe
                 && !ours.contains(&address.header.index) =>
         {
-            Some((own(address)?, address.header.index))
+            own(address)
         }
         _ => None,
     });
@@ -101,8 +100,8 @@ mod tests {
         ];
         let found: Vec<_> = global(&messages, &BTreeSet::from([4]))
             .iter()
-            .map(|(address, link)| format!("{address} {link}"))
+            .map(ToString::to_string)
             .collect();
-        assert_eq!(found, ["192.0.2.2 2", "198.51.100.8 3", "2001:db8::2 2"]);
+        assert_eq!(found, ["192.0.2.2", "198.51.100.8", "2001:db8::2"]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Clones share one record, so a test keeps one while the code under test has another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -137,8 +137,8 @@ impl HostKernel for FakeKernel {
         Ok(FoundUplinks::default())
     }
 
-    fn addresses(&mut self) -> Result<BTreeMap<IpAddr, u32>, NetError> {
-        Ok(BTreeMap::new())
+    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError> {
+        Ok(BTreeSet::new())
     }
 
     fn conflict(&mut self, _: IpNet) -> Result<Option<Conflict>, NetError> {

@@ -1,6 +1,6 @@
 //! The host as the daemon sees it: who is at home where, and one entry for each of its duties.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ impl HostKernel for Host {
         Ok(uplink::find(&self.tables()?, choice))
     }
 
-    fn addresses(&mut self) -> Result<BTreeMap<IpAddr, u32>, NetError> {
+    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError> {
         addresses::of_host(&mut self.socket, &self.home.mark())
     }
 

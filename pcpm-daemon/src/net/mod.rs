@@ -47,7 +47,7 @@ mod tc;
 mod tests;
 mod uplink;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -212,8 +212,8 @@ pub(crate) trait HostKernel: Send {
     /// Finds the host's ways out.
     fn find_uplinks(&mut self, choice: &UplinkChoice) -> Result<FoundUplinks, NetError>;
 
-    /// The global addresses of the host's own links, of both families, with the link's index.
-    fn addresses(&mut self) -> Result<BTreeMap<IpAddr, u32>, NetError>;
+    /// The global addresses of the host's own links, of both families.
+    fn addresses(&mut self) -> Result<BTreeSet<IpAddr>, NetError>;
 
     /// The first address or route of the host, not ours, that overlaps `pool` or the gateway.
     fn conflict(&mut self, pool: IpNet) -> Result<Option<Conflict>, NetError>;

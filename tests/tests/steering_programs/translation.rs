@@ -258,6 +258,25 @@ fn a_packet_whose_time_is_over_is_left_for_the_host_to_refuse() -> Result<()> {
 }
 
 #[test]
+fn a_packet_too_large_for_the_uplink_is_left_for_the_host_to_answer() -> Result<()> {
+    /// That of the lab's uplink, and the link header.
+    const LARGEST: usize = 1500 + 14;
+    in_both(|net| {
+        let mut lab = lab()?;
+        for content in CONTENTS {
+            let mut frame = Packet::of_slot(1, net.peer, content).bytes();
+            frame.resize(LARGEST, 0);
+            let fate = lab.send_bytes(MARKED, &frame)?;
+            assert!(matches!(fate, Fate::Redirected { .. }), "{fate:?}");
+            frame.push(0);
+            let fate = lab.send_bytes(MARKED, &frame)?;
+            assert_eq!(fate, Fate::Refused(DropReason::TooBig));
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn only_the_uplink_leads_to_the_world() -> Result<()> {
     in_both(|net| {
         let mut lab = lab()?;

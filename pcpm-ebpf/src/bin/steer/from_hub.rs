@@ -46,7 +46,10 @@ fn steer(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
     check_mark(skb.mark(), word)?;
     skb.set_mark(0);
     match host::route(skb, frame)? {
-        Some(hop) => to_world(skb, slot, word, frame, hop),
+        Some(hop) => match to_world(skb, slot, word, frame, hop) {
+            Err(DropReason::TooBig) => too_big(skb, slot, frame),
+            outcome => outcome,
+        },
         None => to_this_host(skb, slot, word, frame),
     }
 }
@@ -104,27 +107,73 @@ fn to_world(
     frame: &Frame,
     hop: Hop,
 ) -> Result<Verdict, DropReason> {
-    let uplink = maps::uplink(hop.ifindex()).ok_or(DropReason::NotUplink)?;
-    let address = uplink.address(frame.family).ok_or(DropReason::NoUplink)?;
+    let uplink = uplink_address(frame, hop);
     let Some(ttl) = next_ttl(frame.ttl) else {
         return Ok(expired(slot));
     };
-    match skb.transport(frame) {
+    let hop = match skb.transport(frame) {
         Ok(transport) => {
-            let shown = ports::shown(skb, address, slot, word, frame, transport)?;
+            let shown = ports::shown(skb, uplink, slot, word, frame, transport)?;
+            let hop = way_out(skb, frame, hop, uplink, &shown.address)?;
             fragments::let_others_follow(frame, slot, word, &shown.address)?;
             global::rewrite_source(*skb, frame, transport, shown)?;
+            hop
         }
-        Err(DropReason::NotReply) => error_to_world(skb, slot, word, frame)?,
+        Err(DropReason::NotReply) => {
+            let quote = skb.quote(frame)?;
+            let shown = ports::quoted_shown(slot, word, frame, quote);
+            let shown = shown.ok_or(DropReason::NotReply)?;
+            let hop = way_out(skb, frame, hop, uplink, &shown.address)?;
+            global::rewrite_quoted_destination(*skb, frame, quote, shown)?;
+            rewrite::error_source(skb, frame, &shown.address)?;
+            hop
+        }
         Err(DropReason::Fragment) => {
             let mut shown = Address::ANY;
             global::follow_first(frame, slot, word, &mut shown)?;
+            let hop = way_out(skb, frame, hop, uplink, &shown)?;
             rewrite::ip_source(skb, frame, &shown)?;
+            hop
         }
         Err(reason) => return Err(reason),
-    }
+    };
     rewrite::time_to_live(skb, frame, ttl)?;
     Ok(Verdict::Redirect(skb.redirect_neighbour(hop)))
+}
+
+/// What packets that take the way `hop` are translated to.
+#[inline(always)]
+fn uplink_address(frame: &Frame, hop: Hop) -> Result<&'static Address, DropReason> {
+    let uplink = maps::uplink(hop.ifindex()).ok_or(DropReason::NotUplink)?;
+    uplink.address(frame.family).ok_or(DropReason::NoUplink)
+}
+
+/// The way of a packet that is shown as `shown`: `hop`, whose address is `uplink`, unless the packet
+/// answers from another address of the host. Then it goes where the host's own answers from there go.
+///
+/// # Errors
+/// [`DropReason::TooBig`] where the host's stack, which takes the way `hop`, finds the same.
+#[inline(always)]
+fn way_out(
+    skb: &Skb,
+    frame: &Frame,
+    hop: Hop,
+    uplink: Result<&Address, DropReason>,
+    shown: &Address,
+) -> Result<Hop, DropReason> {
+    let ordinary = hop.ifindex();
+    let mut way = hop;
+    if !uplink.is_ok_and(|address| *address == *shown) {
+        way = host::route_from(skb, frame, shown)?.ok_or(DropReason::NoRoute)?;
+        maps::uplink(way.ifindex()).ok_or(DropReason::NotUplink)?;
+    }
+    if !host::is_too_big(skb, way) {
+        Ok(way)
+    } else if way.ifindex() == ordinary {
+        Err(DropReason::TooBig)
+    } else {
+        Err(DropReason::AnswerTooBig)
+    }
 }
 
 /// The host's stack forwards nothing without decrementing the TTL first (`net/ipv4/ip_forward.c`):
@@ -134,16 +183,12 @@ fn expired(slot: u32) -> Verdict {
     Verdict::Refuse(Dropped::of(slot, DropReason::TtlExpired))
 }
 
-/// An error about what a peer of the slot sent, for instance to a port that has been closed since.
+/// The stack does not look at the MTU before that either. It fragments IPv4 packets that allow it, so
+/// this one no longer does: there is no translating what it would make.
 #[inline(always)]
-fn error_to_world(
-    skb: &Skb,
-    slot: u32,
-    word: AttachmentWord,
-    frame: &Frame,
-) -> Result<(), DropReason> {
-    let quote = skb.quote(frame)?;
-    let shown = ports::quoted_shown(slot, word, frame, quote).ok_or(DropReason::NotReply)?;
-    global::rewrite_quoted_destination(*skb, frame, quote, shown)?;
-    rewrite::error_source(skb, frame, &shown.address)
+fn too_big(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
+    if frame.is_v4() {
+        rewrite::forbid_fragments(skb)?;
+    }
+    Ok(Verdict::Refuse(Dropped::of(slot, DropReason::TooBig)))
 }

@@ -131,8 +131,8 @@ global! {
         -> bool = names::allow;
 
     /// See [`host::route`].
-    fn find_route(skb: Skb, frame: &Frame, lookup: &mut bpf_fib_lookup) -> Result<bool, DropReason>
-        = host::find_route;
+    fn find_route(skb: Skb, frame: &Frame, source: &Address, lookup: &mut bpf_fib_lookup)
+        -> Result<bool, DropReason> = host::find_route;
     /// See [`host::has_socket`].
     fn has_socket(skb: Skb, ingress: &FlowKey) -> bool = host::has_socket;
 

@@ -6,15 +6,19 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{
         BPF_F_CURRENT_NETNS, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NOT_FWDED,
-        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup as FibLookup,
-        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, bpf_sock_tuple,
-        bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
+        BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+        bpf_fib_lookup as FibLookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Ipv4Tuple,
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ipv6Tuple,
     },
-    helpers::generated::{bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{
+        bpf_check_mtu, bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
 };
 use pcpm_ebpf::{
     abi::FlowKey,
+    address::Address,
     drop_reason::DropReason,
     packet::{Family, Frame, protocol},
 };
@@ -64,16 +68,28 @@ const _: () = assert!(size_of::<FibLookup>() % 4 == 0);
 /// the address is the host's own, or there is no route.
 #[inline(always)]
 pub(crate) fn route(skb: &Skb, frame: &Frame) -> Result<Option<Hop>, DropReason> {
+    route_from(skb, frame, &frame.source)
+}
+
+/// As [`route`], for a packet that is shown as one of `source`: rules of the host may ask for it.
+#[inline(always)]
+pub(crate) fn route_from(
+    skb: &Skb,
+    frame: &Frame,
+    source: &Address,
+) -> Result<Option<Hop>, DropReason> {
     let lookup = maps::route()?;
-    let is_found = global::find_route(*skb, frame, lookup)?;
+    let is_found = global::find_route(*skb, frame, source, lookup)?;
     Ok(is_found.then_some(Hop(lookup)))
 }
 
-/// Looks for a route in `lookup`: whether there is one.
+/// Looks for a route in `lookup`: whether there is one. Whether the packet is too big for it is asked
+/// later, see [`is_too_big`].
 #[inline(always)]
 pub(crate) fn find_route(
     skb: Skb,
     frame: &Frame,
+    source: &Address,
     lookup: &mut FibLookup,
 ) -> Result<bool, DropReason> {
     zero(lookup);
@@ -82,12 +98,12 @@ pub(crate) fn find_route(
     match frame.family {
         Family::V4 => {
             lookup.family = AF_INET;
-            lookup.__bindgen_anon_3.ipv4_src = frame.source.0[3];
+            lookup.__bindgen_anon_3.ipv4_src = source.0[3];
             lookup.__bindgen_anon_4.ipv4_dst = frame.destination.0[3];
         }
         Family::V6 => {
             lookup.family = AF_INET6;
-            lookup.__bindgen_anon_3.ipv6_src = frame.source.0;
+            lookup.__bindgen_anon_3.ipv6_src = source.0;
             lookup.__bindgen_anon_4.ipv6_dst = frame.destination.0;
         }
     }
@@ -95,11 +111,20 @@ pub(crate) fn find_route(
     // SAFETY: `lookup` is initialised and of the given size.
     let status = unsafe { bpf_fib_lookup(skb.context(), lookup, size, BPF_FIB_LOOKUP_SKIP_NEIGH) };
     match status as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS => Ok(true),
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_FRAG_NEEDED => Ok(true),
         BPF_FIB_LKUP_RET_NOT_FWDED => Ok(false),
-        BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(DropReason::TooBig),
         _ => Err(DropReason::NoRoute),
     }
+}
+
+/// Whether a packet, or one of the segments it will be sent in, is larger than the link can take.
+#[inline(always)]
+pub(crate) fn is_too_big(skb: &Skb, hop: Hop) -> bool {
+    let mut mtu = 0;
+    let segments = u64::from(BPF_MTU_CHK_SEGS);
+    // SAFETY: the helper writes the link's MTU to `mtu`.
+    let fits = unsafe { bpf_check_mtu(skb.context(), hop.ifindex(), &raw mut mtu, 0, segments) };
+    fits > 0
 }
 
 /// Whether the host has a socket that an answer to `ingress` would belong to.

@@ -25,18 +25,26 @@ use crate::{
 };
 
 /// What a slot's connection to the world is shown as: what it has been so far, or a new port of
-/// `uplink`.
+/// `uplink`, the address of the way out.
+///
+/// # Errors
+/// Why there is no such address, for a connection that needs one.
 #[inline(always)]
 pub(crate) fn shown(
     skb: &Skb,
-    uplink: &Address,
+    uplink: Result<&Address, DropReason>,
     slot: u32,
     word: AttachmentWord,
     frame: &Frame,
     transport: &Transport,
 ) -> Result<&'static Endpoint, DropReason> {
     let connection = Connection::of(slot, word, frame, transport)?;
-    if !global::connection_goes_on(connection, transport)? || !connection.is_shown_right(uplink) {
+    let goes_on = global::connection_goes_on(connection, transport)?;
+    if goes_on && connection.is_inbound {
+        return Ok(connection.shown());
+    }
+    let uplink = uplink?;
+    if !goes_on || connection.shown.address != *uplink {
         global::open_connection(connection, *skb, uplink, transport)?;
     }
     Ok(connection.shown())
@@ -106,13 +114,6 @@ impl Connection {
     #[inline(always)]
     pub(crate) fn shown(&self) -> &Endpoint {
         &self.shown
-    }
-
-    /// Whether the address that it is shown as is that of the uplink, or else the one that its client
-    /// speaks to.
-    #[inline(always)]
-    fn is_shown_right(&self, uplink: &Address) -> bool {
-        self.is_inbound || self.shown.address == *uplink
     }
 
     /// Now, by `slot`, held as `word` says.

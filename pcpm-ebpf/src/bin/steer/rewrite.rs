@@ -12,9 +12,9 @@ use pcpm_ebpf::{
     nat::Endpoint,
     packet::{
         CHECKSUM_IN_ICMP, CHECKSUM_IN_IP, DESTINATION_IN_IP, DESTINATION_IN_IPV6,
-        DESTINATION_MAC_OFFSET, ETHERNET_LENGTH, Family, Frame, HOP_LIMIT_OFFSET,
-        IP_CHECKSUM_OFFSET, SOURCE_IN_IP, SOURCE_IN_IPV6, TTL_OFFSET, Transport, TransportKind,
-        protocol,
+        DESTINATION_MAC_OFFSET, DO_NOT_FRAGMENT, ETHERNET_LENGTH, FRAGMENT_FLAGS_OFFSET, Family,
+        Frame, HOP_LIMIT_OFFSET, IP_CHECKSUM_OFFSET, PacketFields as _, SOURCE_IN_IP,
+        SOURCE_IN_IPV6, TTL_OFFSET, Transport, TransportKind, protocol,
     },
 };
 
@@ -52,6 +52,18 @@ pub(crate) fn time_to_live(skb: &Skb, frame: &Frame, ttl: u8) -> Result<(), Drop
     let word = |ttl: u8| u64::from(u16::from_ne_bytes([ttl, frame.protocol]));
     skb.replace_ip_checksum(IP_CHECKSUM_OFFSET, word(frame.ttl), word(ttl), 2)?;
     skb.store(TTL_OFFSET, &ttl)
+}
+
+/// Says that no router may take the packet apart.
+#[inline(always)]
+pub(crate) fn forbid_fragments(skb: &Skb) -> Result<(), DropReason> {
+    let [flags] = skb
+        .fields(FRAGMENT_FLAGS_OFFSET)
+        .ok_or(DropReason::Malformed)?;
+    let forbidden: u16 = flags | DO_NOT_FRAGMENT;
+    let (old, new) = (in_memory(flags), in_memory(forbidden));
+    skb.replace_ip_checksum(IP_CHECKSUM_OFFSET, old, new, 2)?;
+    skb.store(FRAGMENT_FLAGS_OFFSET, &forbidden.to_be())
 }
 
 /// Makes the packet come from `to`.
