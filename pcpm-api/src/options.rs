@@ -1,14 +1,19 @@
 //! What an attachment has beside its slot: published ports, rules, limits. All of it may change while
 //! the attachment lives.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::PoolError;
-use crate::publish::{self, Port};
+use crate::publish::{self, Port, Publish};
 use crate::rates::{Rate, check_bits, check_packets};
-use crate::rules::{self, Rules};
+use crate::rules::{self, Rule, Rules};
 use crate::types::{AttachRequest, UpdateRequest};
 
 /// Checked options. Two requests for the same have equal ones, in whatever order they name it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// As text they are what a request has that changes none to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Texts", into = "Texts")]
 pub struct Options {
     /// Ports of the host that lead to the slot, ascending.
     pub publish: Vec<Port>,
@@ -118,6 +123,65 @@ impl Options {
     }
 }
 
+/// Options as a request has them.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Texts {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    publish: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    allow: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    deny: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_up: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_down: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_up_packets: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_down_packets: Option<u64>,
+}
+
+impl From<Options> for Texts {
+    fn from(options: Options) -> Self {
+        let Options {
+            publish,
+            rules,
+            up,
+            down,
+        } = options;
+        let texts = |rules: &[Rule]| rules.iter().map(Rule::to_string).collect();
+        let publish = publish::collapse(&publish);
+        Self {
+            publish: publish.iter().map(Publish::to_string).collect(),
+            allow: texts(rules.allow()),
+            deny: texts(rules.deny()),
+            rate_up: up.bits,
+            rate_down: down.bits,
+            rate_up_packets: up.packets,
+            rate_down_packets: down.packets,
+        }
+    }
+}
+
+impl TryFrom<Texts> for Options {
+    type Error = PoolError;
+
+    fn try_from(texts: Texts) -> Result<Self, PoolError> {
+        Self::default().changed(&UpdateRequest {
+            publish: Some(texts.publish),
+            allow: Some(texts.allow),
+            deny: Some(texts.deny),
+            rate_up: texts.rate_up,
+            rate_down: texts.rate_down,
+            rate_up_packets: texts.rate_up_packets,
+            rate_down_packets: texts.rate_down_packets,
+            ..UpdateRequest::default()
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +230,27 @@ mod tests {
         assert_eq!(after.rules.allow(), before.rules.allow());
         assert_eq!(after.rules.deny().len(), 1);
         assert_eq!(after.down.packets, Some(10));
+    }
+
+    #[test]
+    fn options_are_the_same_after_they_were_text() {
+        let all = AttachRequest {
+            publish: Some(texts(&["8000-8010:80-90", "udp:[2001:db8::1]:53:5353"])),
+            allow: Some(texts(&["host:53/udp", "*.example.org:443", "192.0.2.0/24"])),
+            deny: Some(texts(&["0.0.0.0/0"])),
+            rate_up: Some(8_000),
+            rate_down_packets: Some(1),
+            ..AttachRequest::default()
+        };
+        for request in [request(), all, AttachRequest::default()] {
+            let options = Options::of(&request).unwrap();
+            let text = serde_json::to_string(&options).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Options>(&text).unwrap(),
+                options,
+                "{text}"
+            );
+        }
     }
 
     #[test]

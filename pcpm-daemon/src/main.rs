@@ -7,6 +7,7 @@ mod doctor;
 mod engine;
 mod found;
 mod host_world;
+mod journal;
 mod lock_file;
 mod memory;
 mod net;

@@ -30,6 +30,8 @@ use pcpm_api::{
     types::{Lease, OnEmpty, SlotCounts, SlotState, Source},
 };
 
+use serde::{Deserialize, Serialize};
+
 use backoff::Backoff;
 use queue::WaitingQueue;
 use quota::Usage;
@@ -59,12 +61,14 @@ pub(crate) struct PoolSettings {
 }
 
 /// Who holds a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holder {
     pub(crate) owner: String,
     pub(crate) tenant: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) lease: Lease,
+    #[serde(default, skip_serializing_if = "Options::is_empty")]
     pub(crate) options: Options,
     /// The user that attached it, by number.
     pub(crate) uid: u32,
