@@ -74,6 +74,13 @@ pub enum PoolError {
         /// When a retry may succeed, in milliseconds, where only time has to pass.
         retry_after_ms: Option<u64>,
     },
+    /// The daemon could not write down what it was asked to do, and so did not do it.
+    #[serde(rename = "io.pcpm.Pool.NotRecorded")]
+    #[error("not done, because it would not survive a restart of the daemon: {reason}")]
+    NotRecorded {
+        /// What could not be written, and why.
+        reason: String,
+    },
     /// The request was right but could not be carried out.
     #[serde(rename = "io.pcpm.Pool.Failed")]
     #[error("{reason}")]

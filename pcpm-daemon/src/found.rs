@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 /// What was found. Nothing is, where there was no earlier life.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Every slot of which something is left, in any order, each once.
+    /// Every slot of the pool of which something is left, in any order, each once.
     pub(crate) slots: Vec<FoundSlot>,
 }
 

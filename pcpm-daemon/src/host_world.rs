@@ -15,7 +15,7 @@ use crate::{
     bpf::{DatapathSetup as _, DropEvents, PinDir, Sizes, Steering, control_group},
     config::{self, Config, UplinkSetting},
     doctor::{self, NetworkFacts, UplinkFacts},
-    engine::{self, World},
+    engine::World,
     found::Found,
     net::{FoundUplinks, Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
     uplink::UplinkFollower,
@@ -86,7 +86,6 @@ impl HostWorld {
             pool_prefix6: pool_prefix6(config),
             mtu,
             uplinks: uplinks.followed.clone(),
-            life: engine::unix_time_ms(),
         };
         Ok(Built {
             world,

@@ -20,7 +20,7 @@ mod uplink;
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Parser;
 use pcpm_api::types::{CheckStatus, DoctorReply};
 
@@ -85,6 +85,8 @@ fn locked_daemon(config: &Config) -> anyhow::Result<()> {
     let stop = serve::StopSignals::listen()?;
     let room_for_ports = open_files::room_for_ports(config, open_files::raise_limit());
     let mut host = net::Host::open(&config.state_dir)?;
+    let netns = net::HostKernel::netns_cookie(&mut host)?;
+    let journal = journal::Journal::of_host(&config.state_dir, netns)?;
     let swept = net::HostKernel::sweep(&mut host);
     if swept.links + swept.mounts > 0 {
         let (links, mounts) = (swept.links, swept.mounts);
@@ -103,8 +105,9 @@ fn locked_daemon(config: &Config) -> anyhow::Result<()> {
     let mut world = host_world::HostWorld::new(host);
     let served = world
         .build(config)
-        .and_then(|built| serve::until_stopped(config, room_for_ports, built, stop));
+        .and_then(|built| serve::until_stopped(config, room_for_ports, built, journal, stop));
     let errors = world.remove();
+    journal::remove(&config.state_dir).context("remove the journal")?;
     served?;
     if !errors.is_empty() {
         bail!("something was left behind:\n  {}", errors.join("\n  "));

@@ -26,8 +26,8 @@ use crate::{
         Engine, Shared,
         workers::{Report, Workers},
     },
-    found::Found,
     host_world::{self, Built},
+    journal::Opened,
     pool::PoolSettings,
     reservation::{HostSockets, Reservations},
 };
@@ -37,6 +37,9 @@ const CREATING_PER_WORKER: u32 = 16;
 
 /// Checks of the host that run at once; others wait their turn.
 const DOCTORS_AT_ONCE: usize = 2;
+
+/// How long what failed is left alone.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long clients that waited for a slot have to take the answer that there will be none.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -65,7 +68,7 @@ impl StopSignals {
     pub(crate) fn listen() -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(DOCTORS_AT_ONCE)
+            .max_blocking_threads(DOCTORS_AT_ONCE + 1)
             .build()
             .context("start the runtime")?;
         let inside = runtime.enter();
@@ -85,6 +88,7 @@ pub(crate) fn until_stopped(
     config: &Config,
     room_for_ports: u32,
     built: Built,
+    journal: Opened,
     stop: StopSignals,
 ) -> anyhow::Result<()> {
     let (reports, inbox) = mpsc::unbounded_channel();
@@ -95,22 +99,21 @@ pub(crate) fn until_stopped(
         creating: config.refill.workers * CREATING_PER_WORKER,
         quotas: config.quotas.clone(),
     };
-    let engine = Engine::new(
+    let mut engine = Engine::new(
         built.world,
         settings,
         Box::new(built.steering),
         Box::new(work),
         Reservations::new(Box::new(HostSockets), room_for_ports),
+        journal,
     );
+    engine.restore(built.found);
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;
     let (changes, uplinks) = mpsc::unbounded_channel();
     let served = built.uplinks.follow(changes).and_then(|()| {
         let inboxes = (inbox, uplinks, built.drop_events);
-        LocalSet::new().block_on(
-            &runtime,
-            serve(config, engine, built.found, inboxes, signals),
-        )
+        LocalSet::new().block_on(&runtime, serve(config, engine, inboxes, signals))
     });
     workers.stop();
     served
@@ -126,7 +129,6 @@ type Inboxes = (
 async fn serve(
     config: &Config,
     engine: Shared,
-    found: Found,
     (reports, uplinks, drops): Inboxes,
     signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
@@ -145,7 +147,8 @@ async fn serve(
     tokio::task::spawn_local(take_reports(engine.clone(), reports));
     tokio::task::spawn_local(take_uplinks(engine.clone(), uplinks));
     tokio::task::spawn_local(take_drops(engine.clone(), drops));
-    tokio::task::spawn_local(announce_ready(engine.clone(), found));
+    tokio::task::spawn_local(keep_up(engine.clone()));
+    tokio::task::spawn_local(announce_ready(engine.clone()));
     tokio::task::spawn_local(async move { listener.serve(clients).await });
     // The outermost future is polled whenever any task was woken, so it should have little to do.
     let stopped = tokio::task::spawn_local(stop_signal(signals));
@@ -206,10 +209,28 @@ async fn take_drops(engine: Shared, drops: DropEvents) {
     tracing::error!("dropped packets are counted only: {error}");
 }
 
+/// Compacts the journal when that is wanted, and tries again what failed.
+async fn keep_up(engine: Shared) {
+    let wanted = engine.borrow().upkeep_wanted();
+    loop {
+        wanted.notified().await;
+        let compaction = engine.borrow_mut().begin_compaction();
+        if let Some(compaction) = compaction
+            && let Ok(outcome) = tokio::task::spawn_blocking(move || compaction.run()).await
+        {
+            engine.borrow_mut().end_compaction(outcome);
+        }
+        if engine.borrow().has_failed() {
+            tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            engine.borrow_mut().try_again();
+        }
+    }
+}
+
 /// Begins the fill and tells the service manager when the warm target is reached.
-async fn announce_ready(engine: Shared, found: Found) {
+async fn announce_ready(engine: Shared) {
     let begun = Instant::now();
-    let filled = engine.borrow_mut().start(found);
+    let filled = engine.borrow_mut().start();
     if filled.await.is_ok() {
         let took_ms = begun.elapsed().as_millis();
         let slots = engine.borrow().status().slots.ready;

@@ -242,7 +242,10 @@ impl Client {
     async fn doctor(&mut self, mode: Mode) -> Step {
         let doctor = self.service.doctor.clone();
         match tokio::task::spawn_blocking(move || doctor()).await {
-            Ok(checks) => self.reply(mode, DoctorReply { checks }).await,
+            Ok(mut checks) => {
+                checks.push(self.service.engine.borrow().journal_check());
+                self.reply(mode, DoctorReply { checks }).await
+            }
             Err(error) => {
                 let reason = format!("check the host: {error}");
                 self.error(mode, &PoolError::Failed { reason }).await

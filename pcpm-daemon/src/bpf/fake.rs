@@ -6,7 +6,8 @@ use pcpm_ebpf::abi::{
     AttachmentWord, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
 };
 
-use super::{BpfError, CompiledPolicy, Datapath};
+use super::{BpfError, CompiledPolicy, Datapath, PolicyTable};
+use crate::journal::fake::Power;
 
 /// Clones share what they remember.
 #[derive(Clone, Debug, Default)]
@@ -27,15 +28,27 @@ pub(crate) struct FakeDatapath {
     pub(crate) room_for_ports: Rc<RefCell<Option<usize>>>,
     /// What every slot's counters read.
     pub(crate) counters: Rc<RefCell<SlotCounters>>,
+    /// Without it nothing changes any more.
+    pub(crate) power: Power,
 }
 
 impl Datapath for FakeDatapath {
     fn publish(&mut self, slot: u32, word: AttachmentWord) {
-        self.published.borrow_mut().push((slot, word));
+        if self.power.suffices() {
+            self.published.borrow_mut().push((slot, word));
+        }
+    }
+
+    fn word(&self, slot: u32) -> AttachmentWord {
+        let published = self.published.borrow();
+        let last = published.iter().rev().find(|(of, _)| *of == slot);
+        last.map_or(AttachmentWord::default(), |(_, word)| *word)
     }
 
     fn set_settings(&mut self, slot: u32, settings: &Settings) {
-        self.settings.borrow_mut().insert(slot, *settings);
+        if self.power.suffices() {
+            self.settings.borrow_mut().insert(slot, *settings);
+        }
     }
 
     fn publish_port(&mut self, key: PortKey, target: PortTarget) -> Result<(), BpfError> {
@@ -45,13 +58,30 @@ impl Datapath for FakeDatapath {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
             return Err(BpfError::new(format!("publish port {}", key.port), &full));
         }
-        ports.insert(key, target);
+        if self.power.suffices() {
+            ports.insert(key, target);
+        }
         Ok(())
     }
 
+    fn published_ports(&self) -> Result<Vec<(PortKey, PortTarget)>, BpfError> {
+        let ports = self.ports.borrow();
+        Ok(ports.iter().map(|(&key, &target)| (key, target)).collect())
+    }
+
     fn withdraw_port(&mut self, key: PortKey) -> Result<(), BpfError> {
-        self.ports.borrow_mut().remove(&key);
+        if self.power.suffices() {
+            self.ports.borrow_mut().remove(&key);
+        }
         Ok(())
+    }
+
+    fn policies(&self) -> Result<PolicyTable, BpfError> {
+        let (nodes, names) = (self.policies.borrow(), self.names.borrow());
+        Ok(PolicyTable {
+            nodes: nodes.keys().copied().collect(),
+            names: names.iter().map(|(&key, &number)| (key, number)).collect(),
+        })
     }
 
     fn add_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError> {
@@ -61,12 +91,18 @@ impl Datapath for FakeDatapath {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
             return Err(BpfError::new("write a policy", &full));
         }
+        if !self.power.suffices() {
+            return Ok(());
+        }
         policies.extend(policy.nodes.iter().copied());
         self.names.borrow_mut().extend(policy.names.iter().copied());
         Ok(())
     }
 
     fn remove_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError> {
+        if !self.power.suffices() {
+            return Ok(());
+        }
         for (key, _) in &policy.nodes {
             self.policies.borrow_mut().remove(key);
         }

@@ -67,10 +67,20 @@ pub(crate) struct CompiledPolicy {
     pub(crate) names: Vec<(NameKey, u32)>,
 }
 
+/// The keys of all policies, and the numbers of their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PolicyTable {
+    pub(crate) nodes: Vec<PolicyKey>,
+    pub(crate) names: Vec<(NameKey, u32)>,
+}
+
 /// What the running daemon asks of the datapath.
 pub(crate) trait Datapath {
     /// Says who holds the slot. Every packet from now on sees this, and none sees half of it.
     fn publish(&mut self, slot: u32, word: AttachmentWord);
+
+    /// What was said last of who holds the slot, by this daemon or an earlier one.
+    fn word(&self, slot: u32) -> AttachmentWord;
 
     /// Says what the attachment that the settings name may do. Without a system call, like
     /// [`publish`](Self::publish).
@@ -79,8 +89,14 @@ pub(crate) trait Datapath {
     /// Leads a port of the host to a slot, in place of where it led before.
     fn publish_port(&mut self, key: PortKey, target: PortTarget) -> Result<(), BpfError>;
 
+    /// All ports of the host that lead to slots.
+    fn published_ports(&self) -> Result<Vec<(PortKey, PortTarget)>, BpfError>;
+
     /// A port of the host is the host's again. One that was not published stays as it is.
     fn withdraw_port(&mut self, key: PortKey) -> Result<(), BpfError>;
+
+    /// What there is of policies.
+    fn policies(&self) -> Result<PolicyTable, BpfError>;
 
     /// Writes a policy that no settings name yet; on failure nothing of it is there.
     fn add_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError>;

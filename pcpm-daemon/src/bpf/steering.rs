@@ -17,11 +17,12 @@ use pcpm_ebpf::{
         AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings,
         SlotCounters, names,
     },
+    address::Address,
 };
 
 use super::{
-    BpfError, CompiledPolicy, Datapath, DatapathSetup, DropEvents, HostAddresses, PinDir, Uplinks,
-    control_group,
+    BpfError, CompiledPolicy, Datapath, DatapathSetup, DropEvents, HostAddresses, PinDir,
+    PolicyTable, Uplinks, control_group,
     pins::is_pinned,
     words::{AttachmentWords, SettingsTable},
 };
@@ -179,8 +180,36 @@ impl Datapath for Steering {
         self.words.store(slot, word);
     }
 
+    fn word(&self, slot: u32) -> AttachmentWord {
+        self.words.load(slot)
+    }
+
     fn set_settings(&mut self, slot: u32, settings: &Settings) {
         self.settings.store(slot, settings);
+    }
+
+    fn published_ports(&self) -> Result<Vec<(PortKey, PortTarget)>, BpfError> {
+        let ports = self.ports.iter();
+        let ports = ports.map(|entry| entry.map(|(key, target)| (key.0, target.0)));
+        ports
+            .collect::<Result<_, _>>()
+            .map_err(|e| BpfError::new("read the published ports", &e))
+    }
+
+    fn policies(&self) -> Result<PolicyTable, BpfError> {
+        let nodes = self
+            .policy
+            .keys()
+            .map(|key| key.map(|key| policy_key(&key)));
+        let names = self.names.iter();
+        let names = names.map(|entry| entry.map(|(key, number)| (key.0, number)));
+        let read = || {
+            Ok(PolicyTable {
+                nodes: nodes.collect::<Result<_, MapError>>()?,
+                names: names.collect::<Result<_, MapError>>()?,
+            })
+        };
+        read().map_err(|e: MapError| BpfError::new("read the policies", &e))
     }
 
     fn publish_port(&mut self, key: PortKey, target: PortTarget) -> Result<(), BpfError> {
@@ -304,6 +333,15 @@ fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
 fn trie_key(key: &PolicyKey) -> Key<PolicyPrefix> {
     let [a, b, c, d] = key.address.0;
     Key::new(key.prefix_length, [key.policy, a, b, c, d])
+}
+
+fn policy_key(key: &Key<PolicyPrefix>) -> PolicyKey {
+    let [policy, a, b, c, d] = key.data();
+    PolicyKey {
+        prefix_length: key.prefix_len(),
+        policy,
+        address: Address([a, b, c, d]),
+    }
 }
 
 pub(super) fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {

@@ -23,6 +23,11 @@ impl AttachmentWords {
         SharedWords::map(map, slots as usize).map(Self)
     }
 
+    /// The slot's word.
+    pub(super) fn load(&self, slot: u32) -> AttachmentWord {
+        AttachmentWord(self.0.words()[slot as usize].load(Ordering::Acquire))
+    }
+
     /// Stores a slot's word. Other CPUs' programs see the old word or the new one.
     pub(super) fn store(&self, slot: u32, word: AttachmentWord) {
         self.0.words()[slot as usize].store(word.0, Ordering::Release);

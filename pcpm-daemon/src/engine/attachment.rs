@@ -29,11 +29,13 @@ pub(super) struct SlotText {
     addresses: Vec<String>,
     gateways: Vec<String>,
     mac: String,
+    mtu: u32,
 }
 
 impl SlotText {
-    pub(super) fn new(world: &World, slot: SlotIndex) -> Self {
+    pub(super) fn new(world: &World, slot: SlotIndex, mtu: u32) -> Self {
         Self {
+            mtu,
             name: slot_name(slot),
             netns: slot_path(&world.state_dir, slot).display().to_string(),
             addresses: world.addresses(slot),
@@ -49,6 +51,8 @@ pub(super) struct Origin {
     pub(super) source: Source,
     pub(super) took_us: u64,
     pub(super) attached_at_ms: u64,
+    /// The life of the daemon that it began in.
+    pub(super) life: u64,
 }
 
 /// An attachment, cheap to hand to a client's task. It is written as `types::Attachment`.
@@ -57,15 +61,13 @@ pub(crate) struct Attachment {
     holder: Rc<Holder>,
     text: Rc<SlotText>,
     epoch: u32,
-    mtu: u32,
-    life: u64,
     origin: Origin,
 }
 
 impl Attachment {
-    /// Names this attachment and no other, ever: epochs begin anew with the daemon.
+    /// Names this attachment and no other, ever, also where epochs begin anew.
     pub(super) fn id(&self) -> String {
-        format!("{}-{}-{:x}", self.text.name, self.epoch, self.life)
+        format!("{}-{}-{:x}", self.text.name, self.epoch, self.origin.life)
     }
 }
 
@@ -122,7 +124,7 @@ impl Serialize for Attachment {
             addresses: &text.addresses,
             gateways: &text.gateways,
             mac: &text.mac,
-            mtu: self.mtu,
+            mtu: text.mtu,
             publish: options.publish.iter().map(|&port| port.into()).collect(),
             allow: texts(options.rules.allow()),
             deny: texts(options.rules.deny()),
@@ -149,8 +151,6 @@ impl Engine {
             holder: self.pool.holder(slot)?.clone(),
             text: record.text.clone()?,
             epoch: self.pool.epoch(slot),
-            mtu: self.world.mtu,
-            life: self.world.life,
             origin: record.origin?,
         })
     }

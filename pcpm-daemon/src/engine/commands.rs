@@ -31,6 +31,7 @@ impl Engine {
                 mtu: self.world.mtu,
             }),
             Command::Retire(slot) => {
+                self.note_retiring(slot);
                 let netns = self.records[slot as usize].netns.take();
                 self.work.retire(RetiredSlot { index: slot, netns });
             }
@@ -58,35 +59,46 @@ impl Engine {
         slot: SlotIndex,
         source: Source,
     ) -> Result<Attached, PoolError> {
+        let holder = self.pool.holder(slot).cloned();
+        let holder = holder.expect("the pool grants attached slots");
         let epoch = self.pool.epoch(slot);
-        if let Err(error) = self.grant_options(slot, epoch) {
-            self.totals.refused += 1;
-            return Err(self.give_up(slot, error, Event::Unused(slot)));
-        }
-        let holder = self
-            .pool
-            .holder(slot)
-            .expect("the pool grants attached slots");
         let tenant = self.tenants.acquire(&holder.tenant);
+        let asked_at = self.pending[&request].asked_at;
+        let granted = self.grant_options(slot, epoch).and_then(|policy| {
+            let took_us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let origin = Origin {
+                source,
+                took_us,
+                attached_at_ms: unix_time_ms(),
+                life: self.life,
+            };
+            self.write_attached(slot, tenant, policy, origin, &holder)
+                .inspect_err(|_| self.revoke_options(slot, &holder.options))?;
+            Ok(origin)
+        });
+        let origin = match granted {
+            Ok(origin) => origin,
+            Err(error) => {
+                self.tenants.release(&holder.tenant);
+                self.totals.refused += 1;
+                return Err(self.give_up(slot, error, Event::Unused(slot)));
+            }
+        };
         self.datapath
             .publish(slot, AttachmentWord::attached(epoch, tenant));
+        let attached = Happening::Attached {
+            source,
+            took_us: origin.took_us,
+        };
+        self.events.push(attached, Some(slot), Some(&holder));
         let pending = &self.pending[&request];
         let pass_fd = pending.pass_fd;
-        let took = pending.asked_at.elapsed();
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let attached = Happening::Attached { source, took_us };
-        self.events.push(attached, Some(slot), Some(holder));
         if holder.lease == Lease::Connection {
             self.leases.grant(slot, pending.client);
         }
-        let attached_at_ms = unix_time_ms();
-        self.records[slot as usize].origin = Some(Origin {
-            source,
-            took_us,
-            attached_at_ms,
-        });
+        self.records[slot as usize].origin = Some(origin);
         self.totals.count_attach(source);
-        self.attach_latency.record(took);
+        self.attach_latency.record(asked_at.elapsed());
         // A request that is refused after all must not keep the slot.
         self.attached(slot, pass_fd)
             .map_err(|error| self.give_up(slot, error, Event::Detach(slot)))
@@ -161,6 +173,7 @@ impl Engine {
     fn revoke(&mut self, slot: SlotIndex, holder: &Rc<Holder>) {
         self.datapath
             .publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
+        self.note_detached(slot);
         self.revoke_options(slot, &holder.options);
         self.leases.end(slot);
         self.tenants.release(&holder.tenant);

@@ -17,16 +17,41 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Happening {
     Ready,
-    Attached { source: Source, took_us: u64 },
+    Attached {
+        source: Source,
+        took_us: u64,
+    },
     Detached,
     Updated,
     Retired,
-    Failed { reason: String },
-    Waiting { ahead: u32 },
+    Failed {
+        reason: String,
+    },
+    Waiting {
+        ahead: u32,
+    },
     Cancelled,
-    Exhausted { waiting: u32 },
-    Refused { error: PoolError },
-    Uplinks { now: Vec<types::Uplink> },
+    Exhausted {
+        waiting: u32,
+    },
+    Refused {
+        error: PoolError,
+    },
+    Uplinks {
+        now: Vec<types::Uplink>,
+    },
+    /// An attachment of an earlier life could not be kept.
+    Lost {
+        reason: String,
+    },
+    /// A port is led to the slot but could not be taken on the host.
+    Unreserved {
+        reason: String,
+    },
+    /// The journal could not be used as it should.
+    Journal {
+        message: String,
+    },
 }
 
 impl Happening {
@@ -43,13 +68,19 @@ impl Happening {
             Self::Exhausted { .. } => "exhausted",
             Self::Refused { .. } => "refused",
             Self::Uplinks { .. } => "uplink",
+            Self::Lost { .. } => "lost",
+            Self::Unreserved { .. } => "unreserved",
+            Self::Journal { .. } => "journal",
         }
     }
 
     pub(super) fn message(&self) -> String {
         match self {
             Self::Attached { source, took_us } => format!("{source}, {took_us} µs"),
-            Self::Failed { reason } => reason.clone(),
+            Self::Failed { reason } | Self::Lost { reason } | Self::Unreserved { reason } => {
+                reason.clone()
+            }
+            Self::Journal { message } => message.clone(),
             Self::Waiting { ahead: 0 } => "next in line for a slot".to_owned(),
             Self::Waiting { ahead } => format!("for a slot, behind {ahead}"),
             Self::Exhausted { waiting } => format!("{waiting} requests wait"),

@@ -10,6 +10,8 @@ mod events;
 mod latency;
 mod leases;
 mod options;
+mod recording;
+mod restore;
 mod status;
 mod tenants;
 #[cfg(test)]
@@ -32,6 +34,7 @@ use pcpm_api::{
     error::PoolError,
     limits::{self, DEFAULT_TENANT},
     options::Options,
+    publish::Port,
     types::{self, Lease, OnEmpty, Traffic},
 };
 use pcpm_ebpf::abi::{GATEWAY_V4, GATEWAY_V6, SlotCounters};
@@ -40,7 +43,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::{
     api::Caller,
     bpf::Datapath,
-    found::{Found, FoundSlot},
+    journal::{self, History, Journal},
     net,
     policy::{Policies, Ranges},
     pool::{self, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex},
@@ -81,8 +84,6 @@ pub(crate) struct World {
     pub(crate) pool_prefix6: Option<ipnet::Ipv6Net>,
     pub(crate) mtu: u32,
     pub(crate) uplinks: Vec<types::Uplink>,
-    /// Tells this life of the daemon from all others: when it began.
-    pub(crate) life: u64,
 }
 
 impl World {
@@ -170,16 +171,27 @@ struct Record {
     baseline: SlotCounters,
     text: Option<Rc<SlotText>>,
     origin: Option<Origin>,
+    /// The journal has it as one that may be handed out.
+    is_noted_ready: bool,
 }
 
 /// See the module's documentation.
 pub(crate) struct Engine {
     world: World,
+    /// Tells this life of the daemon from all others: when it began.
+    life: u64,
     pool: Pool,
     datapath: Box<dyn Datapath>,
     policies: Policies,
     work: Box<dyn Work>,
     reservations: Reservations,
+    journal: Journal,
+    /// What the journal said when it was opened, until that is restored.
+    history: History,
+    /// What is wrong with what it said.
+    findings: Vec<journal::Finding>,
+    /// Whether the last of its events tells of a failure.
+    journal_fails: bool,
     records: Vec<Record>,
     leases: Leases,
     tenants: Tenants,
@@ -198,6 +210,9 @@ pub(crate) struct Engine {
     deadline_changed: Rc<Notify>,
     armed: Option<pool::Now>,
     somebody_waits: Rc<Notify>,
+    upkeep_wanted: Rc<Notify>,
+    /// Ports that lead to slots and could not be taken on the host.
+    unreserved: Vec<(SlotIndex, Port)>,
     /// Told once, when the warm target is reached for the first time.
     filled: Option<oneshot::Sender<()>>,
     commands: Vec<Command>,
@@ -206,16 +221,28 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// An engine over an empty pool; [`start`](Self::start) begins to fill it.
+    /// An engine over an empty pool. [`restore`](Self::restore) takes over what an earlier life left,
+    /// [`start`](Self::start) begins to fill it.
     pub(crate) fn new(
         world: World,
         settings: PoolSettings,
         datapath: Box<dyn Datapath>,
         work: Box<dyn Work>,
         reservations: Reservations,
+        journal: journal::Opened,
     ) -> Self {
         let capacity = settings.capacity;
+        let journal::Opened {
+            journal,
+            history,
+            findings,
+        } = journal;
         Self {
+            life: unix_time_ms().max(history.used.life + 1),
+            journal,
+            history,
+            findings,
+            journal_fails: false,
             policies: Policies::new(Ranges::new(world.ranges())),
             world,
             pool: Pool::new(settings),
@@ -239,28 +266,21 @@ impl Engine {
             deadline_changed: Rc::default(),
             armed: None,
             somebody_waits: Rc::default(),
+            upkeep_wanted: Rc::default(),
+            unreserved: Vec::new(),
             filled: None,
             commands: Vec::new(),
             unusable: Vec::new(),
         }
     }
 
-    /// Takes over what was found and begins to fill the pool. The receiver is told when the warm target
-    /// is reached.
-    pub(crate) fn start(&mut self, found: Found) -> oneshot::Receiver<()> {
+    /// Begins to fill the pool. The receiver is told when the warm target is reached.
+    pub(crate) fn start(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.filled = Some(sender);
-        self.memory.start_fill();
-        for FoundSlot {
-            index,
-            netns,
-            doubt,
-        } in found.slots
-        {
-            let doubt = doubt.unwrap_or_else(|| "nobody knows who held it".to_owned());
-            tracing::warn!(slot = net::slot_name(index), "found and destroyed: {doubt}");
-            self.records[index as usize].netns = netns;
-            self.feed(Event::Found(index), None);
+        let counts = self.pool.counts();
+        if counts.vacant == counts.capacity {
+            self.memory.start_fill();
         }
         self.feed(Event::Tick, None);
         receiver
@@ -363,11 +383,14 @@ impl Engine {
                 self.totals.created += 1;
                 self.create_latency.record(timings);
                 let baseline = self.baseline(slot);
+                let mtu = self.world.mtu;
+                self.note_ready(slot, mtu, baseline);
                 self.records[slot as usize] = Record {
                     netns: Some(netns),
                     baseline,
-                    text: Some(Rc::new(SlotText::new(&self.world, slot))),
+                    text: Some(Rc::new(SlotText::new(&self.world, slot, mtu))),
                     origin: None,
+                    is_noted_ready: true,
                 };
                 self.events.push(Happening::Ready, Some(slot), None);
                 Event::Created(slot)
@@ -571,6 +594,7 @@ impl Engine {
             self.armed = deadline;
             self.deadline_changed.notify_one();
         }
+        self.watch_journal();
         let counts = self.pool.counts();
         if self.filled.is_some() && counts.ready + counts.attached >= counts.target {
             self.fill_ended(counts.ready + counts.attached);

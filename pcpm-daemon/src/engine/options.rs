@@ -4,7 +4,7 @@
 //! The order is that of trust: what a packet could use comes before the attachment that lets it pass,
 //! and goes after it.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, rc::Rc};
 
 use pcpm_api::{
     error::PoolError, options::Options, publish::Port, rates::Rate, rules::Rules,
@@ -21,16 +21,23 @@ use crate::{
     bpf::BpfError,
     net::slot_name,
     policy::{PolicyError, PolicyId},
-    pool::SlotIndex,
+    pool::{Holder, SlotIndex},
     reservation::ReservationError,
 };
 
+/// The number of no rules.
+const NO_RULES: PolicyId = 0;
+
 impl Engine {
     /// Gives the slot what its holder's options ask for, for the attachment `epoch` that no packet
-    /// passes yet. On failure nothing of it is left.
-    pub(super) fn grant_options(&mut self, slot: SlotIndex, epoch: u32) -> Result<(), PoolError> {
+    /// passes yet, and returns the number of its rules. On failure nothing of it is left.
+    pub(super) fn grant_options(
+        &mut self,
+        slot: SlotIndex,
+        epoch: u32,
+    ) -> Result<PolicyId, PoolError> {
         let Some(holder) = self.pool.holder(slot).filter(|h| !h.options.is_empty()) else {
-            return Ok(());
+            return Ok(NO_RULES);
         };
         let holder = holder.clone();
         let options = &holder.options;
@@ -41,7 +48,8 @@ impl Engine {
                 self.datapath.set_settings(slot, &settings);
             }
             self.lead(slot, epoch, &options.publish, &[])
-                .inspect_err(|_| self.release_policy(&options.rules))
+                .inspect_err(|_| self.release_policy(&options.rules))?;
+            Ok(policy)
         });
         granted.inspect_err(|_| self.reservations.release(slot, &options.publish))
     }
@@ -52,7 +60,7 @@ impl Engine {
             return;
         }
         self.withdraw(&options.publish);
-        self.reservations.release(slot, &options.publish);
+        self.give_back(slot, &options.publish);
         self.release_policy(&options.rules);
     }
 
@@ -65,13 +73,16 @@ impl Engine {
     ) -> Result<Attachment, PoolError> {
         let slot = self.slot_named(&request.owner, request.id.as_deref())?;
         self.may_touch(slot, caller)?;
-        let holder = self.pool.holder(slot).cloned();
-        let before = &holder.expect("owners hold attached slots").options;
-        let after = before.changed(request)?;
-        self.change(slot, before, &after)?;
-        self.pool.change_options(slot, after);
-        let holder = self.pool.holder(slot);
-        self.events.push(Happening::Updated, Some(slot), holder);
+        let before = self.pool.holder(slot).cloned();
+        let before = before.expect("owners hold attached slots");
+        let after = Rc::new(Holder {
+            options: before.options.changed(request)?,
+            ..before.as_ref().clone()
+        });
+        self.change(slot, &before.options, &after)?;
+        self.pool.change_holder(slot, after.clone());
+        self.events
+            .push(Happening::Updated, Some(slot), Some(&after));
         self.after_change();
         let (attachment, _) = self.attached(slot, false)?;
         Ok(attachment)
@@ -81,14 +92,21 @@ impl Engine {
         &mut self,
         slot: SlotIndex,
         before: &Options,
-        after: &Options,
+        holder: &Rc<Holder>,
     ) -> Result<(), PoolError> {
+        let after = &holder.options;
         let epoch = self.pool.epoch(slot);
         let taken = takes_more(&before.publish, &after.publish);
         let given_up = takes_more(&after.publish, &before.publish);
         self.reserve(slot, &taken)?;
         let changed = self.acquire_policy(&after.rules).and_then(|policy| {
             self.lead(slot, epoch, &after.publish, &before.publish)
+                .and_then(|()| {
+                    self.write_updated(slot, policy, holder).inspect_err(|_| {
+                        let led = new_ports(&after.publish, &before.publish);
+                        self.lead_back(slot, epoch, &led, &before.publish);
+                    })
+                })
                 .inspect_err(|_| self.release_policy(&after.rules))?;
             Ok(policy)
         });
@@ -97,8 +115,15 @@ impl Engine {
             .set_settings(slot, &settings(epoch, policy, after));
         self.release_policy(&before.rules);
         self.withdraw(&given_up);
-        self.reservations.release(slot, &given_up);
+        self.give_back(slot, &given_up);
         Ok(())
+    }
+
+    /// The ports are the host's again.
+    fn give_back(&mut self, slot: SlotIndex, ports: &[Port]) {
+        self.reservations.release(slot, ports);
+        self.unreserved
+            .retain(|(of, port)| *of != slot || !ports.contains(port));
     }
 
     fn reserve(&mut self, slot: SlotIndex, ports: &[Port]) -> Result<(), PoolError> {
@@ -124,15 +149,14 @@ impl Engine {
 
     /// Leads `ports` to the slot. On failure they lead where they did: to the slot's ports in
     /// `before`, or nowhere.
-    fn lead(
+    pub(super) fn lead(
         &mut self,
         slot: SlotIndex,
         epoch: u32,
         ports: &[Port],
         before: &[Port],
     ) -> Result<(), PoolError> {
-        let is_new = |port: &&Port| before.binary_search(port).is_err();
-        let new: Vec<_> = ports.iter().filter(is_new).collect();
+        let new = new_ports(ports, before);
         for (done, port) in new.iter().enumerate() {
             let target = target(slot, epoch, port);
             if let Err(error) = self.datapath.publish_port(key(port), target) {
@@ -182,6 +206,12 @@ impl Engine {
     }
 }
 
+/// Those of `ports` that did not lead to the same place `before`.
+fn new_ports<'a>(ports: &'a [Port], before: &[Port]) -> Vec<&'a Port> {
+    let is_new = |port: &&Port| before.binary_search(port).is_err();
+    ports.iter().filter(is_new).collect()
+}
+
 /// Ports of `after` that take something of the host that none of `before` does.
 fn takes_more(before: &[Port], after: &[Port]) -> Vec<Port> {
     let held: HashSet<_> = before.iter().map(key).collect();
@@ -189,7 +219,7 @@ fn takes_more(before: &[Port], after: &[Port]) -> Vec<Port> {
     more.copied().collect()
 }
 
-fn complain(done: Result<(), BpfError>) {
+pub(super) fn complain(done: Result<(), BpfError>) {
     if let Err(error) = done {
         tracing::error!("{error}");
     }
@@ -201,7 +231,7 @@ fn failed(error: &dyn std::error::Error) -> PoolError {
     }
 }
 
-fn settings(epoch: u32, policy: PolicyId, options: &Options) -> Settings {
+pub(super) fn settings(epoch: u32, policy: PolicyId, options: &Options) -> Settings {
     Settings {
         epoch,
         policy,
@@ -223,7 +253,7 @@ fn limit(rate: Rate) -> RateLimit {
     }
 }
 
-fn key(port: &Port) -> PortKey {
+pub(super) fn key(port: &Port) -> PortKey {
     PortKey {
         address: port.host_address.map_or(Address::ANY, Address::from),
         port: port.host_port,
@@ -232,7 +262,7 @@ fn key(port: &Port) -> PortKey {
     }
 }
 
-fn target(slot: SlotIndex, epoch: u32, port: &Port) -> PortTarget {
+pub(super) fn target(slot: SlotIndex, epoch: u32, port: &Port) -> PortTarget {
     PortTarget {
         slot,
         epoch,

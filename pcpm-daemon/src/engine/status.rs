@@ -207,11 +207,17 @@ impl Engine {
 
     fn warnings(&self) -> Vec<String> {
         let counts = self.pool.counts();
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<_> = self.journal_warnings().collect();
         if counts.failed > 0 {
             warnings.push(format!(
                 "{} slots could not be made or destroyed",
                 counts.failed
+            ));
+        }
+        if !self.unreserved.is_empty() {
+            warnings.push(format!(
+                "{} published ports lead to slots but are taken on the host by other programs",
+                self.unreserved.len()
             ));
         }
         if counts.waiting > 0 {

@@ -30,6 +30,25 @@ impl Tenants {
         id
     }
 
+    /// Numbers up to `last` were used in an earlier life.
+    pub(super) fn go_on_after(&mut self, last: u32) {
+        self.last = last;
+    }
+
+    /// The tenant has the number that it had in an earlier life, for one more attachment.
+    pub(super) fn restore(&mut self, name: &str, id: u32) -> u32 {
+        let tenant = self.by_name.entry(name.to_owned());
+        let tenant = tenant.or_insert(Tenant { id, attachments: 0 });
+        tenant.attachments += 1;
+        self.in_use.insert(tenant.id);
+        tenant.id
+    }
+
+    /// The last number that was given.
+    pub(super) fn last(&self) -> u32 {
+        self.last
+    }
+
     /// An attachment of the tenant ended.
     pub(super) fn release(&mut self, name: &str) {
         let Some(tenant) = self.by_name.get_mut(name) else {
@@ -72,6 +91,17 @@ mod tests {
         tenants.last = kept.wrapping_sub(2);
         let next = tenants.acquire("next");
         assert!(next != 0 && next != kept, "{next}");
+    }
+
+    #[test]
+    fn a_tenant_has_the_same_number_in_the_next_life_and_no_other_gets_it() {
+        let mut tenants = Tenants::default();
+        tenants.go_on_after(4);
+        tenants.restore("a", 2);
+        assert_eq!(tenants.acquire("a"), 2);
+        assert_eq!(tenants.acquire("b"), 5);
+        tenants.release("a");
+        assert_eq!(tenants.acquire("a"), 2);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The engine between a datapath that remembers and workers that are told when to finish.
 
 mod options;
+mod restart;
 
 use std::{cell::RefCell, fs::File};
 
@@ -11,6 +12,7 @@ use super::*;
 use crate::{
     api::Role,
     bpf::fake::FakeDatapath,
+    journal::fake::MemoryStorage,
     net::{RetiredSlot, SlotSpec},
     pool::{Quota, Quotas},
     reservation::fake::FakePorts,
@@ -53,6 +55,7 @@ struct Bench {
     datapath: FakeDatapath,
     work: FakeWork,
     ports: FakePorts,
+    storage: MemoryStorage,
 }
 
 impl Bench {
@@ -61,15 +64,26 @@ impl Bench {
     }
 
     fn with_quotas(capacity: u32, ready: u32, quotas: Quotas) -> Self {
+        let (datapath, storage) = (FakeDatapath::default(), MemoryStorage::default());
+        Self::over(capacity, ready, quotas, datapath, storage)
+    }
+
+    /// A daemon that starts where there is this datapath and this journal.
+    fn over(
+        capacity: u32,
+        ready: u32,
+        quotas: Quotas,
+        datapath: FakeDatapath,
+        storage: MemoryStorage,
+    ) -> Self {
         let world = World {
             state_dir: "/run/pcpm".into(),
             pool_cidr: "10.213.0.0/16".parse().unwrap(),
             pool_prefix6: "fd00:7063:706d::/64".parse().ok(),
             mtu: 1400,
             uplinks: Vec::new(),
-            life: 7,
         };
-        let (datapath, work) = (FakeDatapath::default(), FakeWork::default());
+        let work = FakeWork::default();
         let ports = FakePorts::default();
         let engine = Engine::new(
             world,
@@ -82,12 +96,14 @@ impl Bench {
             Box::new(datapath.clone()),
             Box::new(work.clone()),
             Reservations::new(Box::new(ports.clone()), 8),
+            storage.open(),
         );
         Self {
             engine: Rc::new(RefCell::new(engine)),
             datapath,
             work,
             ports,
+            storage,
         }
     }
 
@@ -97,7 +113,7 @@ impl Bench {
 
     fn filled_with(slots: u32, quotas: Quotas) -> Self {
         let bench = Self::with_quotas(slots, slots, quotas);
-        let filled = bench.engine.borrow_mut().start(Found::default());
+        let filled = bench.engine.borrow_mut().start();
         bench.work();
         drop(filled);
         bench
@@ -368,7 +384,7 @@ fn a_watcher_gets_a_snapshot_and_then_what_changed() {
 #[test]
 fn status_names_failed_slots_with_reason_and_pause() {
     let bench = Bench::new(1, 1);
-    drop(bench.engine.borrow_mut().start(Found::default()));
+    drop(bench.engine.borrow_mut().start());
     let reason = "create veth s0000 in hub 0: EEXIST".to_owned();
     bench
         .engine
@@ -379,27 +395,6 @@ fn status_names_failed_slots_with_reason_and_pause() {
     assert_eq!(status.failures[0].slot, "s0000");
     assert!(status.failures[0].reason.contains("EEXIST"));
     assert!(status.failures[0].retry_in_ms > 0);
-}
-
-#[test]
-fn a_slot_that_nobody_knows_is_destroyed_before_it_is_made_anew() {
-    let bench = Bench::new(2, 2);
-    let found = FoundSlot {
-        index: 1,
-        netns: None,
-        doubt: Some("its link is gone".into()),
-    };
-    let found = Found { slots: vec![found] };
-    drop(bench.engine.borrow_mut().start(found));
-    assert_eq!(*bench.work.retire.borrow(), [1]);
-    let creating = bench.work.create.borrow();
-    assert_eq!(
-        creating.iter().map(|spec| spec.index).collect::<Vec<_>>(),
-        [0]
-    );
-    drop(creating);
-    bench.work();
-    assert_eq!(bench.engine.borrow().status().slots.ready, 2);
 }
 
 #[test]

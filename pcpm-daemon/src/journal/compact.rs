@@ -58,9 +58,11 @@ impl Compaction {
 }
 
 impl Journal {
-    /// Whether a compaction would be worth it and none is under way.
+    /// Whether a compaction would be worth it and none is under way: when the file has grown, and when
+    /// there may be no room for more.
     pub(crate) fn wants_compaction(&self) -> bool {
-        self.tail.is_none() && self.length >= self.compact_at
+        let cramped = self.trouble.is_some() && self.length > self.compacted;
+        self.tail.is_none() && (self.length >= self.compact_at || cramped)
     }
 
     /// Begins a compaction; its outcome goes to [`finish_compaction`](Self::finish_compaction).
@@ -101,6 +103,7 @@ impl Journal {
         self.file = new.file;
         self.torn = false;
         self.compact_at = SMALL.max(self.length * GROWTH);
+        self.compacted = self.length;
         Ok(())
     }
 }

@@ -3,16 +3,49 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use nix::errno::Errno;
 
-use super::storage::{Storage, StoredFile};
+use super::{
+    Identity, Journal, Opened,
+    storage::{Storage, StoredFile},
+};
 
 /// Clones share one directory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryStorage(Arc<Mutex<Disk>>);
+
+/// What keeps a daemon alive: it may be dead after so many operations on what survives it.
+#[derive(Clone, Debug)]
+pub(crate) struct Power(Arc<AtomicI64>);
+
+impl Default for Power {
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(i64::MAX)))
+    }
+}
+
+impl Power {
+    /// The daemon dies in the operation after so many more.
+    pub(crate) fn last_for(&self, operations: i64) {
+        self.0.store(operations, Ordering::Relaxed);
+    }
+
+    /// Whether it has died.
+    pub(crate) fn is_off(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < 0
+    }
+
+    /// Counts an operation; says whether the daemon lives through it.
+    pub(crate) fn suffices(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::Relaxed) > 0
+    }
+}
 
 /// What becomes of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +67,9 @@ struct Disk {
     /// Bytes that all files together may have.
     room: Option<usize>,
     crashed: bool,
+    power: Power,
+    /// How many bytes a write gets out that the daemon dies in.
+    last_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -43,6 +79,15 @@ struct MemoryFile {
 }
 
 impl MemoryStorage {
+    /// What a daemon opens here, always of the same boot and host.
+    pub(crate) fn open(&self) -> Opened {
+        let identity = Identity {
+            boot: "3f3c".into(),
+            netns: 7,
+        };
+        Journal::open(Arc::new(self.clone()), identity).expect("it can be opened")
+    }
+
     /// A directory with one file.
     pub(crate) fn with(name: &str, bytes: &[u8]) -> Self {
         let storage = Self::default();
@@ -66,6 +111,13 @@ impl MemoryStorage {
         let mut disk = self.disk();
         let used = disk.files.iter().map(Vec::len).sum();
         disk.room = full.then_some(used);
+    }
+
+    /// Its daemon lives on `power` from now on.
+    pub(crate) fn live_on(&self, power: &Power, last_bytes: usize) {
+        let mut disk = self.disk();
+        disk.power = power.clone();
+        disk.last_bytes = last_bytes;
     }
 
     /// What the next daemon finds: the same files, and no faults.
@@ -100,7 +152,10 @@ impl Disk {
         if self.crashed {
             return Err(Errno::EIO.into());
         }
-        let fault = self.faults.get(&self.operations).copied();
+        let mut fault = self.faults.get(&self.operations).copied();
+        if !self.power.suffices() {
+            fault = Some(Fault::Crash(self.last_bytes));
+        }
         self.operations += 1;
         match fault {
             None => Ok(None),
@@ -115,11 +170,11 @@ impl Disk {
 
     /// An operation that is done or not done.
     fn begin_whole(&mut self) -> io::Result<()> {
-        match self.begin()? {
-            None => Ok(()),
-            Some(_) if self.crashed => Err(Errno::EIO.into()),
-            Some(_) => Ok(()),
+        self.begin()?;
+        if self.crashed {
+            return Err(Errno::EIO.into());
         }
+        Ok(())
     }
 }
 
@@ -131,15 +186,11 @@ impl Storage for MemoryStorage {
     fn open(&self, name: &str) -> io::Result<Arc<dyn StoredFile>> {
         let mut disk = self.disk();
         disk.begin_whole()?;
-        let index = match disk.names.get(name) {
-            Some(&index) => index,
-            None => {
-                let index = disk.files.len();
-                disk.files.push(Vec::new());
-                disk.names.insert(name.to_owned(), index);
-                index
-            }
-        };
+        let next = disk.files.len();
+        let index = *disk.names.entry(name.to_owned()).or_insert(next);
+        if index == next {
+            disk.files.push(Vec::new());
+        }
         Ok(Arc::new(MemoryFile {
             disk: self.0.clone(),
             index,
@@ -184,10 +235,10 @@ impl StoredFile for MemoryFile {
         }
         file.resize(file.len().max(start + writes), 0);
         file[start..start + writes].copy_from_slice(&bytes[..writes]);
-        match crashed {
-            true => Err(Errno::EIO.into()),
-            false => Ok(writes),
+        if crashed {
+            return Err(Errno::EIO.into());
         }
+        Ok(writes)
     }
 
     fn truncate(&self, length: u64) -> io::Result<()> {

@@ -2,10 +2,14 @@
 //! there. The checksum (CRC-32, eight hexadecimal digits) continues that of the line before, so that a
 //! line that is missing is noticed like one that was changed. The first line says what the file is.
 
+use std::{fs, io};
+
 use serde::{Deserialize, Serialize};
 
 /// The version that is written. Whatever a reader of the version before would misunderstand raises it.
 pub(super) const VERSION: u32 = 1;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Digits of a checksum and the space behind them.
 const CHECKSUM: usize = 9;
@@ -18,6 +22,14 @@ pub(crate) struct Identity {
     pub(crate) boot: String,
     /// The cookie of the network namespace that is the host's.
     pub(crate) netns: u64,
+}
+
+impl Identity {
+    /// Of what the kernel has now, where the host's network namespace has the cookie `netns`.
+    pub(crate) fn of_host(netns: u64) -> io::Result<Self> {
+        let boot = fs::read_to_string(BOOT_ID)?.trim().to_owned();
+        Ok(Self { boot, netns })
+    }
 }
 
 /// The first line.

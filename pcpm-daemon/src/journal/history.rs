@@ -72,10 +72,12 @@ impl History {
             life,
             last_policy,
             last_tenant,
+            last_name,
         } = &mut self.used;
         *life = used.life.max(*life);
         *last_policy = used.last_policy.max(*last_policy);
         *last_tenant = used.last_tenant.max(*last_tenant);
+        *last_name = used.last_name.max(*last_name);
     }
 
     fn ready(&mut self, ready: Ready) {
@@ -93,6 +95,7 @@ impl History {
             life: attached.life,
             last_policy: attached.policy,
             last_tenant: attached.tenant,
+            last_name: attached.last_name,
         });
         let slot = self.slots.entry(attached.slot).or_insert(SlotHistory {
             epoch: 0,
@@ -108,6 +111,7 @@ impl History {
     fn updated(&mut self, updated: Updated) {
         self.note_used(Started {
             last_policy: updated.policy,
+            last_name: updated.last_name,
             ..Started::default()
         });
         let state = self
@@ -118,6 +122,7 @@ impl History {
             && attached.epoch == updated.epoch
         {
             attached.policy = updated.policy;
+            attached.last_name = updated.last_name;
             attached.holder = updated.holder;
         }
     }

@@ -22,18 +22,17 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, fs, io, path::Path, sync::Arc};
 
 use nix::errno::Errno;
 
-use compact::{Compacted, Compaction};
 use format::{Beginning, Chain, Flaw, Lines};
-use record::Record;
-use storage::{Storage, StoredFile};
+use record::{Record, Started};
+use storage::{Directory, Storage, StoredFile};
 
+pub(crate) use compact::{Compacted, Compaction};
 pub(crate) use format::Identity;
 pub(crate) use history::{History, Known, SlotHistory};
-pub(crate) use storage::Directory;
 
 /// The file.
 const NAME: &str = "journal";
@@ -43,9 +42,6 @@ const NEW: &str = "journal.new";
 
 /// Where a damaged file is kept for whoever wants to know.
 const DAMAGED: &str = "journal.damaged";
-
-/// All names that the journal uses in the state directory.
-pub(crate) const FILES: [&str; 3] = [NAME, NEW, DAMAGED];
 
 /// Files smaller than this are never compacted.
 const SMALL: u64 = 16 * 1024;
@@ -123,11 +119,21 @@ pub(crate) struct Journal {
     /// Lines written since the compaction began that is under way.
     tail: Option<Vec<u8>>,
     compact_at: u64,
+    /// How long it was when it was compacted last.
+    compacted: u64,
     trouble: Option<JournalError>,
     buffer: Vec<u8>,
 }
 
 impl Journal {
+    /// Opens the journal in the state directory, or begins one. `netns` is the cookie of the host's network
+    /// namespace.
+    pub(crate) fn of_host(state_dir: &Path, netns: u64) -> Result<Opened, JournalError> {
+        let storage = Arc::new(Directory::new(state_dir));
+        let identity = Identity::of_host(netns).map_err(|e| failed("identify", &*storage, &e))?;
+        Self::open(storage, identity)
+    }
+
     /// Opens the journal in `storage`, or begins one.
     ///
     /// # Errors
@@ -213,6 +219,7 @@ impl Journal {
             owed: Vec::new(),
             tail: None,
             compact_at: SMALL.max(length),
+            compacted: 0,
             trouble: None,
             buffer: Vec::new(),
         }
@@ -237,10 +244,12 @@ impl Journal {
         self.trouble.as_ref()
     }
 
-    /// Tries to write what is owed.
-    pub(crate) fn pay(&mut self) {
-        if let Some(record) = self.owed.pop() {
-            self.note(record);
+    /// Tries again after a failure, with what is owed or something that says nothing.
+    pub(crate) fn try_again(&mut self) {
+        let nothing = Record::Started(Started::default());
+        match self.owed.pop() {
+            Some(record) => self.note(record),
+            None => drop(self.write(&nothing)),
         }
     }
 
@@ -276,6 +285,19 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+/// Removes the journal's files from the state directory; says whether there were any.
+pub(crate) fn remove(state_dir: &Path) -> io::Result<bool> {
+    let mut removed = false;
+    for name in [NAME, NEW, DAMAGED] {
+        match fs::remove_file(state_dir.join(name)) {
+            Ok(()) => removed = true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(removed)
 }
 
 /// Reads all records up to the first flaw.

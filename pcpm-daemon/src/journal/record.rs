@@ -38,6 +38,9 @@ pub(crate) struct Started {
     pub(crate) last_policy: PolicyId,
     /// Of tenants.
     pub(crate) last_tenant: u32,
+    /// Of domain names.
+    #[serde(default)]
+    pub(crate) last_name: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,7 @@ pub(crate) struct Ready {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "as the interface names it")]
 pub(crate) struct Attached {
     pub(crate) slot: SlotIndex,
     pub(crate) epoch: u32,
@@ -62,6 +66,9 @@ pub(crate) struct Attached {
     pub(crate) tenant: u32,
     /// The number of the rules.
     pub(crate) policy: PolicyId,
+    /// The last number of a domain name, if there are rules about names.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) last_name: u32,
     pub(crate) source: Source,
     pub(crate) took_us: u64,
     pub(crate) attached_at_ms: u64,
@@ -73,6 +80,9 @@ pub(crate) struct Updated {
     pub(crate) slot: SlotIndex,
     pub(crate) epoch: u32,
     pub(crate) policy: PolicyId,
+    /// As in [`Attached`].
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub(crate) last_name: u32,
     pub(crate) holder: Rc<Holder>,
 }
 
@@ -113,6 +123,11 @@ pub(crate) fn slot_counters(counters: Counters) -> SlotCounters {
         received_bytes,
         dropped_packets,
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn is_none(number: &u32) -> bool {
+    *number == 0
 }
 
 fn is_zero(counters: &Counters) -> bool {

@@ -23,7 +23,7 @@ fn identity() -> Identity {
 }
 
 fn open(storage: &MemoryStorage) -> Opened {
-    Journal::open(Arc::new(storage.clone()), identity()).unwrap()
+    storage.open()
 }
 
 fn ready(slot: SlotIndex, epoch: u32) -> Record {
@@ -41,6 +41,8 @@ fn holder(owner: &str) -> Rc<Holder> {
         tenant: "t".into(),
         labels: [("with".into(), "a\nline\u{2028}".into())].into(),
         lease: Lease::Explicit,
+        uid: 1000,
+        by_administrator: false,
         options: serde_json::from_str(r#"{"publish": ["tcp:80:80"], "rate_up": 8000}"#).unwrap(),
     })
 }
@@ -52,6 +54,7 @@ fn attached(slot: SlotIndex, epoch: u32, owner: &str) -> Record {
         life: 5,
         tenant: 3,
         policy: epoch,
+        last_name: slot,
         source: Source::Warm,
         took_us: 9,
         attached_at_ms: 1,
@@ -64,6 +67,7 @@ fn updated(slot: SlotIndex, epoch: u32, owner: &str) -> Record {
         slot,
         epoch,
         policy: 100 + epoch,
+        last_name: 0,
         holder: holder(owner),
     })
 }
@@ -119,9 +123,9 @@ fn histories(records: &[Record]) -> Vec<History> {
 fn written(records: &[Record]) -> MemoryStorage {
     let storage = MemoryStorage::default();
     let mut journal = open(&storage).journal;
-    records
-        .iter()
-        .for_each(|record| journal.write(record).unwrap());
+    for record in records {
+        journal.write(record).unwrap();
+    }
     storage
 }
 
@@ -318,7 +322,7 @@ fn what_is_owed_is_written_when_there_is_room_again() {
     storage.full(true);
     journal.note(ready(0, 0));
     storage.full(false);
-    journal.pay();
+    journal.try_again();
     assert!(journal.trouble().is_none());
     assert_eq!(open(&storage).history.slots[&0].state, Known::Ready);
 }
@@ -413,7 +417,7 @@ fn people_can_read_it() {
         lines,
         [
             r#"{"pcpm_journal":1,"boot":"3f3c","netns":7}"#,
-            r#"{"started":{"life":0,"last_policy":0,"last_tenant":0}}"#,
+            r#"{"started":{"life":0,"last_policy":0,"last_tenant":0,"last_name":0}}"#,
             r#"{"ready":{"slot":3,"epoch":4,"mtu":1500}}"#,
         ]
     );
@@ -433,9 +437,9 @@ fn a_directory_of_the_host_keeps_it() {
     assert!(matches!(open().history.slots[&3].state, Known::Attached(_)));
     let file = dir.path().join(NAME);
     assert_eq!(
-        std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let names = std::fs::read_dir(dir.path()).unwrap().count();
+    let names = fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(names, 1);
 }

@@ -9,12 +9,15 @@ mod names;
 mod tests;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     rc::Rc,
 };
 
 use pcpm_api::rules::{DomainName, Rules};
-use pcpm_ebpf::{abi::PolicyKey, address::Address};
+use pcpm_ebpf::{
+    abi::{PolicyKey, PolicyNode},
+    address::Address,
+};
 
 use crate::bpf::{BpfError, CompiledPolicy, Datapath};
 
@@ -95,6 +98,63 @@ impl Policies {
         }
     }
 
+    /// Goes on with what an earlier life left in the table: numbers up to `last_policy` and `last_name`
+    /// were used. [`restore`](Self::restore) takes over rule sets until
+    /// [`end_restore`](Self::end_restore).
+    pub(crate) fn begin_restore(
+        &mut self,
+        last_policy: PolicyId,
+        last_name: u32,
+        table: &dyn Datapath,
+    ) -> Result<(), BpfError> {
+        let left = table.policies()?;
+        let policies = left.nodes.iter().map(|key| u32::from_be(key.policy));
+        self.last = policies.fold(last_policy, u32::max);
+        self.names.go_on_after(last_name, &left.names);
+        Ok(())
+    }
+
+    /// Like [`acquire`](Self::acquire), for rules that had the number `id` in an earlier life.
+    pub(crate) fn restore(
+        &mut self,
+        rules: &Rules,
+        id: PolicyId,
+        table: &mut dyn Datapath,
+    ) -> Result<PolicyId, PolicyError> {
+        if id == 0 || self.sets.contains_key(&id) || self.by_rules.contains_key(rules) {
+            return self.acquire(rules, table);
+        }
+        self.last = self.last.max(id);
+        self.add_as(id, rules, table)
+    }
+
+    /// Removes from the table what no rule set has.
+    pub(crate) fn end_restore(&mut self, table: &mut dyn Datapath) -> Result<(), BpfError> {
+        self.names.begin_anew();
+        let mut nodes = HashSet::new();
+        let mut names = HashSet::new();
+        for set in self.sets.values() {
+            nodes.extend(set.compiled.nodes.iter().map(|(key, _)| *key));
+            names.extend(set.compiled.names.iter().map(|(key, _)| *key));
+        }
+        let mut left = table.policies()?;
+        left.nodes.retain(|key| !nodes.contains(key));
+        left.names.retain(|(key, _)| !names.contains(key));
+        table.remove_policy(&CompiledPolicy {
+            nodes: left
+                .nodes
+                .into_iter()
+                .map(|key| (key, PolicyNode::default()))
+                .collect(),
+            names: left.names,
+        })
+    }
+
+    /// The last numbers that were given to rule sets and names.
+    pub(crate) fn last(&self) -> (PolicyId, u32) {
+        (self.last, self.names.last())
+    }
+
     /// An attachment has other rules from now on, or is gone: its settings do not name `rules`.
     pub(crate) fn release(
         &mut self,
@@ -122,9 +182,18 @@ impl Policies {
 
     fn add(&mut self, rules: &Rules, table: &mut dyn Datapath) -> Result<PolicyId, PolicyError> {
         let id = self.last.checked_add(1).ok_or(PolicyError::Exhausted)?;
+        self.add_as(id, rules, table)
+    }
+
+    fn add_as(
+        &mut self,
+        id: PolicyId,
+        rules: &Rules,
+        table: &mut dyn Datapath,
+    ) -> Result<PolicyId, PolicyError> {
         let nodes = compile::address_nodes(rules, id, &self.ranges)?;
         let named = compile::name_nodes(rules, id)?;
-        self.last = id;
+        self.last = self.last.max(id);
         let mut set = Interned {
             rules: Rc::new(rules.clone()),
             compiled: CompiledPolicy {
@@ -154,7 +223,10 @@ impl Policies {
         named: Vec<NamedNode>,
     ) -> Result<(), PolicyError> {
         for NamedNode { name, key, node } in named {
-            let number = self.names.acquire(&name).ok_or(PolicyError::Exhausted)?;
+            let number = self
+                .names
+                .acquire(&name, &key)
+                .ok_or(PolicyError::Exhausted)?;
             let at = PolicyKey::of(id, Address::of_name(number));
             set.compiled.nodes.push((at, node));
             set.compiled.names.push((key, number));

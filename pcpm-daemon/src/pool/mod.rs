@@ -133,8 +133,6 @@ pub(crate) enum Event {
     Retired(SlotIndex),
     /// A [`Command::Retire`] failed; something of the slot may be left.
     RetireFailed(SlotIndex, String),
-    /// Something of a vacant slot is there, of an earlier life.
-    Found(SlotIndex),
     /// No attach is answered from now on, and nothing is made any more.
     Drain,
 }
@@ -179,6 +177,26 @@ pub(crate) enum Refusal {
     Quota(Exceeded),
     /// The pool is being drained.
     Draining,
+}
+
+/// A slot as an earlier life left it.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) slot: SlotIndex,
+    /// Its last attachment.
+    pub(crate) epoch: u32,
+    pub(crate) now: Left,
+}
+
+/// What an earlier life left of a slot.
+#[derive(Debug)]
+pub(crate) enum Left {
+    Nothing,
+    /// It is clean.
+    Ready,
+    Attached(Rc<Holder>),
+    /// Something that has to be destroyed.
+    Spent,
 }
 
 /// State of one slot.
@@ -264,6 +282,37 @@ impl Pool {
         }
     }
 
+    /// Goes on where an earlier life ended; before the first event. A slot that is not named is vacant
+    /// and was never anything else.
+    pub(crate) fn restore(
+        &mut self,
+        slots: impl IntoIterator<Item = Restored>,
+        commands: &mut Vec<Command>,
+    ) {
+        for Restored { slot, epoch, now } in slots {
+            self.slots[slot as usize].epoch = epoch;
+            match now {
+                Left::Nothing => {}
+                Left::Ready => {
+                    self.set(slot, State::Ready);
+                    self.ready.push_back(slot);
+                }
+                Left::Attached(holder) => {
+                    self.usage.restore(&holder);
+                    self.owners.insert(holder.owner.clone(), slot);
+                    self.set(slot, State::Attached(holder));
+                }
+                Left::Spent => {
+                    self.set(slot, State::Retiring);
+                    commands.push(Command::Retire(slot));
+                }
+            }
+        }
+        let slots = &self.slots;
+        let is_vacant = |slot: SlotIndex| matches!(slots[slot as usize].state, State::Vacant);
+        self.vacant.retain(|&slot| is_vacant(slot));
+    }
+
     /// Takes an event and appends what has to be done to `commands`, in the order in which it has
     /// to be done.
     pub(crate) fn handle(&mut self, event: Event, now: Now, commands: &mut Vec<Command>) {
@@ -277,7 +326,6 @@ impl Pool {
             Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
             Event::Retired(slot) => self.retired(slot),
             Event::RetireFailed(slot, reason) => self.fail(slot, reason, true, now),
-            Event::Found(slot) => self.found(slot, commands),
             Event::Drain => self.drain(now, commands),
         }
         self.refuse_late(now, commands);
@@ -322,9 +370,10 @@ impl Pool {
     }
 
     /// The holder of an attached slot has other options from now on.
-    pub(crate) fn change_options(&mut self, slot: SlotIndex, options: Options) {
-        if let State::Attached(holder) = &mut self.slots[slot as usize].state {
-            Rc::make_mut(holder).options = options;
+    pub(crate) fn change_holder(&mut self, slot: SlotIndex, holder: Rc<Holder>) {
+        if let State::Attached(before) = &mut self.slots[slot as usize].state {
+            debug_assert_eq!(before.owner, holder.owner);
+            *before = holder;
             self.touched.push(slot);
         }
     }
@@ -482,12 +531,6 @@ impl Pool {
         self.set(slot, State::Ready);
         self.ready.push_back(slot);
         self.serve_waiting(now, commands);
-    }
-
-    fn found(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
-        self.vacant.retain(|&vacant| vacant != slot);
-        self.set(slot, State::Retiring);
-        commands.push(Command::Retire(slot));
     }
 
     /// Gives ready slots to those who wait, in the order in which they came.

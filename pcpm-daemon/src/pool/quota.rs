@@ -89,10 +89,6 @@ impl Usage {
     }
 
     /// Counts an attachment of an earlier life, whatever the quotas are today.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for attachments that outlive the daemon")
-    )]
     pub(super) fn restore(&mut self, holder: &Holder) {
         let unlimited = Quota::default();
         self.tenants.take(&holder.tenant, unlimited, Now::ZERO);
