@@ -36,7 +36,8 @@ use self::message::{Call, Refusal, read_reply};
 use self::wire::{Deadline, Wire};
 use crate::types::{
     AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, DropsReply,
-    DropsRequest, GetReply, GetRequest, ListReply, Status, UpdateRequest, WatchFrame, WatchRequest,
+    DropsRequest, GetReply, GetRequest, ListReply, LocksReply, LocksRequest, Status, UpdateRequest,
+    WatchFrame, WatchRequest,
 };
 
 /// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
@@ -228,6 +229,22 @@ impl Client {
         let interval_ms = interval.map(|i| u64::try_from(i.as_millis()).unwrap_or(u64::MAX));
         let silence = WATCH_SILENCE.saturating_add(interval.unwrap_or_default());
         self.follow("Watch", &WatchRequest { interval_ms }, silence)
+    }
+
+    /// Who waited for the kernel's locks lately, and who held them.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn locks(&mut self, request: &LocksRequest) -> Result<LocksReply, ClientError> {
+        self.call("Locks", request)
+    }
+
+    /// The same, second by second from now on.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn follow_locks(self, request: &LocksRequest) -> Result<Frames<LocksReply>, ClientError> {
+        self.follow("Locks", request, WATCH_SILENCE)
     }
 
     /// The packets dropped lately.

@@ -6,12 +6,14 @@
 )]
 
 mod drops;
+mod locks;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use drops::{DroppedPackets, DropsReply, DropsRequest};
+pub use locks::{LockBlocker, LockWaiter, LockWaits, LocksReply, LocksRequest, LongWait};
 
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {

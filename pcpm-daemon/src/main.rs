@@ -9,6 +9,7 @@ mod found;
 mod host_world;
 mod journal;
 mod lock_file;
+mod locks;
 mod memory;
 mod net;
 mod open_files;

@@ -21,13 +21,14 @@ use tokio::{
 use crate::{
     api::{Access, Listener, Service},
     bpf::DropEvents,
-    config::Config,
+    config::{self, Config},
     engine::{
         Engine, Shared,
         workers::{Report, Workers},
     },
     host_world::{self, Built},
     journal::Opened,
+    locks::{Insight, LockHistory},
     pool::PoolSettings,
     reservation::{HostSockets, Reservations},
 };
@@ -92,7 +93,9 @@ pub(crate) fn until_stopped(
     stop: StopSignals,
 ) -> anyhow::Result<()> {
     let (reports, inbox) = mpsc::unbounded_channel();
-    let (workers, work) = Workers::start(built.kernels, &reports).context("start the workers")?;
+    let insight = insight(config.locks);
+    let (workers, work) = Workers::start(built.kernels, &reports, insight.marks.as_ref())
+        .context("start the workers")?;
     let settings = PoolSettings {
         capacity: config.capacity,
         ready: config.ready,
@@ -113,10 +116,20 @@ pub(crate) fn until_stopped(
     let (changes, uplinks) = mpsc::unbounded_channel();
     let served = built.uplinks.follow(changes).and_then(|()| {
         let inboxes = (inbox, uplinks, built.drop_events);
-        LocalSet::new().block_on(&runtime, serve(config, engine, inboxes, signals))
+        let locks = insight.history.clone();
+        LocalSet::new().block_on(&runtime, serve(config, engine, locks, inboxes, signals))
     });
     workers.stop();
+    insight.stop();
     served
+}
+
+fn insight(locks: config::Locks) -> Insight {
+    if locks.enabled {
+        Insight::start(locks.long_wait)
+    } else {
+        Insight::off("off by configuration (locks.enabled)".to_owned())
+    }
 }
 
 /// What the daemon is told by others than clients.
@@ -129,6 +142,7 @@ type Inboxes = (
 async fn serve(
     config: &Config,
     engine: Shared,
+    locks: Arc<LockHistory>,
     (reports, uplinks, drops): Inboxes,
     signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
@@ -140,6 +154,7 @@ async fn serve(
         doctor: doctor(config),
         max_clients: config.api.max_clients,
         access,
+        locks,
         unanswered: Cell::new(0),
     });
     let clients = service.clone();

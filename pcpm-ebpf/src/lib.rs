@@ -1,7 +1,7 @@
 //! What the kernel programs and the daemon share: the map layouts ([`abi`]), the pure packet logic,
 //! and the compiled programs themselves.
 //!
-//! Nothing here touches the kernel; the programs are in `src/bin/steer`.
+//! Nothing here touches the kernel; the programs are in `src/bin`.
 #![no_std]
 #![expect(
     clippy::inline_always,
@@ -16,6 +16,7 @@ pub mod dns;
 pub mod drop_reason;
 pub mod drop_sample;
 pub mod icmp_error;
+pub mod locks;
 pub mod nat;
 #[cfg(not(target_arch = "bpf"))]
 pub mod object;
@@ -24,4 +25,4 @@ pub mod policy;
 pub mod published;
 pub mod rate;
 #[cfg(not(target_arch = "bpf"))]
-pub use object::STEER_OBJECT;
+pub use object::{LOCKS_OBJECT, STEER_OBJECT};

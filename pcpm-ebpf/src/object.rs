@@ -4,7 +4,11 @@
 #[repr(C, align(16))]
 struct Aligned<T: ?Sized>(T);
 
-static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!("../prebuilt/steer.o"));
+static STEER: &Aligned<[u8]> = &Aligned(*include_bytes!("../prebuilt/steer.o"));
+static LOCKS: &Aligned<[u8]> = &Aligned(*include_bytes!("../prebuilt/locks.o"));
 
 /// The object with the five steering programs and their maps, see [`crate::abi::names`].
-pub static STEER_OBJECT: &[u8] = &ALIGNED.0;
+pub static STEER_OBJECT: &[u8] = &STEER.0;
+
+/// The object with the lock tracer and its maps, see [`crate::locks::names`].
+pub static LOCKS_OBJECT: &[u8] = &LOCKS.0;

@@ -1,4 +1,4 @@
-//! The committed object belongs to the sources beside it.
+//! The committed objects belong to the sources beside it.
 
 #[path = "../../xtask/src/ebpf/manifest.rs"]
 mod manifest;
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use anyhow::Result;
 use manifest::Manifest;
-use pcpm_ebpf::{STEER_OBJECT, abi::names};
+use pcpm_ebpf::{LOCKS_OBJECT, STEER_OBJECT, abi::names, locks};
 
 fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
 #[test]
-fn the_object_was_built_from_these_sources() -> Result<()> {
+fn the_objects_were_built_from_these_sources() -> Result<()> {
     let sources = manifest::source_hash(repository())?;
-    Manifest::read(repository())?.check(&sources, STEER_OBJECT)
+    Manifest::read(repository())?.check(&sources, &[STEER_OBJECT, LOCKS_OBJECT])
 }
 
 #[test]
@@ -38,16 +38,18 @@ fn a_changed_object_or_changed_sources_are_noticed() -> Result<()> {
     let manifest = Manifest::read(repository())?;
     let mut object = STEER_OBJECT.to_vec();
     object[100] ^= 1;
-    assert!(manifest.check(&manifest.sources, &object).is_err());
-    assert!(manifest.check("other", STEER_OBJECT).is_err());
+    let changed = [object.as_slice(), LOCKS_OBJECT];
+    assert!(manifest.check(&manifest.sources, &changed).is_err());
+    let unchanged = [STEER_OBJECT, LOCKS_OBJECT];
+    assert!(manifest.check("other", &unchanged).is_err());
     Ok(())
 }
 
 #[test]
-fn the_object_names_all_programs_and_maps() {
-    let named = |name: &str| {
+fn the_objects_name_all_programs_and_maps() {
+    let named = |object: &[u8], name: &str| {
         let terminated = [name.as_bytes(), b"\0"].concat();
-        STEER_OBJECT
+        object
             .windows(terminated.len())
             .any(|window| window == terminated)
     };
@@ -68,13 +70,24 @@ fn the_object_names_all_programs_and_maps() {
         names::FROM_UPLINK,
     ];
     for name in maps.iter().chain(&programs) {
-        assert!(named(name), "{name}");
+        assert!(named(STEER_OBJECT, name), "{name}");
+    }
+    for name in [
+        locks::names::CONTENTION_BEGIN,
+        locks::names::CONTENTION_END,
+        locks::names::TRACING,
+        locks::names::WAITERS,
+        locks::names::BLOCKERS,
+        locks::names::LONG_WAITS,
+        locks::names::MISSED,
+    ] {
+        assert!(named(LOCKS_OBJECT, name), "{name}");
     }
 }
 
 #[test]
 fn the_object_says_nothing_of_the_place_it_was_built_in() {
-    let text = String::from_utf8_lossy(STEER_OBJECT);
+    let text = String::from_utf8_lossy(&[STEER_OBJECT, LOCKS_OBJECT].concat()).into_owned();
     for trace in ["/home/", "/root/", "/tmp/", ".cargo/", "/usr/lib/"] {
         assert!(!text.contains(trace), "{trace}");
     }

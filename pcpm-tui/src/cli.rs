@@ -84,6 +84,17 @@ Every dropped packet is counted; of each slot and reason up to 8 a second (on ea
 recorded with what they were. A record counts the packets since the one before. The last 1024 are
 remembered.";
 
+const LOCKS_HELP: &str = "\
+Examples:
+  pcpm locks                       the last ten seconds
+  pcpm locks --duration 30s --stacks
+  pcpm locks --follow
+  pcpm locks --last 10m --top 500 --folded | flamegraph.pl > locks.svg
+
+SHARE is the time that all waiters together waited, of the time observed: more than 100% when several
+wait at once. A lock in parentheses is named by the function that asks for it. Waits of at least
+locks.long_wait_ms (10 by default) are told one by one.";
+
 const DOCTOR_HELP: &str = "\
 Exits 1 when a check failed. When pcpmd cannot be reached, 'pcpmd --check' is run
 instead, found beside pcpm or in PATH, and the exit code is that of its checks.";
@@ -172,6 +183,9 @@ pub(crate) enum Verb {
     /// Show which packets were dropped, and why.
     #[command(after_help = DROPS_HELP)]
     Drops(DropsArgs),
+    /// Show who waits for the kernel's locks, and who holds them.
+    #[command(after_help = LOCKS_HELP)]
+    Locks(LocksArgs),
     /// Check what the host offers and what pcpmd needs.
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
@@ -338,7 +352,30 @@ pub(crate) struct DropsArgs {
     pub(crate) explain: Option<String>,
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+/// Words of `locks`.
+#[derive(Debug, Args)]
+pub(crate) struct LocksArgs {
+    /// Observe for this long from now on.
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, conflicts_with = "last")]
+    pub(crate) duration: Option<Duration>,
+    /// Show this much of the past, at most 10m.
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "10s")]
+    pub(crate) last: Duration,
+    /// Print what every second brings, until interrupted.
+    #[arg(long, short, conflicts_with_all = ["duration", "last"])]
+    pub(crate) follow: bool,
+    /// Print the stacks of the longest waits.
+    #[arg(long)]
+    pub(crate) stacks: bool,
+    /// Print nothing but the stacks of the longest waits, one a line, for flame graphs.
+    #[arg(long, conflicts_with = "stacks")]
+    pub(crate) folded: bool,
+    /// How many waiters, blockers and long waits.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) top: Option<u64>,
+}
+
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

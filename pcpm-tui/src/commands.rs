@@ -4,6 +4,7 @@
 mod attach;
 mod doctor;
 mod drops;
+mod locks;
 mod run;
 mod show;
 mod status;
@@ -36,6 +37,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Status => status::status(&session),
         Verb::Watch { interval } => watch::watch(&session, *interval),
         Verb::Drops(args) => drops::drops(&session, args),
+        Verb::Locks(args) => locks::locks(&session, args),
         Verb::Doctor => doctor::doctor(&session),
         Verb::Completions { shell } => completions(*shell),
     }

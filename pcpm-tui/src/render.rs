@@ -8,6 +8,7 @@ pub(crate) mod escape;
 pub(crate) mod events;
 pub(crate) mod humanise;
 pub(crate) mod json;
+pub(crate) mod locks;
 pub(crate) mod status;
 mod table;
 

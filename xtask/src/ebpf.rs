@@ -1,5 +1,5 @@
 //! `cargo xtask ebpf`: the toolchain for the kernel programs, their build, and the check that the
-//! committed object is what the sources say, byte for byte.
+//! committed objects are what the sources say, byte for byte.
 
 mod manifest;
 mod setup;
@@ -12,11 +12,9 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use crate::steps;
-use manifest::Manifest;
+use manifest::{Manifest, PROGRAMS};
 use toolchain::Toolchain;
 
-/// The object, beside its manifest.
-const OBJECT: &str = "pcpm-ebpf/prebuilt/steer.o";
 /// Apart from the directory of the stable toolchain, which it would not share anything with.
 const TARGET_DIRECTORY: &str = "target/bpf";
 
@@ -41,12 +39,19 @@ pub(crate) fn run(verb: EbpfVerb) -> Result<()> {
 fn build() -> Result<()> {
     let root = steps::workspace();
     let toolchain = Toolchain::find(Manifest::read(&root).ok().as_ref())?;
-    let object = toolchain.build(&root, &root.join(TARGET_DIRECTORY))?;
-    let manifest = toolchain.manifest(manifest::source_hash(&root)?, &object);
-    write(&root.join(OBJECT), &object)?;
-    write(&root.join(manifest::PATH), manifest.to_string().as_bytes())?;
-    println!("{OBJECT}: {} bytes, {}", object.len(), manifest.object);
-    Ok(())
+    let objects = toolchain.build(&root, &root.join(TARGET_DIRECTORY))?;
+    let manifest = toolchain.manifest(manifest::source_hash(&root)?, &objects);
+    for (program, object) in PROGRAMS.iter().zip(&objects) {
+        let path = path(program);
+        write(&root.join(&path), object)?;
+        println!("{path}: {} bytes", object.len());
+    }
+    write(&root.join(manifest::PATH), manifest.to_string().as_bytes())
+}
+
+/// Where the object of a program is in the repository.
+fn path(program: &str) -> String {
+    format!("pcpm-ebpf/prebuilt/{program}.o")
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -56,14 +61,23 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 fn check() -> Result<()> {
     let root = steps::workspace();
     let committed = Manifest::read(&root)?;
-    let object = fs::read(root.join(OBJECT)).with_context(|| format!("read {OBJECT}"))?;
-    committed.check(&manifest::source_hash(&root)?, &object)?;
+    let [steer, locks] = PROGRAMS.map(|program| {
+        let path = path(program);
+        fs::read(root.join(&path)).with_context(|| format!("read {path}"))
+    });
+    let objects = [steer?, locks?];
+    committed.check(
+        &manifest::source_hash(&root)?,
+        &objects.each_ref().map(Vec::as_slice),
+    )?;
     let toolchain = Toolchain::find(Some(&committed))?;
     same_toolchain(&committed, &toolchain)?;
     let aside = tempfile::tempdir().context("make a directory for the build")?;
     let rebuilt = toolchain.build(&root, aside.path())?;
-    same_bytes(&object, &rebuilt)?;
-    println!("{OBJECT} is what its sources say, byte for byte");
+    for (program, (object, rebuilt)) in PROGRAMS.iter().zip(objects.iter().zip(&rebuilt)) {
+        same_bytes(&path(program), object, rebuilt)?;
+    }
+    println!("the objects are what their sources say, byte for byte");
     Ok(())
 }
 
@@ -74,21 +88,21 @@ fn same_toolchain(committed: &Manifest, toolchain: &Toolchain) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "{OBJECT} was built with {}, this machine has {}: run `cargo xtask ebpf setup`, or, to \
+        "the objects were built with {}, this machine has {}: run `cargo xtask ebpf setup`, or, to \
          move to the toolchain of this machine, `cargo xtask ebpf build`, and commit",
         built_with.join(", "),
         toolchain.versions().join(", ")
     )
 }
 
-fn same_bytes(committed: &[u8], rebuilt: &[u8]) -> Result<()> {
+fn same_bytes(path: &str, committed: &[u8], rebuilt: &[u8]) -> Result<()> {
     if committed == rebuilt {
         return Ok(());
     }
     let offset = committed.iter().zip(rebuilt).position(|(a, b)| a != b);
     let offset = offset.unwrap_or_else(|| committed.len().min(rebuilt.len()));
     bail!(
-        "{OBJECT} differs from what its sources build, from byte {offset} on ({} bytes committed, \
+        "{path} differs from what its sources build, from byte {offset} on ({} bytes committed, \
          {} rebuilt), with the same toolchain and sources",
         committed.len(),
         rebuilt.len()

@@ -171,6 +171,7 @@ impl Call {
             | Self::Status
             | Self::Watch(_)
             | Self::Drops(_)
+            | Self::Locks(_)
             | Self::Doctor => Role::Viewer,
             Self::Attach(_) | Self::Detach(_) | Self::Update(_) => Role::User,
         }

@@ -6,8 +6,8 @@ use pcpm_api::{
     error::PoolError,
     limits::MESSAGE_BYTES,
     types::{
-        AttachRequest, DetachRequest, DoctorReply, DropsRequest, Traffic, UpdateRequest,
-        WatchRequest,
+        AttachRequest, DetachRequest, DoctorReply, DropsRequest, LocksRequest, Traffic,
+        UpdateRequest, WatchRequest,
     },
 };
 use serde::Serialize;
@@ -33,6 +33,13 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 const SHORTEST_WATCH_INTERVAL: Duration = Duration::from_millis(10);
 /// A watcher hears something at least this often, so both sides notice a dead connection.
 const WATCH_HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// How far back `Locks` looks unless it is told.
+const LOCKS_OF: Duration = Duration::from_secs(10);
+/// How far it can.
+const LOCKS_OF_AT_MOST: Duration = Duration::from_mins(10);
+/// The most groups of each kind that it tells of.
+const MOST_LOCK_GROUPS: u64 = 1000;
 
 /// A connected client.
 pub(super) struct Client {
@@ -148,6 +155,7 @@ impl Client {
             }
             Call::Watch(request) => self.watch(&request, mode).await,
             Call::Drops(request) => self.drops(request, mode).await,
+            Call::Locks(request) => self.locks(&request, mode).await,
             Call::Doctor => self.doctor(mode).await,
             Call::Info => self.reply(mode, Info::new()).await,
             Call::Description(request) => match service::describe(&request) {
@@ -300,6 +308,30 @@ impl Client {
         }
     }
 
+    async fn locks(&mut self, request: &LocksRequest, mode: Mode) -> Step {
+        let (last, top) = match locks_wanted(request) {
+            Ok(wanted) => wanted,
+            Err(error) => return self.error(mode, &error).await,
+        };
+        let history = self.service.locks.clone();
+        if !mode.more || mode.oneway {
+            return self.reply(mode, history.report(last, top)).await;
+        }
+        if let Some(reason) = history.why_unavailable() {
+            let reason = format!("lock insight: {reason}");
+            return self.error(mode, &PoolError::Failed { reason }).await;
+        }
+        let mut changes = history.changes();
+        loop {
+            tokio::select! {
+                () = self.stream.hangup() => return Err(Gone),
+                another = changes.changed() => another.map_err(|_| Gone)?,
+            }
+            self.frame(history.report(Duration::from_millis(1), top))
+                .await?;
+        }
+    }
+
     async fn frame<T: Serialize + std::fmt::Debug>(&mut self, frame: T) -> Step {
         let reply = Reply::new(Some(frame)).set_continues(Some(true));
         Ok(self.connection.send_reply(&reply, Vec::new()).await?)
@@ -347,6 +379,20 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.service.engine.borrow_mut().client_left(self.id);
     }
+}
+
+/// How far back, and how many of each kind.
+fn locks_wanted(request: &LocksRequest) -> Result<(Duration, Option<usize>), PoolError> {
+    let last = request.last_ms.map_or(LOCKS_OF, Duration::from_millis);
+    if last > LOCKS_OF_AT_MOST {
+        return Err(PoolError::invalid("last_ms", "must be at most 600000"));
+    }
+    let top = match request.top {
+        Some(top @ 0..=MOST_LOCK_GROUPS) => usize::try_from(top).ok(),
+        Some(_) => return Err(PoolError::invalid("top", "must be at most 1000")),
+        None => None,
+    };
+    Ok((last, top))
 }
 
 /// The reply of `Attach`, and of `Get` with traffic.

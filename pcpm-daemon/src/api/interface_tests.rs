@@ -44,6 +44,10 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::DropCount::CUSTOM_TYPE,
         types::DroppedPackets::CUSTOM_TYPE,
         types::WaitingRequest::CUSTOM_TYPE,
+        types::LockWaits::CUSTOM_TYPE,
+        types::LockWaiter::CUSTOM_TYPE,
+        types::LockBlocker::CUSTOM_TYPE,
+        types::LongWait::CUSTOM_TYPE,
         types::Failure::CUSTOM_TYPE,
         types::Event::CUSTOM_TYPE,
         types::CheckStatus::CUSTOM_TYPE,
@@ -109,6 +113,11 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             "Drops",
             shape_of(types::DropsRequest::TYPE),
             shape_of(types::DropsReply::TYPE),
+        ),
+        (
+            "Locks",
+            shape_of(types::LocksRequest::TYPE),
+            shape_of(types::LocksReply::TYPE),
         ),
         ("Doctor", vec![], shape_of(types::DoctorReply::TYPE)),
     ];

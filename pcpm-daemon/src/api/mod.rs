@@ -17,6 +17,7 @@ use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use nix::{
 use pcpm_api::types::Check;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::engine::Shared;
+use crate::{engine::Shared, locks::LockHistory};
 
 #[cfg(test)]
 pub(crate) use access::Role;
@@ -38,9 +39,10 @@ pub(crate) use access::{Access, Caller};
 pub(crate) struct Service {
     pub(crate) engine: Shared,
     /// Checks the host; may block, so it is run on a thread of its own.
-    pub(crate) doctor: std::sync::Arc<dyn Fn() -> Vec<Check> + Send + Sync>,
+    pub(crate) doctor: Arc<dyn Fn() -> Vec<Check> + Send + Sync>,
     pub(crate) max_clients: u32,
     pub(crate) access: Access,
+    pub(crate) locks: Arc<LockHistory>,
     /// Clients that waited, or wait, for a slot and have no answer yet.
     pub(crate) unanswered: Cell<u32>,
 }

@@ -4,11 +4,13 @@
 //! An attach or a detach is one [`Datapath::publish`]: an atomic store into a map that is mapped
 //! into the daemon's memory, without a system call.
 
+mod btf;
 pub(crate) mod control_group;
 mod drop_events;
 #[cfg(test)]
 pub(crate) mod fake;
 mod host_addresses;
+mod lock_tracer;
 mod pins;
 mod steering;
 mod uplinks;
@@ -21,8 +23,10 @@ use pcpm_ebpf::abi::{
 
 use crate::net::Programs;
 
+pub(crate) use btf::Btf;
 pub(crate) use drop_events::DropEvents;
 pub(crate) use host_addresses::HostAddresses;
+pub(crate) use lock_tracer::{Counted, LockTracer, WorkerMarks};
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};
 pub(crate) use uplinks::Uplinks;

@@ -313,7 +313,7 @@ fn pin(map: &Map, pins: &PinDir, name: &str) -> Result<(), BpfError> {
         .map_err(|e| BpfError::new(format!("pin map {}", path.display()), &e))
 }
 
-fn take_map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, BpfError>
+pub(super) fn take_map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, BpfError>
 where
     T: TryFrom<Map>,
     T::Error: std::error::Error + 'static,
@@ -323,7 +323,7 @@ where
         .map_err(|e: T::Error| BpfError::new(format!("use map {name}"), &e))
 }
 
-fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
+pub(super) fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
     match ebpf.take_map(name) {
         Some(Map::Array(data)) => Ok(data),
         _ => Err(missing("array map", name)),

@@ -77,14 +77,14 @@ fn pair(first: u32, second: u32) -> u64 {
 /// The memory of a mmapable `BPF_MAP_TYPE_ARRAY` whose elements are whole u64s (kernel/bpf/arraymap.c:
 /// they lie side by side).
 #[derive(Debug)]
-struct SharedWords {
+pub(super) struct SharedWords {
     memory: NonNull<AtomicU64>,
     len: usize,
 }
 
 impl SharedWords {
     /// Maps the `len` words of the array behind `map`.
-    fn map(map: impl AsFd, len: usize) -> io::Result<Self> {
+    pub(super) fn map(map: impl AsFd, len: usize) -> io::Result<Self> {
         let bytes = NonZeroUsize::new(len * size_of::<AtomicU64>())
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -97,7 +97,7 @@ impl SharedWords {
         })
     }
 
-    fn words(&self) -> &[AtomicU64] {
+    pub(super) fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping has `len` aligned u64s and lives as long as `self`; programs and the
         // daemon access them as atomic words, or parts of them.
         unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }

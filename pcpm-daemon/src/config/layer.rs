@@ -32,6 +32,8 @@ pub(super) struct Layer {
     pub(super) access_viewers: Option<Given<Vec<String>>>,
     pub(super) access_users: Option<Given<Vec<String>>>,
     pub(super) access_administrators: Option<Given<Vec<String>>>,
+    pub(super) locks_enabled: Option<Given<bool>>,
+    pub(super) locks_long_wait_ms: Option<Given<i64>>,
     pub(super) quota_tenant: QuotaLayer,
     pub(super) quota_user: QuotaLayer,
     /// By the tenants' names.
@@ -83,6 +85,7 @@ impl Layer {
         let mut api = root.table("api")?;
         let mut access = root.table("access")?;
         let mut quota = root.table("quota")?;
+        let mut locks = root.table("locks")?;
         let layer = Self {
             socket: root.text("socket")?,
             state_dir: root.text("state_dir")?,
@@ -102,13 +105,17 @@ impl Layer {
             access_viewers: access.texts("viewers")?,
             access_users: access.texts("users")?,
             access_administrators: access.texts("administrators")?,
+            locks_enabled: locks.boolean("enabled")?,
+            locks_long_wait_ms: locks.integer("long_wait_ms")?,
             quota_tenant: quota.table("tenant")?.quota()?,
             quota_user: quota.table("user")?.quota()?,
             quota_tenants: quota.table("tenants")?.quotas()?,
         };
-        [root, refill, nat, publish, policy, api, access, quota]
-            .iter()
-            .try_for_each(Table::deny_unknown)?;
+        [
+            root, refill, nat, publish, policy, api, access, quota, locks,
+        ]
+        .iter()
+        .try_for_each(Table::deny_unknown)?;
         Ok(layer)
     }
 
@@ -258,6 +265,14 @@ impl<'a> Table<'a> {
             value: vec![value],
             origin,
         }))
+    }
+
+    fn boolean(&mut self, key: &'static str) -> Result<Option<Given<bool>>, ConfigError> {
+        let found = self.value(key, "true or false", |value| match value {
+            DeValue::Boolean(boolean) => Some(boolean),
+            _ => None,
+        })?;
+        Ok(found.map(|(origin, &value)| Given { value, origin }))
     }
 
     fn integer(&mut self, key: &'static str) -> Result<Option<Given<i64>>, ConfigError> {

@@ -12,6 +12,7 @@ mod validate;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -56,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) api: Api,
     /// Who they may be.
     pub(crate) access: Access,
+    /// What is told of waits for the kernel's locks.
+    pub(crate) locks: Locks,
     /// How much of the pool one tenant or user may have.
     pub(crate) quotas: Quotas,
 }
@@ -122,6 +125,15 @@ pub(crate) enum DefaultPolicy {
 pub(crate) struct Api {
     /// Connections at once.
     pub(crate) max_clients: u32,
+}
+
+/// What is told of waits for the kernel's locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Locks {
+    /// Whether they are watched at all.
+    pub(crate) enabled: bool,
+    /// Waits at least as long are told one by one.
+    pub(crate) long_wait: Duration,
 }
 
 /// Who may do what, by name or number. Root may do everything.

@@ -4,7 +4,7 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::validate::socket_in;
-use super::{Access, Config, DefaultPolicy, PoolV6, PortRange, Principal, UplinkSetting};
+use super::{Access, Config, DefaultPolicy, Locks, PoolV6, PortRange, Principal, UplinkSetting};
 use crate::pool::{Quota, Quotas};
 
 const HEAD: &str = "\
@@ -89,6 +89,7 @@ fn tables(file: &mut Printer, config: &Config) {
     file.about(&["Clients connected at once, 1 to 65536. Each takes up to 3 file descriptors."]);
     file.set("max_clients", &config.api.max_clients);
     access(file, &config.access);
+    locks(file, config.locks);
     quotas(file, &config.quotas);
 }
 
@@ -106,6 +107,14 @@ fn access(file: &mut Printer, access: &Access) {
     file.set("viewers", &names(&access.viewers));
     file.set("users", &names(&access.users));
     file.set("administrators", &names(&access.administrators));
+}
+
+fn locks(file: &mut Printer, locks: Locks) {
+    file.table("locks");
+    file.about(&["Whether waits for the kernel's locks are watched (pcpm locks)."]);
+    file.set("enabled", &locks.enabled);
+    file.about(&["Waits at least as long are told one by one, with their stacks; in milliseconds, 1 to 60000."]);
+    file.set("long_wait_ms", &locks.long_wait.as_millis());
 }
 
 fn quotas(file: &mut Printer, quotas: &Quotas) {

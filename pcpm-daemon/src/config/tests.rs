@@ -492,6 +492,7 @@ prop_compose! {
         (published, closed) in (1_u32..=65_536, any::<bool>()),
         max_clients in 1_u32..=65_536,
         (access, quotas) in (any_access(), any_quotas()),
+        (enabled, long_wait_ms) in (any::<bool>(), 1_u64..=60_000),
     ) -> Config {
         let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
         Config {
@@ -512,6 +513,7 @@ prop_compose! {
             policy: Policy { default: if closed { DefaultPolicy::Closed } else { DefaultPolicy::Open } },
             api: Api { max_clients },
             access,
+            locks: Locks { enabled, long_wait: Duration::from_millis(long_wait_ms) },
             quotas,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::limits;
@@ -11,8 +12,8 @@ use pcpm_api::limits;
 use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer};
 use super::{
-    Access, Api, Config, DefaultPolicy, Nat, Policy, PoolV6, PortRange, Principal, Publish, Refill,
-    UplinkSetting,
+    Access, Api, Config, DefaultPolicy, Locks, Nat, Policy, PoolV6, PortRange, Principal, Publish,
+    Refill, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
 
@@ -75,6 +76,10 @@ impl Default for Config {
             },
             api: Api { max_clients: 1_024 },
             access: Access::default(),
+            locks: Locks {
+                enabled: true,
+                long_wait: Duration::from_millis(10),
+            },
             quotas: Quotas::default(),
         }
     }
@@ -154,11 +159,32 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             users: principals("access.users", layer.access_users)?,
             administrators: principals("access.administrators", layer.access_administrators)?,
         },
+        locks: locks(layer.locks_enabled, layer.locks_long_wait_ms, default.locks)?,
         quotas: Quotas {
             tenant: quota("quota.tenant", layer.quota_tenant)?,
             tenants: quotas(layer.quota_tenants)?,
             user: quota("quota.user", layer.quota_user)?,
         },
+    })
+}
+
+fn locks(
+    enabled: Option<Given<bool>>,
+    long_wait_ms: Option<Given<i64>>,
+    default: Locks,
+) -> Result<Locks, ConfigError> {
+    let milliseconds = |n| {
+        let milliseconds = number(1..=60_000)(n)?;
+        Ok(Duration::from_millis(milliseconds.into()))
+    };
+    Ok(Locks {
+        enabled: enabled.map_or(default.enabled, |given| given.value),
+        long_wait: set(
+            "locks.long_wait_ms",
+            long_wait_ms,
+            default.long_wait,
+            milliseconds,
+        )?,
     })
 }
 

@@ -10,6 +10,8 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::bpf::WorkerMarks;
+use crate::locks::operation::{self, Operation};
 use crate::net::{CreateTimings, RetiredSlot, SlotKernel, SlotSpec};
 
 /// Slots destroyed in one go: the kernel waits for its readers once for all of them, but holds
@@ -57,10 +59,11 @@ pub(crate) struct Workers {
 pub(crate) struct WorkSender(Arc<Queue>);
 
 impl Workers {
-    /// Starts one thread for each of `kernels`.
+    /// Starts one thread for each of `kernels`, which say at `marks` what they are doing.
     pub(crate) fn start(
         kernels: Vec<Box<dyn SlotKernel>>,
         reports: &UnboundedSender<Report>,
+        marks: Option<&Arc<WorkerMarks>>,
     ) -> std::io::Result<(Self, WorkSender)> {
         let queue = Arc::new(Queue::default());
         let threads = kernels.into_iter().enumerate().map(|(number, kernel)| {
@@ -68,6 +71,7 @@ impl Workers {
                 kernel,
                 queue: queue.clone(),
                 reports: reports.clone(),
+                marks: marks.cloned(),
             };
             let name = format!("pcpm-refill-{number}");
             thread::Builder::new()
@@ -174,6 +178,7 @@ struct Worker {
     kernel: Box<dyn SlotKernel>,
     queue: Arc<Queue>,
     reports: UnboundedSender<Report>,
+    marks: Option<Arc<WorkerMarks>>,
 }
 
 impl Worker {
@@ -181,6 +186,7 @@ impl Worker {
         /// Slots made between two batches destroyed.
         const CREATES_A_TURN: u32 = 64;
         let mut creates_left = 0_u32;
+        operation::tell_at(self.marks.as_ref().and_then(|marks| marks.join()));
         while let Some(job) = self.queue.next(creates_left > 0) {
             match job {
                 Job::Create(spec) => {
@@ -189,9 +195,11 @@ impl Worker {
                 }
                 Job::Retire(slots) => {
                     creates_left = CREATES_A_TURN;
+                    operation::now(Some(Operation::Retire));
                     self.retire(slots);
                 }
             }
+            operation::now(None);
         }
     }
 
@@ -239,7 +247,7 @@ mod tests {
     fn workers(kernel: &FakeKernel) -> (Workers, WorkSender, UnboundedReceiver<Report>) {
         let (reports, inbox) = mpsc::unbounded_channel();
         let kernels: Vec<Box<dyn SlotKernel>> = vec![Box::new(kernel.clone())];
-        let (workers, work) = Workers::start(kernels, &reports).unwrap();
+        let (workers, work) = Workers::start(kernels, &reports, None).unwrap();
         (workers, work, inbox)
     }
 

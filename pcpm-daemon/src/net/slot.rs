@@ -11,6 +11,8 @@ use netlink_packet_route::address::AddressScope;
 use nix::errno::Errno;
 use pcpm_ebpf::abi::{GATEWAY_MAC, LINK_INDEX_BASE, SLOT_LINK_INDEX, slot_mac};
 
+use crate::locks::operation::{self, Operation};
+
 use super::error::NetError;
 use super::host::Home;
 use super::link::{self, End};
@@ -51,14 +53,17 @@ impl SlotKernel for SlotWorker {
         self.hub(hub_of(spec.index))?;
         let home = Arc::clone(&self.home);
         let mut watch = Stopwatch::start();
+        operation::now(Some(Operation::Namespace));
         let _away = Away::from(&home.netns);
         let netns = self
             .enter_new_namespace(spec)
             .map_err(|error| error.of(&slot_name(spec.index)))?;
         timings.namespace = watch.lap();
+        operation::now(Some(Operation::Mount));
         let path = slot_path(&home.state_dir, spec.index);
         namespace::mount_current(&path)?;
         timings.mount = watch.lap();
+        operation::now(Some(Operation::Link));
         self.furnish(spec, &netns, &mut timings, watch)
             .map_err(|error| error.and(namespace::unmount(&path).err()))?;
         Ok(NewSlot { netns, timings })
@@ -144,6 +149,7 @@ impl SlotWorker {
     ) -> Result<(), NetError> {
         self.connect(spec, netns)?;
         timings.link = watch.lap();
+        operation::now(Some(Operation::Configure));
         configure(spec).map_err(|error| error.and(self.disconnect_one(spec.index)))?;
         timings.configure = watch.lap();
         Ok(())

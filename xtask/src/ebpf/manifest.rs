@@ -1,4 +1,4 @@
-//! The manifest beside the compiled object: what it was built from, and with what.
+//! The manifest beside the compiled objects: what they were built from, and with what.
 //!
 //! Also included by the test of `pcpm-ebpf` that fails when the sources have moved on.
 
@@ -13,7 +13,10 @@ use sha2::{Digest, Sha256};
 /// The manifest, in the repository.
 pub(crate) const PATH: &str = "pcpm-ebpf/prebuilt/MANIFEST.toml";
 
-/// Flags for the compiler that change the object.
+/// The programs of the crate, each an object of its own: `pcpm-ebpf/prebuilt/NAME.o`.
+pub(crate) const PROGRAMS: [&str; 2] = ["steer", "locks"];
+
+/// Flags for the compiler that change the objects.
 pub(crate) const FLAGS: &[&str] = &[
     // The programs read nothing of the machine's registers: one object serves all architectures.
     "--cfg=bpf_target_arch=\"x86_64\"",
@@ -24,10 +27,10 @@ pub(crate) const FLAGS: &[&str] = &[
 /// What [`PATH`] says. Hashes are SHA-256, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Manifest {
-    /// Hash of all that the object is made from.
+    /// Hash of all that the objects are made from.
     pub(crate) sources: String,
-    /// Hash of the object.
-    pub(crate) object: String,
+    /// Hashes of the objects, in the order of [`PROGRAMS`].
+    pub(crate) objects: [String; PROGRAMS.len()],
     /// `rustc --version`.
     pub(crate) rustc: String,
     /// The LLVM inside that rustc.
@@ -44,9 +47,11 @@ impl Manifest {
             let value = text.lines().find_map(|line| value(line, name));
             value.with_context(|| format!("{PATH} has no `{name}`"))
         };
+        let objects = PROGRAMS.map(field);
+        let [steer, locks] = objects;
         Ok(Self {
             sources: field("sources")?,
-            object: field("object")?,
+            objects: [steer?, locks?],
             rustc: field("rustc")?,
             llvm: field("llvm")?,
             bpf_linker: field("bpf-linker")?,
@@ -58,16 +63,16 @@ impl Manifest {
         [&self.rustc, &self.llvm, &self.bpf_linker]
     }
 
-    /// Fails when the manifest speaks of other sources or of another object.
-    pub(crate) fn check(&self, sources: &str, object: &[u8]) -> Result<()> {
+    /// Fails when the manifest speaks of other sources or of other objects.
+    pub(crate) fn check(&self, sources: &str, objects: &[&[u8]; PROGRAMS.len()]) -> Result<()> {
         if self.sources != sources {
             bail!(
                 "the sources of the kernel programs changed since they were compiled: run \
                  `cargo xtask ebpf build` and commit pcpm-ebpf/prebuilt"
             );
         }
-        if self.object != hash(object) {
-            bail!("{PATH} belongs to another object: run `cargo xtask ebpf build`");
+        if self.objects != objects.map(hash) {
+            bail!("{PATH} belongs to other objects: run `cargo xtask ebpf build`");
         }
         Ok(())
     }
@@ -81,10 +86,12 @@ fn value(line: &str, name: &str) -> Option<String> {
 
 impl Display for Manifest {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "# What steer.o is made from, and with what.")?;
+        writeln!(f, "# What the objects are made from, and with what.")?;
         writeln!(f, "# Written by `cargo xtask ebpf build`.")?;
         writeln!(f, "sources = \"{}\"", self.sources)?;
-        writeln!(f, "object = \"{}\"", self.object)?;
+        for (program, object) in PROGRAMS.iter().zip(&self.objects) {
+            writeln!(f, "{program} = \"{object}\"")?;
+        }
         writeln!(f, "rustc = \"{}\"", self.rustc)?;
         writeln!(f, "llvm = \"{}\"", self.llvm)?;
         writeln!(f, "bpf-linker = \"{}\"", self.bpf_linker)

@@ -8,14 +8,16 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::manifest::{self, FLAGS, Manifest};
+use super::manifest::{self, FLAGS, Manifest, PROGRAMS};
 use crate::steps;
 
 const TARGET: &str = "bpfel-unknown-none";
 const PROFILE: &str = "bpf";
-const PROGRAM: &str = "steer";
 /// Where LLVM's tools are on Debian; other systems have them on the path.
 pub(super) const LLVM_TOOLS: &str = "/usr/lib/llvm-22/bin";
+
+/// The objects, in the order of [`PROGRAMS`].
+pub(super) type Objects = [Vec<u8>; PROGRAMS.len()];
 
 /// A compiler with the sources of its core library, and the programs that link and strip.
 #[derive(Debug)]
@@ -68,11 +70,11 @@ impl Toolchain {
         ]
     }
 
-    /// The manifest of `object`, built with this toolchain.
-    pub(super) fn manifest(&self, sources: String, object: &[u8]) -> Manifest {
+    /// The manifest of `objects`, built with this toolchain.
+    pub(super) fn manifest(&self, sources: String, objects: &Objects) -> Manifest {
         Manifest {
             sources,
-            object: manifest::hash(object),
+            objects: objects.each_ref().map(|object| manifest::hash(object)),
             rustc: self.compiler.version.clone(),
             llvm: self.compiler.llvm.clone(),
             bpf_linker: self.linker_version.clone(),
@@ -81,17 +83,23 @@ impl Toolchain {
 
     /// Compiles the kernel programs of the repository at `root`, without debug sections other than
     /// BTF.
-    pub(super) fn build(&self, root: &Path, target_directory: &Path) -> Result<Vec<u8>> {
+    pub(super) fn build(&self, root: &Path, target_directory: &Path) -> Result<Objects> {
         // Only now the directory is there whose name must not show in the object.
         steps::run(
             self.cargo(root)?
                 .args(["fetch", "--locked", "--quiet", "--target", TARGET]),
         )?;
         steps::run(&mut self.compilation(root, target_directory)?)?;
-        let linked = target_directory.join(TARGET).join(PROFILE).join(PROGRAM);
+        let linked = target_directory.join(TARGET).join(PROFILE);
+        let [steer, locks] = PROGRAMS.map(|program| self.strip(&linked.join(program)));
+        Ok([steer?, locks?])
+    }
+
+    /// What the linker made, without what only debuggers want.
+    fn strip(&self, linked: &Path) -> Result<Vec<u8>> {
         let stripped = linked.with_extension("o");
         let mut strip = Command::new(&self.strip);
-        steps::run(strip.arg("-g").arg(&linked).arg("-o").arg(&stripped))?;
+        steps::run(strip.arg("-g").arg(linked).arg("-o").arg(&stripped))?;
         fs::read(&stripped).with_context(|| format!("read {}", stripped.display()))
     }
 
@@ -104,7 +112,7 @@ impl Toolchain {
                 "--ignore-rust-version",
                 "-Zbuild-std=core",
             ])
-            .args(["--package", "pcpm-ebpf", "--bin", PROGRAM])
+            .args(["--package", "pcpm-ebpf", "--bins"])
             .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
             .arg(target_directory)
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags(root)?.join("\x1f"));

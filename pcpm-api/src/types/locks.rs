@@ -1,0 +1,85 @@
+//! What is told of waits for the kernel's locks.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct LocksRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+pub struct LocksReply {
+    pub interval_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+    pub locks: Vec<LockWaits>,
+    pub waiters: Vec<LockWaiter>,
+    pub blockers: Vec<LockBlocker>,
+    pub long_waits: Vec<LongWait>,
+    pub missed: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct LockWaits {
+    pub lock: String,
+    pub kind: String,
+    pub waits: u64,
+    pub total_us: u64,
+    pub avg_us: u64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct LockWaiter {
+    pub lock: String,
+    pub caller: String,
+    pub thread: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    pub waits: u64,
+    pub total_us: u64,
+    pub max_us: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct LockBlocker {
+    pub lock: String,
+    pub thread: String,
+    pub tid: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    pub waits: u64,
+    pub total_us: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct LongWait {
+    pub time_ms: u64,
+    pub lock: String,
+    pub waited_us: u64,
+    pub thread: String,
+    pub pid: u32,
+    pub tid: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    pub caller: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_tid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_caller: Option<String>,
+    pub stack: Vec<String>,
+}

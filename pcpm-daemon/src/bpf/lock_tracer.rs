@@ -1,0 +1,226 @@
+//! The lock tracer in the kernel: its programs, its maps, and what is read of them.
+#![expect(unsafe_code, reason = "says which ABI types are plain memory")]
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, Pod, RawTracePointRunOptions, TestRun as _,
+    maps::{Array, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
+    programs::RawTracePoint,
+};
+use pcpm_ebpf::{
+    LOCKS_OBJECT,
+    locks::{self, Blocked, BlockerKey, LongWait, Missed, Tracing, WaiterKey, Waiters, names},
+};
+
+use super::{
+    BpfError,
+    steering::{take_map, take_map_data},
+    words::SharedWords,
+};
+
+/// A type of the ABI as aya reads and writes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+// SAFETY: `repr(C)`, `Copy`, all padding is fields, and every bit pattern is valid.
+unsafe impl Pod for Plain<Tracing> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<WaiterKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Waiters> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<BlockerKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Blocked> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Missed> {}
+
+/// The attached programs. Dropping it detaches them.
+pub(crate) struct LockTracer {
+    tracing: Array<MapData, Plain<Tracing>>,
+    settings: Tracing,
+    waiters: PerCpuHashMap<MapData, Plain<WaiterKey>, Plain<Waiters>>,
+    blockers: PerCpuHashMap<MapData, Plain<BlockerKey>, Plain<Blocked>>,
+    missed: PerCpuArray<MapData, Plain<Missed>>,
+    long_waits: RingBuf<MapData>,
+    /// Attached as long as somebody has them.
+    programs: Arc<Ebpf>,
+}
+
+/// What was counted in one generation.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    pub(crate) waiters: Vec<(WaiterKey, Waiters)>,
+    pub(crate) blockers: Vec<(BlockerKey, Blocked)>,
+    pub(crate) long_waits: Vec<LongWait>,
+}
+
+/// Where the daemon's workers say what they are doing, in memory shared with the programs.
+pub(crate) struct WorkerMarks {
+    operations: &'static [AtomicU64],
+    next: AtomicU32,
+    programs: Arc<Ebpf>,
+}
+
+impl LockTracer {
+    /// Loads the programs and attaches them. They count nothing before the first
+    /// [`next_generation`](Self::next_generation).
+    pub(crate) fn attach(settings: Tracing) -> Result<(Self, WorkerMarks), BpfError> {
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .load(LOCKS_OBJECT)
+            .map_err(|e| BpfError::new("load the lock tracer", &e))?;
+        for name in [names::CONTENTION_BEGIN, names::CONTENTION_END] {
+            let program = load(&mut ebpf, name)?;
+            let attached = program.attach(name);
+            attached.map_err(|e| BpfError::new(format!("attach to {name}"), &e))?;
+        }
+        load(&mut ebpf, names::WORKER_JOINS)?;
+        let operations = take_map_data(&mut ebpf, names::OPERATIONS)?;
+        let operations = SharedWords::map(operations.fd(), locks::WORKERS as usize)
+            .map_err(|e| BpfError::new(format!("map {} into memory", names::OPERATIONS), &e))?;
+        let tracer = Self {
+            tracing: take_map(&mut ebpf, names::TRACING)?,
+            settings,
+            waiters: take_map(&mut ebpf, names::WAITERS)?,
+            blockers: take_map(&mut ebpf, names::BLOCKERS)?,
+            missed: take_map(&mut ebpf, names::MISSED)?,
+            long_waits: take_map(&mut ebpf, names::LONG_WAITS)?,
+            programs: Arc::new(ebpf),
+        };
+        let marks = WorkerMarks {
+            operations: Box::leak(Box::new(operations)).words(),
+            next: AtomicU32::new(0),
+            programs: tracer.programs.clone(),
+        };
+        Ok((tracer, marks))
+    }
+
+    /// From now on events are counted in the other generation; returns the one that is over, 0 before
+    /// the first. Programs that run at this moment may still count in it.
+    pub(crate) fn next_generation(&mut self) -> Result<u32, BpfError> {
+        let over = self.settings.generation;
+        let next = if over == 1 { 2 } else { 1 };
+        // Waits that find no room are counted here, so this one has to be there.
+        let catch_all = WaiterKey {
+            generation: next,
+            ..WaiterKey::default()
+        };
+        let cpus = aya::util::nr_cpus().map_err(|(_, e)| BpfError::new("count processors", &e))?;
+        let none = aya::maps::PerCpuValues::try_from(vec![Plain(Waiters::ZERO); cpus])
+            .map_err(|e| BpfError::new("make an entry for each processor", &e))?;
+        self.waiters
+            .insert(Plain(catch_all), none, 0)
+            .map_err(|e| failed("write", names::WAITERS, &e))?;
+        self.settings.generation = next;
+        self.tracing
+            .set(0, Plain(self.settings), 0)
+            .map_err(|e| failed("write", names::TRACING, &e))?;
+        Ok(over)
+    }
+
+    /// Takes what was counted in a generation that is over, and the long waits so far.
+    pub(crate) fn take(&mut self, generation: u32) -> Result<Counted, BpfError> {
+        let mut counted = Counted {
+            long_waits: self.take_long_waits(),
+            ..Counted::default()
+        };
+        let waiters = self.waiters.keys().collect::<Result<Vec<_>, _>>();
+        for key in waiters.map_err(|e| failed("read", names::WAITERS, &e))? {
+            if key.0.generation != generation {
+                continue;
+            }
+            let found = self.waiters.get(&key, 0);
+            let values = found.map_err(|e| failed("read", names::WAITERS, &e))?;
+            let mut sum = Waiters::ZERO;
+            values.iter().for_each(|cpu| add(&mut sum, &cpu.0));
+            counted.waiters.push((key.0, sum));
+            let _gone = self.waiters.remove(&key);
+        }
+        let blockers = self.blockers.keys().collect::<Result<Vec<_>, _>>();
+        for key in blockers.map_err(|e| failed("read", names::BLOCKERS, &e))? {
+            if key.0.generation != generation {
+                continue;
+            }
+            let found = self.blockers.get(&key, 0);
+            let values = found.map_err(|e| failed("read", names::BLOCKERS, &e))?;
+            let mut sum = Blocked::default();
+            for cpu in values.iter() {
+                sum.count += cpu.0.count;
+                sum.total_ns += cpu.0.total_ns;
+            }
+            counted.blockers.push((key.0, sum));
+            let _gone = self.blockers.remove(&key);
+        }
+        Ok(counted)
+    }
+
+    /// What could not be told since the tracer was attached.
+    pub(crate) fn missed(&self) -> Result<Missed, BpfError> {
+        let found = self.missed.get(&0, 0);
+        let values = found.map_err(|e| failed("read", names::MISSED, &e))?;
+        Ok(values.iter().fold(Missed::default(), |sum, cpu| Missed {
+            ends: sum.ends + cpu.0.ends,
+            waiters: sum.waiters + cpu.0.waiters,
+            blockers: sum.blockers + cpu.0.blockers,
+            long_waits: sum.long_waits + cpu.0.long_waits,
+        }))
+    }
+
+    fn take_long_waits(&mut self) -> Vec<LongWait> {
+        let mut records = Vec::new();
+        while let Some(item) = self.long_waits.next() {
+            records.extend(long_wait(&item));
+        }
+        records
+    }
+}
+
+impl WorkerMarks {
+    /// The place where the calling thread says what it is doing; `None` if there are too many.
+    pub(crate) fn join(&self) -> Option<&'static AtomicU64> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let place = self.operations.get(number as usize)?;
+        let mut options = RawTracePointRunOptions::new();
+        options.args[0] = number.into();
+        let program = self.programs.program(names::WORKER_JOINS)?;
+        let program: &RawTracePoint = program.try_into().ok()?;
+        program.test_run(options).ok()?;
+        Some(place)
+    }
+}
+
+fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawTracePoint, BpfError> {
+    let failed = |e: &dyn std::error::Error| BpfError::new(format!("load program {name}"), e);
+    let program = ebpf.program_mut(name);
+    let program = program.ok_or_else(|| failed(&MapError::KeyNotFound))?;
+    let program: &mut RawTracePoint = program.try_into().map_err(|e| failed(&e))?;
+    program.load().map_err(|e| failed(&e))?;
+    Ok(program)
+}
+
+fn add(sum: &mut Waiters, cpu: &Waiters) {
+    sum.count += cpu.count;
+    sum.total_ns += cpu.total_ns;
+    sum.max_ns = sum.max_ns.max(cpu.max_ns);
+    for (bucket, count) in sum.histogram.iter_mut().zip(cpu.histogram) {
+        *bucket = bucket.saturating_add(count);
+    }
+}
+
+fn long_wait(bytes: &[u8]) -> Option<LongWait> {
+    if bytes.len() < size_of::<LongWait>() {
+        return None;
+    }
+    // SAFETY: there are enough bytes, and every bit pattern is a record.
+    Some(unsafe { bytes.as_ptr().cast::<LongWait>().read_unaligned() })
+}
+
+fn failed(what: &str, map: &str, error: &MapError) -> BpfError {
+    BpfError::new(format!("{what} {map}"), error)
+}

@@ -1,0 +1,95 @@
+//! Finding the rtnl lock. Kernels show addresses of data only when they are built to (`KALLSYMS_ALL`). The
+//! others are made to show it: two threads ask for the lock, over and over and to no effect, until the
+//! tracer has seen one of them wait for a mutex; there is no other that both of them take.
+#![expect(unsafe_code, reason = "an ioctl without a safe wrapper")]
+
+use std::{
+    collections::HashMap,
+    io,
+    net::UdpSocket,
+    os::fd::AsRawFd as _,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use pcpm_ebpf::locks::flag;
+
+use super::Comm;
+use crate::bpf::{BpfError, LockTracer};
+
+/// What the threads are called.
+const NAME: &str = "pcpm-find-rtnl";
+/// How long they may take in all, and between two looks at what was seen.
+const LONGEST: Duration = Duration::from_millis(400);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The address of the rtnl lock, if it could be made to show; the tracer is attached and has just begun.
+pub(super) fn find_rtnl(tracer: &mut LockTracer) -> Result<Option<u64>, BpfError> {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let done = &done;
+            let asking = move || ask_until(done);
+            // With one thread only nobody waits, and the lock is not found.
+            let _started = thread::Builder::new()
+                .name(NAME.into())
+                .spawn_scoped(scope, asking);
+        }
+        let found = watch(tracer);
+        done.store(true, Ordering::Relaxed);
+        found
+    })
+}
+
+fn watch(tracer: &mut LockTracer) -> Result<Option<u64>, BpfError> {
+    let begun = Instant::now();
+    while begun.elapsed() < LONGEST {
+        thread::sleep(LOOK);
+        let over = tracer.next_generation()?;
+        let counted = tracer.take(over)?;
+        let ours = counted.waiters.iter().filter(|(key, _)| {
+            key.lock != 0 && key.kind & flag::MUTEX != 0 && Comm::from(key.comm).as_str() == NAME
+        });
+        let mut waits = HashMap::<u64, u64>::new();
+        for (key, waiters) in ours {
+            *waits.entry(key.lock).or_default() += waiters.count;
+        }
+        if let Some((&lock, _)) = waits.iter().max_by_key(|&(_, &count)| count) {
+            return Ok(Some(lock));
+        }
+    }
+    Ok(None)
+}
+
+/// Sets the length of the loopback's queue to what it is, which takes the lock (`net/core/dev_ioctl.c`).
+fn ask_until(done: &AtomicBool) {
+    let Ok(socket) = UdpSocket::bind("127.0.0.1:0") else {
+        return;
+    };
+    let Ok(length) = queue_length(&socket, libc::SIOCGIFTXQLEN, 0) else {
+        return;
+    };
+    while !done.load(Ordering::Relaxed) {
+        if queue_length(&socket, libc::SIOCSIFTXQLEN, length).is_err() {
+            return;
+        }
+    }
+}
+
+/// Gets or sets the length of the loopback's queue.
+fn queue_length(socket: &UdpSocket, request: libc::Ioctl, length: i32) -> io::Result<i32> {
+    // SAFETY: a structure of numbers.
+    let mut interface: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in interface.ifr_name.iter_mut().zip(b"lo") {
+        *to = (*from).cast_signed();
+    }
+    interface.ifr_ifru.ifru_metric = length;
+    // SAFETY: both requests take an `ifreq`, which outlives the call.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut interface) };
+    if status < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel wrote the length, the one number that both requests use.
+    Ok(unsafe { interface.ifr_ifru.ifru_metric })
+}

@@ -1,0 +1,61 @@
+//! The kernel programs that watch who waits for locks: two raw tracepoints.
+//!
+//! Nothing runs while nobody waits. What an event costs does not depend on how many locks, tasks or
+//! waits there are.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod task;
+#[cfg(target_arch = "bpf")]
+mod wait;
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    //! Entry points; their names are `pcpm_ebpf::locks::names`.
+
+    use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
+    use crate::{maps, task, wait};
+
+    #[raw_tracepoint]
+    fn contention_begin(ctx: RawTracePointContext) -> i32 {
+        wait::begins(ctx.arg(0), ctx.arg(1));
+        0
+    }
+
+    #[raw_tracepoint]
+    fn contention_end(ctx: RawTracePointContext) -> i32 {
+        wait::ends(&ctx, ctx.arg(0), ctx.arg(1));
+        0
+    }
+
+    /// Attached to nothing: the daemon's workers run it themselves.
+    #[raw_tracepoint]
+    fn worker_joins(ctx: RawTracePointContext) -> i32 {
+        let (tid, _) = task::current();
+        i32::from(maps::worker_joins(tid, ctx.arg(0)))
+    }
+}
+
+/// The kernel offers some helpers to programs with a GPL-compatible licence only.
+#[cfg(target_arch = "bpf")]
+#[expect(unsafe_code, reason = "the kernel finds the licence by its section")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // Never reached: the verifier would refuse the endless loop.
+    loop {}
+}
+
+/// The programs run in the kernel only; this lets a plain `cargo build` of the workspace pass.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {
+    eprintln!("locks holds kernel programs: build them with `cargo xtask ebpf build`");
+    std::process::exit(1);
+}

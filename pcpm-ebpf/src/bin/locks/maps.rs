@@ -1,0 +1,127 @@
+//! The maps. All have a fixed number of entries: what finds no room is counted as missed.
+#![expect(unsafe_code, reason = "map values are reached through raw pointers")]
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    macros::btf_map,
+};
+use pcpm_ebpf::locks::{
+    Blocked, BlockerKey, Holder, Missed, Tracing, WORKERS as MOST_WORKERS, Wait, WaitKey,
+    WaiterKey, Waiters,
+};
+
+/// Tasks that wait at one time; those of tasks that died waiting give way.
+const WAITS_UNDER_WAY: usize = 16_384;
+/// Locks whose last holder is known.
+const LOCKS_HELD: usize = 4096;
+/// Groups of waits in both generations. Memory is taken for what is there only: there are as many values
+/// as processors.
+const GROUPS: usize = 8192;
+const LONG_WAITS_BYTES: usize = 512 * 1024;
+
+#[btf_map]
+static TRACING: Array<Tracing, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static WAITS: LruHashMap<WaitKey, Wait, WAITS_UNDER_WAY> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static WAITERS: PerCpuHashMap<
+    WaiterKey,
+    Waiters,
+    GROUPS,
+    { BPF_F_NO_PREALLOC as usize },
+> = PerCpuHashMap::new();
+
+#[btf_map]
+pub(crate) static BLOCKERS: PerCpuHashMap<
+    BlockerKey,
+    Blocked,
+    GROUPS,
+    { BPF_F_NO_PREALLOC as usize },
+> = PerCpuHashMap::new();
+
+#[btf_map]
+pub(crate) static HOLDERS: LruHashMap<u64, Holder, LOCKS_HELD> = LruHashMap::new();
+
+#[btf_map]
+static WORKERS: HashMap<u32, u32, { MOST_WORKERS as usize }> = HashMap::new();
+
+#[btf_map]
+static OPERATIONS: Array<u64, { MOST_WORKERS as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+
+/// Of [`pcpm_ebpf::locks::LongWait`]s.
+#[btf_map]
+pub(crate) static LONG_WAITS: RingBuf<(), LONG_WAITS_BYTES> = RingBuf::new();
+
+#[btf_map]
+static MISSED: PerCpuArray<Missed, 1> = PerCpuArray::new();
+
+/// Room for an entry that is being made, for which the stack is too small.
+#[btf_map]
+static NEW_WAITERS: PerCpuArray<Waiters, 1> = PerCpuArray::new();
+
+/// What there is to know, once the daemon has said.
+#[inline(always)]
+pub(crate) fn tracing() -> Option<&'static Tracing> {
+    TRACING.get(0).filter(|tracing| tracing.generation != 0)
+}
+
+/// What the worker `tid` of the daemon is doing; 0 for everybody else.
+#[inline(always)]
+pub(crate) fn operation(tid: u32) -> u32 {
+    let Some(worker) = WORKERS.get_ptr(tid) else {
+        return 0;
+    };
+    // SAFETY: the value is a word, and stays one.
+    let Some(operation) = OPERATIONS.get_ptr(unsafe { worker.read_volatile() }) else {
+        return 0;
+    };
+    // SAFETY: array elements live as long as the map, and are written as whole words.
+    unsafe { operation.read_volatile() as u32 }
+}
+
+/// The thread `tid` is a worker of the daemon, which says at that place of [`OPERATIONS`] what it is doing.
+#[inline(always)]
+pub(crate) fn worker_joins(tid: u32, place: u32) -> bool {
+    WORKERS.insert(tid, place, 0).is_ok()
+}
+
+/// This CPU's counts of what could not be told.
+#[inline(always)]
+pub(crate) fn missed() -> Option<&'static mut Missed> {
+    // SAFETY: the element is this CPU's own, and the kernel runs no program within itself.
+    MISSED.get_ptr_mut(0).map(|missed| unsafe { &mut *missed })
+}
+
+/// This CPU's figures of `key`, made if there are none.
+#[inline(always)]
+pub(crate) fn waiters(key: &WaiterKey) -> Option<&'static mut Waiters> {
+    let place = match WAITERS.get_ptr_mut(key) {
+        Some(place) => place,
+        None => {
+            // Nothing ever writes to it: it is all zeroes.
+            let zeroes = NEW_WAITERS.get(0)?;
+            WAITERS.insert(key, zeroes, 0).ok()?;
+            WAITERS.get_ptr_mut(key)?
+        }
+    };
+    // SAFETY: as in `missed`; the entry is deleted when its generation is over.
+    Some(unsafe { &mut *place })
+}
+
+/// This CPU's figures of `key`, made if there are none.
+#[inline(always)]
+pub(crate) fn blocked(key: &BlockerKey) -> Option<&'static mut Blocked> {
+    let place = match BLOCKERS.get_ptr_mut(key) {
+        Some(place) => place,
+        None => {
+            BLOCKERS.insert(key, Blocked::default(), 0).ok()?;
+            BLOCKERS.get_ptr_mut(key)?
+        }
+    };
+    // SAFETY: as in `waiters`.
+    Some(unsafe { &mut *place })
+}

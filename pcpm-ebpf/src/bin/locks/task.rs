@@ -1,0 +1,99 @@
+//! What the kernel tells of tasks: the one that runs, the one that owns a lock, and who called whom.
+#![expect(unsafe_code, reason = "calls kernel helpers")]
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_stack, bpf_ktime_get_ns,
+        bpf_probe_read_kernel,
+    },
+    programs::RawTracePointContext,
+};
+use pcpm_ebpf::locks::{CALLER_FRAMES, COMM_BYTES, Tracing, owner_offset, owner_task};
+
+/// The running thread, and its process.
+#[inline(always)]
+pub(crate) fn current() -> (u32, u32) {
+    // SAFETY: no arguments.
+    let ids = unsafe { bpf_get_current_pid_tgid() };
+    (ids as u32, (ids >> 32) as u32)
+}
+
+/// The name of the running thread.
+#[inline(always)]
+pub(crate) fn current_comm() -> [u8; COMM_BYTES] {
+    let mut comm = [0; COMM_BYTES];
+    // SAFETY: the helper writes at most that many bytes.
+    unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), COMM_BYTES as u32) };
+    comm
+}
+
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The thread that owns `lock`, and its name; 0 if that is not known.
+#[inline(always)]
+pub(crate) fn owner(tracing: &Tracing, lock: u64, flags: u32) -> (u32, [u8; COMM_BYTES]) {
+    let mut comm = [0; COMM_BYTES];
+    let Some(offset) = owner_offset(flags) else {
+        return (0, comm);
+    };
+    let mut word = 0_u64;
+    read(&mut word, lock + offset as u64);
+    let task = owner_task(flags, word);
+    if task == 0 || tracing.task_pid == 0 {
+        return (0, comm);
+    }
+    let mut tid = 0_u32;
+    read(&mut tid, task + u64::from(tracing.task_pid));
+    read(&mut comm, task + u64::from(tracing.task_comm));
+    (tid, comm)
+}
+
+/// Reads kernel memory, which may be gone by now: then it is all zeroes.
+#[inline(always)]
+fn read<T: Copy>(to: &mut T, from: u64) {
+    let size = size_of::<T>() as u32;
+    let to = (&raw mut *to).cast();
+    // SAFETY: the helper writes `size` bytes to `to` whatever stands at `from`; `T` is plain numbers.
+    unsafe { bpf_probe_read_kernel(to, size, from as *const c_void) };
+}
+
+/// Writes the kernel's frames below the running program to `stack`, innermost first, and says how many
+/// bytes they are.
+#[inline(always)]
+pub(crate) fn stack(ctx: &RawTracePointContext, stack: &mut [u64]) -> i32 {
+    let bytes = size_of_val(stack) as u32;
+    // SAFETY: the helper writes at most that many bytes.
+    unsafe { bpf_get_stack(ctx.as_ptr(), stack.as_mut_ptr().cast(), bytes, 0) as i32 }
+}
+
+/// Who asked for the lock: the first frame behind those of locks, 0 if that is not known.
+#[inline(always)]
+pub(crate) fn caller(ctx: &RawTracePointContext, tracing: &Tracing) -> u64 {
+    let mut frames = [0; CALLER_FRAMES];
+    stack(ctx, &mut frames);
+    let mut in_lock = false;
+    for frame in frames {
+        if tracing.lock_text.contains(frame) {
+            in_lock = true;
+        } else if in_lock && !is_wrapper(tracing, frame) {
+            return frame;
+        }
+    }
+    0
+}
+
+#[inline(always)]
+fn is_wrapper(tracing: &Tracing, frame: u64) -> bool {
+    let mut found = false;
+    for wrapper in &tracing.wrappers {
+        found |= wrapper.contains(frame);
+    }
+    found
+}

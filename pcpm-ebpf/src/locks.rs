@@ -1,0 +1,354 @@
+//! What the lock tracer and the daemon share: who waits for which kernel lock, for how long, and who
+//! holds it meanwhile.
+//!
+//! The kernel tells of waits by two tracepoints (`include/trace/events/lock.h`, 5.19): a wait begins,
+//! perhaps several times (a mutex is spun for, slept for, spun for again), and ends once. Only locks
+//! that are slept for are looked at: waits for spinlocks are short, and many.
+
+/// Names of maps and programs, as they stand in the object.
+pub mod names {
+    /// Raw tracepoint of the same name: a task begins to wait.
+    pub const CONTENTION_BEGIN: &str = "contention_begin";
+    /// Raw tracepoint of the same name: it waits no more.
+    pub const CONTENTION_END: &str = "contention_end";
+    /// Run by a worker of the daemon itself, with its place in `OPERATIONS`: the number of a thread is another one in
+    /// a pid namespace, and only programs see the one that matters.
+    pub const WORKER_JOINS: &str = "worker_joins";
+    /// `BPF_MAP_TYPE_ARRAY` with one [`super::Tracing`].
+    pub const TRACING: &str = "TRACING";
+    /// `BPF_MAP_TYPE_LRU_HASH`: [`super::WaitKey`] to [`super::Wait`].
+    pub const WAITS: &str = "WAITS";
+    /// `BPF_MAP_TYPE_PERCPU_HASH`: [`super::WaiterKey`] to [`super::Waiters`].
+    pub const WAITERS: &str = "WAITERS";
+    /// `BPF_MAP_TYPE_PERCPU_HASH`: [`super::BlockerKey`] to [`super::Blocked`].
+    pub const BLOCKERS: &str = "BLOCKERS";
+    /// `BPF_MAP_TYPE_LRU_HASH`: lock to [`super::Holder`].
+    pub const HOLDERS: &str = "HOLDERS";
+    /// `BPF_MAP_TYPE_HASH`: thread id of one of the daemon's workers to its place in `OPERATIONS`.
+    pub const WORKERS: &str = "WORKERS";
+    /// `BPF_MAP_TYPE_ARRAY` (mmapable) of `u64`: what each worker is doing.
+    pub const OPERATIONS: &str = "OPERATIONS";
+    /// `BPF_MAP_TYPE_RINGBUF` of [`super::LongWait`].
+    pub const LONG_WAITS: &str = "LONG_WAITS";
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY` with one [`super::Missed`].
+    pub const MISSED: &str = "MISSED";
+}
+
+/// Workers of the daemon that can be told apart.
+pub const WORKERS: u32 = 64;
+
+/// Bytes of a thread's name, with the final zero (`TASK_COMM_LEN`).
+pub const COMM_BYTES: usize = 16;
+
+/// Frames of a stack that are looked at to find who asked for a lock: those of the tracepoint and of
+/// the lock's own functions come first.
+pub const CALLER_FRAMES: usize = 12;
+
+/// Frames kept of a long wait.
+pub const STACK_FRAMES: usize = 32;
+
+/// Ranges of kernel text that belong to locks beside the one of their slow paths.
+pub const WRAPPERS: usize = 8;
+
+/// Bits of what `contention_begin` says of a lock (`include/trace/events/lock.h`).
+pub mod flag {
+    /// The task spins.
+    pub const SPIN: u32 = 1;
+    /// It wants to read.
+    pub const READ: u32 = 2;
+    /// It wants to write.
+    pub const WRITE: u32 = 4;
+    /// A lock with priority inheritance.
+    pub const RT: u32 = 8;
+    /// A per-CPU read-write semaphore.
+    pub const PERCPU: u32 = 16;
+    /// A mutex.
+    pub const MUTEX: u32 = 32;
+}
+
+/// Whether a wait is for a lock that is slept for.
+#[inline(always)]
+pub const fn is_slept_for(flags: u32) -> bool {
+    flags & (flag::SPIN | flag::MUTEX) != flag::SPIN
+}
+
+/// Where the word is that says who owns a lock of these flags, in bytes from its beginning; nowhere for
+/// locks that do not say (`struct mutex`, `struct rw_semaphore`).
+#[inline(always)]
+pub const fn owner_offset(flags: u32) -> Option<usize> {
+    if flags & flag::MUTEX != 0 {
+        Some(0)
+    } else if flags & (flag::RT | flag::PERCPU | flag::SPIN) == 0 {
+        Some(8)
+    } else {
+        None
+    }
+}
+
+/// The task in a lock's owner word, 0 for none: the three lowest bits are flags, and the lowest one of a
+/// read-write semaphore says that the task only read (`RWSEM_READER_OWNED`).
+#[inline(always)]
+pub const fn owner_task(flags: u32, word: u64) -> u64 {
+    let owned_by_readers = flags & flag::MUTEX == 0 && word & 1 != 0;
+    if owned_by_readers { 0 } else { word & !7 }
+}
+
+/// A range of addresses, the end not included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TextRange {
+    /// The first address.
+    pub start: u64,
+    /// The first address behind it.
+    pub end: u64,
+}
+
+impl TextRange {
+    /// Whether `address` is in it.
+    #[inline(always)]
+    pub const fn contains(&self, address: u64) -> bool {
+        address >= self.start && address < self.end
+    }
+}
+
+/// What the tracer needs to know. All zero: it does nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tracing {
+    /// Which of two sets of figures is written; the other one is read. 0: none.
+    pub generation: u32,
+    /// Offset of `pid` in `struct task_struct`.
+    pub task_pid: u32,
+    /// Offset of `comm` in `struct task_struct`.
+    pub task_comm: u32,
+    /// Zero.
+    pub padding: u32,
+    /// Waits at least as long as this are told one by one, in nanoseconds.
+    pub long_wait_ns: u64,
+    /// The functions that sleep for locks (`__sched_text_start`).
+    pub lock_text: TextRange,
+    /// Functions that do nothing but ask for one certain lock, like `rtnl_lock`.
+    pub wrappers: [TextRange; WRAPPERS],
+}
+
+/// One task's wait for one lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct WaitKey {
+    /// The lock's address.
+    pub lock: u64,
+    /// The waiting thread.
+    pub tid: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// A wait that has begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Wait {
+    /// When, by `bpf_ktime_get_ns`.
+    pub begun_ns: u64,
+    /// [`flag`]s.
+    pub flags: u32,
+    /// The thread that held the lock then, 0 if not known.
+    pub holder: u32,
+    /// Its name.
+    pub holder_comm: [u8; COMM_BYTES],
+    /// Where it had asked for the lock, 0 if not known.
+    pub holder_caller: u64,
+}
+
+/// Waits that are counted together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct WaiterKey {
+    /// The lock's address; 0: of all locks for which there was no room.
+    pub lock: u64,
+    /// Who asked for it: an address in the kernel's text, 0 if not known.
+    pub caller: u64,
+    /// See [`Tracing::generation`].
+    pub generation: u32,
+    /// What the daemon's worker was doing, 0 for everybody else.
+    pub operation: u32,
+    /// [`flag`]s of the lock, those that tell its kind.
+    pub kind: u32,
+    /// Zero.
+    pub padding: u32,
+    /// The waiting threads' name.
+    pub comm: [u8; COMM_BYTES],
+}
+
+/// Figures of waits that are counted together, on one CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Waiters {
+    /// Waits that ended.
+    pub count: u64,
+    /// Nanoseconds waited.
+    pub total_ns: u64,
+    /// The longest wait.
+    pub max_ns: u64,
+    /// Waits by duration, see [`bucket`].
+    pub histogram: [u32; BUCKETS],
+}
+
+impl Waiters {
+    /// No waits.
+    pub const ZERO: Self = Self {
+        count: 0,
+        total_ns: 0,
+        max_ns: 0,
+        histogram: [0; BUCKETS],
+    };
+}
+
+/// Who was waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct BlockerKey {
+    /// The lock's address.
+    pub lock: u64,
+    /// Where the holder had asked for the lock, 0 if not known.
+    pub caller: u64,
+    /// See [`Tracing::generation`].
+    pub generation: u32,
+    /// The holding thread.
+    pub holder: u32,
+    /// Its name.
+    pub comm: [u8; COMM_BYTES],
+}
+
+/// How long one was waited for, on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Blocked {
+    /// Waits during which it held the lock when they began.
+    pub count: u64,
+    /// Nanoseconds of these waits.
+    pub total_ns: u64,
+}
+
+/// The last thread that got a lock after it had waited for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Holder {
+    /// Who asked for it.
+    pub caller: u64,
+    /// The thread.
+    pub tid: u32,
+    /// Zero.
+    pub padding: u32,
+}
+
+/// One wait that took long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct LongWait {
+    /// The lock's address.
+    pub lock: u64,
+    /// When it began, by `bpf_ktime_get_ns`.
+    pub begun_ns: u64,
+    /// How long it took.
+    pub waited_ns: u64,
+    /// Who asked for the lock, 0 if not known.
+    pub caller: u64,
+    /// Where the holder had asked for it, 0 if not known.
+    pub holder_caller: u64,
+    /// The process that waited.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// The thread that held the lock when the wait began, 0 if not known.
+    pub holder: u32,
+    /// What the daemon's worker was doing, 0 for everybody else.
+    pub operation: u32,
+    /// [`flag`]s of the lock, those that tell its kind.
+    pub kind: u32,
+    /// Bytes of `stack`.
+    pub stack_bytes: i32,
+    /// The name of the thread that waited.
+    pub comm: [u8; COMM_BYTES],
+    /// The name of the one that held the lock.
+    pub holder_comm: [u8; COMM_BYTES],
+    /// Its stack at the end of the wait, innermost frame first.
+    pub stack: [u64; STACK_FRAMES],
+}
+
+/// What could not be told, on one CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Missed {
+    /// Ends of waits that had no beginning: they began before the tracer did, or were forgotten.
+    pub ends: u64,
+    /// Waits counted under no name, because there were too many.
+    pub waiters: u64,
+    /// Waits whose blocker was not counted for the same reason.
+    pub blockers: u64,
+    /// Long waits that found the ring full.
+    pub long_waits: u64,
+}
+
+/// Buckets of a histogram of durations: four to each power of two, from a microsecond to two minutes.
+pub const BUCKETS: usize = 108;
+
+/// Nanoseconds below which all durations are in the first bucket.
+const FIRST_NS: u64 = 1024;
+
+/// The bucket that a duration belongs to.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a bucket is less than BUCKETS"
+)]
+pub const fn bucket(ns: u64) -> usize {
+    if ns < FIRST_NS {
+        return 0;
+    }
+    let octave = log2(ns);
+    let quarter = (ns >> (octave - 2)) & 3;
+    let bucket = (octave - log2(FIRST_NS)) * 4 + quarter + 1;
+    if bucket < BUCKETS as u64 {
+        bucket as usize
+    } else {
+        BUCKETS - 1
+    }
+}
+
+/// The longest duration that belongs to a bucket, but the last one has no end.
+pub const fn bucket_end_ns(bucket: usize) -> u64 {
+    if bucket == 0 {
+        return FIRST_NS - 1;
+    }
+    let steps = bucket as u64 - 1;
+    let octave = steps / 4 + log2(FIRST_NS);
+    let quarter = steps % 4;
+    (1 << octave) + ((quarter + 1) << (octave - 2)) - 1
+}
+
+/// The position of the highest bit; 0 of 0.
+#[inline(always)]
+const fn log2(mut n: u64) -> u64 {
+    let mut log = 0;
+    let mut shift = 32;
+    while shift > 0 {
+        if n >> shift != 0 {
+            n >>= shift;
+            log += shift;
+        }
+        shift >>= 1;
+    }
+    log
+}
+
+const _: () = {
+    assert!(size_of::<Tracing>() == 168);
+    assert!(size_of::<WaitKey>() == 16);
+    assert!(size_of::<Wait>() == 40);
+    assert!(size_of::<WaiterKey>() == 48);
+    assert!(size_of::<Waiters>() == 24 + 4 * BUCKETS);
+    assert!(size_of::<BlockerKey>() == 40);
+    assert!(size_of::<Holder>() == 16);
+    assert!(size_of::<LongWait>() == 96 + 8 * STACK_FRAMES);
+    assert!(bucket(u64::MAX) == BUCKETS - 1);
+};
