@@ -53,7 +53,7 @@ macro_rules! words {
 }
 
 words!(OnEmpty { Wait = "wait", Create = "create", Fail = "fail" });
-words!(Lease { Explicit = "explicit", Connection = "connection" });
+words!(Lease { Explicit = "explicit", Connection = "connection", Pid = "pid" });
 words!(Source { Warm = "warm", Cold = "cold" });
 words!(SlotState {
     Vacant = "vacant",
@@ -112,6 +112,8 @@ pub struct Attachment {
     pub rate_down_packets: Option<u64>,
     pub labels: BTreeMap<String, String>,
     pub lease: Lease,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_pid: Option<u32>,
     pub source: Source,
     pub took_us: u64,
     pub attached_at_ms: u64,
@@ -282,6 +284,8 @@ pub struct AttachRequest {
     pub timeout_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_pid: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclusive: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

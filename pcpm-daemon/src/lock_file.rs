@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use crate::process::start_time;
+
 const NAME: &str = "pcpmd.lock";
 
 /// Root owns it, everybody may look: the socket in it has its own mode.
@@ -230,14 +232,6 @@ fn living_writer(text: &str) -> Option<u32> {
 fn command(pid: u32) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(name.trim().to_owned())
-}
-
-/// When the process started, in clock ticks since boot: field 22 of `/proc/PID/stat`, counted from
-/// behind the command name, which may contain anything.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> LockError {

@@ -15,6 +15,7 @@ mod net;
 mod open_files;
 mod policy;
 mod pool;
+mod process;
 mod reservation;
 mod serve;
 mod uplink;

@@ -30,6 +30,7 @@ use crate::{
     journal::Opened,
     locks::{Insight, LockHistory},
     pool::PoolSettings,
+    process::ProcessLeases,
     reservation::{HostSockets, Reservations},
 };
 
@@ -109,6 +110,7 @@ pub(crate) fn until_stopped(
         Box::new(work),
         Reservations::new(Box::new(HostSockets), room_for_ports),
         journal,
+        ProcessLeases::new().context("watch processes")?,
     );
     engine.restore(built.found);
     let engine = Rc::new(RefCell::new(engine));
@@ -163,6 +165,7 @@ async fn serve(
     tokio::task::spawn_local(take_uplinks(engine.clone(), uplinks));
     tokio::task::spawn_local(take_drops(engine.clone(), drops));
     tokio::task::spawn_local(keep_up(engine.clone()));
+    tokio::task::spawn_local(end_process_leases(engine.clone()));
     tokio::task::spawn_local(announce_ready(engine.clone()));
     tokio::task::spawn_local(async move { listener.serve(clients).await });
     // The outermost future is polled whenever any task was woken, so it should have little to do.
@@ -222,6 +225,20 @@ async fn take_drops(engine: Shared, drops: DropEvents) {
     let ended: io::Result<Infallible> = told.await;
     let Err(error) = ended;
     tracing::error!("dropped packets are counted only: {error}");
+}
+
+/// Ends attachments with the processes that they were leased to.
+async fn end_process_leases(engine: Shared) {
+    let watched = async {
+        let ends = engine.borrow().process_ends()?;
+        loop {
+            ends.next().await?;
+            engine.borrow_mut().processes_ended();
+        }
+    };
+    let ended: io::Result<Infallible> = watched.await;
+    let Err(error) = ended;
+    tracing::error!("leases to processes do not end: {error}");
 }
 
 /// Compacts the journal when that is wanted, and tries again what failed.

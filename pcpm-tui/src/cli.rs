@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pcpm_api::DEFAULT_SOCKET;
 use pcpm_api::types::{AttachRequest, Lease, OnEmpty, UpdateRequest};
 
-use crate::parse;
+use crate::parse::{self, LeaseOption};
 
 /// Where the help puts what every verb takes.
 const EVERYWHERE: &str = "Everywhere";
@@ -40,7 +40,7 @@ Examples:
 
 With '--lease connection' the attachment lives as long as this command: it prints the attachment,
 then stays until its standard input ends or it is interrupted, and the slot is free again even if it
-is killed. Attaching an owner again with the same parameters returns the same attachment.";
+is killed. With '--lease pid:PID' it ends with that process, also after a restart of the daemon. Attaching an owner again with the same parameters returns the same attachment.";
 
 const RUN_HELP: &str = "\
 Examples:
@@ -204,10 +204,11 @@ pub(crate) struct AttachArgs {
     pub(crate) owner: String,
     #[command(flatten)]
     pub(crate) options: AttachOptions,
-    /// How long the attachment lives: until 'detach', or as long as this command.
+    /// How long the attachment lives: until 'detach' (explicit), as long as this command (connection), or
+    /// as long as a process (pid:PID).
     #[arg(long, value_name = "LEASE", default_value = Lease::Explicit.as_str())]
-    #[arg(value_parser = one_of(Lease::ALL, Lease::as_str))]
-    pub(crate) lease: Lease,
+    #[arg(value_parser = parse::lease)]
+    pub(crate) lease: LeaseOption,
 }
 
 /// Words of `update`.
@@ -313,7 +314,7 @@ fn list(texts: &[String]) -> Option<Vec<String>> {
 
 impl AttachOptions {
     /// The request these words make for `owner`. The daemon judges names and limits.
-    pub(crate) fn request(&self, owner: &str, lease: Lease) -> AttachRequest {
+    pub(crate) fn request(&self, owner: &str, lease: LeaseOption) -> AttachRequest {
         let labels: BTreeMap<_, _> = self.labels.iter().cloned().collect();
         AttachRequest {
             owner: owner.into(),
@@ -328,7 +329,8 @@ impl AttachOptions {
             rate_down_packets: self.slot.rate_down_packets,
             on_empty: self.on_empty,
             timeout_ms: self.timeout.map(milliseconds),
-            lease: Some(lease),
+            lease: Some(lease.lease),
+            lease_pid: lease.pid,
             exclusive: None,
             pass_fd: None,
         }

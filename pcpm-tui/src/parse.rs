@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pcpm_api::rates;
+use pcpm_api::{rates, types::Lease};
 
 /// Reads `500ms`, `5s`, `2m` or `1h`. A bare number is refused: nobody can tell its unit.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -34,6 +34,40 @@ pub(crate) fn rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A lease, and the process that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeaseOption {
+    pub(crate) lease: Lease,
+    pub(crate) pid: Option<u32>,
+}
+
+impl LeaseOption {
+    /// That of a command that holds what it attached.
+    pub(crate) fn connection() -> Self {
+        Self {
+            lease: Lease::Connection,
+            pid: None,
+        }
+    }
+}
+
+/// Reads `explicit`, `connection` or `pid:PID`.
+pub(crate) fn lease(text: &str) -> Result<LeaseOption, String> {
+    if let Some(pid) = text.strip_prefix("pid:") {
+        let pid = pid
+            .parse()
+            .map_err(|_| format!("'{pid}' is not the id of a process"))?;
+        return Ok(LeaseOption {
+            lease: Lease::Pid,
+            pid: Some(pid),
+        });
+    }
+    match text.parse() {
+        Ok(lease @ (Lease::Explicit | Lease::Connection)) => Ok(LeaseOption { lease, pid: None }),
+        _ => Err("not a lease: write explicit, connection or pid:PID".into()),
+    }
+}
+
 /// Reads `KEY=VALUE`; the value may be empty and may contain `=`.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -52,6 +86,18 @@ mod tests {
             assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)));
         }
         assert_eq!(duration("1h"), Ok(Duration::from_hours(1)));
+    }
+
+    #[test]
+    fn a_lease_may_be_about_a_process() {
+        let of = |lease, pid| Ok(LeaseOption { lease, pid });
+        assert_eq!(lease("explicit"), of(Lease::Explicit, None));
+        assert_eq!(lease("connection"), of(Lease::Connection, None));
+        assert_eq!(lease("pid:42"), of(Lease::Pid, Some(42)));
+        assert_eq!(lease("pid:x"), Err("'x' is not the id of a process".into()));
+        for text in ["pid", "", "for ever"] {
+            assert!(lease(text).unwrap_err().contains("pid:PID"), "{text}");
+        }
     }
 
     #[test]

@@ -98,6 +98,8 @@ struct Fields<'a> {
     rate_down_packets: Option<u64>,
     labels: &'a BTreeMap<String, String>,
     lease: Lease,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_pid: Option<u32>,
     source: Source,
     took_us: u64,
     attached_at_ms: u64,
@@ -134,6 +136,7 @@ impl Serialize for Attachment {
             rate_down_packets: options.down.packets,
             labels: &holder.labels,
             lease: holder.lease,
+            lease_pid: holder.process.map(|process| process.pid),
             source: origin.source,
             took_us: origin.took_us,
             attached_at_ms: origin.attached_at_ms,

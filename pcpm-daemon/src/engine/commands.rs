@@ -64,7 +64,9 @@ impl Engine {
         let epoch = self.pool.epoch(slot);
         let tenant = self.tenants.acquire(&holder.tenant);
         let asked_at = self.pending[&request].asked_at;
-        let granted = self.grant_options(slot, epoch).and_then(|policy| {
+        let granted = self.live_with_process(request, slot);
+        let granted = granted.and_then(|()| self.grant_options(slot, epoch));
+        let granted = granted.and_then(|policy| {
             let took_us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
             let origin = Origin {
                 source,
@@ -80,6 +82,7 @@ impl Engine {
             Ok(origin) => origin,
             Err(error) => {
                 self.tenants.release(&holder.tenant);
+                self.process_leases.end(slot);
                 self.totals.refused += 1;
                 return Err(self.give_up(slot, error, Event::Unused(slot)));
             }
@@ -102,6 +105,17 @@ impl Engine {
         // A request that is refused after all must not keep the slot.
         self.attached(slot, pass_fd)
             .map_err(|error| self.give_up(slot, error, Event::Detach(slot)))
+    }
+
+    fn live_with_process(&mut self, request: RequestId, slot: SlotIndex) -> Result<(), PoolError> {
+        let pending = self.pending.get_mut(&request);
+        let Some(pidfd) = pending.and_then(|pending| pending.process.take()) else {
+            return Ok(());
+        };
+        let granted = self.process_leases.grant(slot, pidfd);
+        granted.map_err(|errno| PoolError::Failed {
+            reason: format!("watch the process of the lease: {errno}"),
+        })
     }
 
     fn give_up(&mut self, slot: SlotIndex, error: PoolError, then: Event) -> PoolError {
@@ -176,6 +190,7 @@ impl Engine {
         self.note_detached(slot);
         self.revoke_options(slot, &holder.options);
         self.leases.end(slot);
+        self.process_leases.end(slot);
         self.tenants.release(&holder.tenant);
         self.totals.detached += 1;
         self.events

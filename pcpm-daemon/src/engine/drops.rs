@@ -296,6 +296,7 @@ mod tests {
                 tenant: "shop".into(),
                 labels: std::collections::BTreeMap::new(),
                 lease: pcpm_api::types::Lease::Explicit,
+                process: None,
                 options: pcpm_api::options::Options::default(),
                 uid: 0,
                 by_administrator: true,

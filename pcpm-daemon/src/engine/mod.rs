@@ -47,6 +47,7 @@ use crate::{
     net,
     policy::{Policies, Ranges},
     pool::{self, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex},
+    process::{self, Process, ProcessLeases},
     reservation::Reservations,
 };
 
@@ -151,6 +152,8 @@ struct Pending {
     client: ClientId,
     asked_at: Instant,
     pass_fd: bool,
+    /// Tells of the end of the process that the attachment is to live with.
+    process: Option<OwnedFd>,
     reply: Option<oneshot::Sender<AttachAnswer>>,
 }
 
@@ -194,6 +197,7 @@ pub(crate) struct Engine {
     journal_fails: bool,
     records: Vec<Record>,
     leases: Leases,
+    process_leases: ProcessLeases,
     tenants: Tenants,
     pending: HashMap<RequestId, Pending>,
     next_request: RequestId,
@@ -230,6 +234,7 @@ impl Engine {
         work: Box<dyn Work>,
         reservations: Reservations,
         journal: journal::Opened,
+        process_leases: ProcessLeases,
     ) -> Self {
         let capacity = settings.capacity;
         let journal::Opened {
@@ -251,6 +256,7 @@ impl Engine {
             reservations,
             records: (0..capacity).map(|_| Record::default()).collect(),
             leases: Leases::default(),
+            process_leases,
             tenants: Tenants::default(),
             pending: HashMap::new(),
             next_request: 0,
@@ -297,7 +303,7 @@ impl Engine {
         let pass_fd = request.pass_fd.unwrap_or(false);
         let id = self.next_request;
         self.next_request += 1;
-        let request = match self.checked(request, id, caller) {
+        let (request, process) = match self.checked(request, id, caller) {
             Ok(request) => request,
             Err(error) => {
                 self.totals.refused += 1;
@@ -311,6 +317,7 @@ impl Engine {
                 client,
                 asked_at,
                 pass_fd,
+                process,
                 reply: None,
             },
         );
@@ -448,6 +455,25 @@ impl Engine {
         self.clients += 1;
     }
 
+    /// Tells when [`processes_ended`](Self::processes_ended) has something to do.
+    pub(crate) fn process_ends(&self) -> std::io::Result<process::Ends> {
+        self.process_leases.ends()
+    }
+
+    /// Ends what was leased to processes that have ended.
+    pub(crate) fn processes_ended(&mut self) {
+        loop {
+            let ended = self.process_leases.ended();
+            if ended.is_empty() {
+                return;
+            }
+            for slot in ended {
+                self.feed(Event::Detach(slot), None);
+                self.process_leases.end(slot);
+            }
+        }
+    }
+
     /// A client's connection ended, and with it the attachments leased to it.
     pub(crate) fn client_left(&mut self, client: ClientId) {
         self.clients -= 1;
@@ -511,7 +537,7 @@ impl Engine {
         mut request: types::AttachRequest,
         id: RequestId,
         caller: Caller,
-    ) -> Result<pool::AttachRequest, PoolError> {
+    ) -> Result<(pool::AttachRequest, Option<OwnedFd>), PoolError> {
         let tenant = request
             .tenant
             .take()
@@ -530,15 +556,18 @@ impl Engine {
             ));
         }
         let lease = request.lease.unwrap_or(Lease::Explicit);
+        let process = leased_to(lease, request.lease_pid)?;
+        let (process, pidfd) = process.unzip();
         let options = Options::of(&request)?;
         let asked_at = self.now();
-        Ok(pool::AttachRequest {
+        let request = pool::AttachRequest {
             id,
             holder: Rc::new(Holder {
                 owner: request.owner,
                 tenant,
                 labels,
                 lease,
+                process,
                 options,
                 uid: caller.uid,
                 by_administrator: caller.may_touch_all(),
@@ -547,7 +576,8 @@ impl Engine {
             on_empty: request.on_empty.unwrap_or(OnEmpty::Wait),
             asked_at,
             deadline: asked_at + timeout,
-        })
+        };
+        Ok((request, pidfd))
     }
 
     /// Feeds the pool and carries out what it decides, and what follows from that. The answer to
@@ -641,6 +671,20 @@ impl Engine {
 fn foreign(owner: &str) -> PoolError {
     PoolError::PermissionDenied {
         reason: format!("owner '{owner}' was attached by another user"),
+    }
+}
+
+/// The process that a lease is about, and what tells of its end.
+fn leased_to(lease: Lease, pid: Option<u32>) -> Result<Option<(Process, OwnedFd)>, PoolError> {
+    let invalid = |reason: String| PoolError::invalid("lease_pid", reason);
+    match (lease, pid) {
+        (Lease::Pid, Some(pid)) => {
+            let opened = Process::open(pid);
+            opened.map(Some).map_err(|error| invalid(error.to_string()))
+        }
+        (Lease::Pid, None) => Err(invalid("the lease pid needs a process".to_owned())),
+        (_, Some(_)) => Err(invalid(format!("goes with the lease pid, not {lease}"))),
+        (_, None) => Ok(None),
     }
 }
 

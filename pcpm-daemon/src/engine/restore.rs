@@ -26,6 +26,7 @@ use crate::{
     },
     net::slot_name,
     pool::{Event, Left, Restored, SlotIndex},
+    process::Process,
     reservation::ReservationError,
 };
 
@@ -123,7 +124,7 @@ impl Engine {
         for command in commands {
             self.carry_out(command);
         }
-        self.end_leases_of_connections();
+        self.end_leases();
         self.after_change();
     }
 
@@ -335,15 +336,39 @@ impl Engine {
         self.journal.note(record::Record::Detached { slot, epoch });
     }
 
-    /// The connections ended with the daemon.
-    fn end_leases_of_connections(&mut self) {
-        let slots = self.pool.attached_slots();
-        let leased = slots.filter(|&slot| {
-            let holder = self.pool.holder(slot);
-            holder.is_some_and(|holder| holder.lease == Lease::Connection)
-        });
-        for slot in leased.collect::<Vec<_>>() {
-            self.feed(Event::Detach(slot), None);
+    /// The connections ended with the daemon, and processes may have since.
+    fn end_leases(&mut self) {
+        for slot in self.pool.attached_slots().collect::<Vec<_>>() {
+            let holder = self.pool.holder(slot).expect("it is attached");
+            let lives_on = match (holder.lease, holder.process) {
+                (Lease::Explicit, _) => true,
+                (Lease::Connection, _) | (Lease::Pid, None) => false,
+                (Lease::Pid, Some(process)) => self.lives_with(slot, process),
+            };
+            if !lives_on {
+                self.feed(Event::Detach(slot), None);
+            }
+        }
+    }
+
+    fn lives_with(&mut self, slot: SlotIndex, process: Process) -> bool {
+        match process.reopen() {
+            Ok(pidfd) => match self.process_leases.grant(slot, pidfd) {
+                Ok(()) => true,
+                Err(errno) => {
+                    // Better an attachment too many than a container without its network.
+                    tracing::error!(
+                        slot = slot_name(slot),
+                        "watch process {}: {errno}",
+                        process.pid
+                    );
+                    true
+                }
+            },
+            Err(gone) => {
+                tracing::info!(slot = slot_name(slot), "the lease has ended: {gone}");
+                false
+            }
         }
     }
 }

@@ -97,6 +97,7 @@ impl Bench {
             Box::new(work.clone()),
             Reservations::new(Box::new(ports.clone()), 8),
             storage.open(),
+            ProcessLeases::new().unwrap(),
         );
         Self {
             engine: Rc::new(RefCell::new(engine)),
@@ -344,6 +345,52 @@ fn what_is_leased_to_a_connection_ends_with_it_and_nothing_else() {
         .map(|attachment| shown(attachment).owner)
         .collect();
     assert_eq!(owners, ["b"]);
+}
+
+#[test]
+fn what_is_leased_to_a_process_ends_with_it() {
+    let bench = Bench::filled(2);
+    let mut process = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let leased = |owner| types::AttachRequest {
+        lease: Some(Lease::Pid),
+        lease_pid: Some(process.id()),
+        ..request(owner)
+    };
+    let attachment = shown(&bench.attach(leased("a")).unwrap().0);
+    assert_eq!(attachment.lease_pid, Some(process.id()));
+    bench.attach(leased("b")).unwrap();
+    bench.engine.borrow_mut().detach("b", None, ROOT).unwrap();
+    bench.engine.borrow_mut().processes_ended();
+    assert_eq!(bench.engine.borrow().list().len(), 1);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    bench.engine.borrow_mut().processes_ended();
+    assert!(bench.engine.borrow().list().is_empty());
+}
+
+#[test]
+fn a_lease_names_a_process_that_lives_or_none() {
+    let bench = Bench::filled(1);
+    for (lease, pid, reason) in [
+        (Lease::Pid, None, "the lease pid needs a process"),
+        (
+            Lease::Explicit,
+            Some(1),
+            "goes with the lease pid, not explicit",
+        ),
+        (Lease::Pid, Some(0), "there is no process 0"),
+    ] {
+        let leased = types::AttachRequest {
+            lease: Some(lease),
+            lease_pid: pid,
+            ..request("a")
+        };
+        let refused = PoolError::invalid("lease_pid", reason);
+        assert_eq!(bench.attach(leased).unwrap_err(), refused);
+    }
 }
 
 #[test]

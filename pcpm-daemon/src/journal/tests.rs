@@ -41,6 +41,7 @@ fn holder(owner: &str) -> Rc<Holder> {
         tenant: "t".into(),
         labels: [("with".into(), "a\nline\u{2028}".into())].into(),
         lease: Lease::Explicit,
+        process: None,
         uid: 1000,
         by_administrator: false,
         options: serde_json::from_str(r#"{"publish": ["tcp:80:80"], "rate_up": 8000}"#).unwrap(),

@@ -32,6 +32,8 @@ use pcpm_api::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::Process;
+
 use backoff::Backoff;
 use queue::WaitingQueue;
 use quota::Usage;
@@ -68,6 +70,9 @@ pub(crate) struct Holder {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) lease: Lease,
+    /// What the lease `pid` is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<Process>,
     #[serde(default, skip_serializing_if = "Options::is_empty")]
     pub(crate) options: Options,
     /// The user that attached it, by number.
@@ -83,6 +88,7 @@ impl Holder {
             ("tenant", self.tenant == other.tenant),
             ("labels", self.labels == other.labels),
             ("lease", self.lease == other.lease),
+            ("lease_pid", self.process == other.process),
         ]
         .into_iter()
         .find_map(|(field, same)| (!same).then_some(field))

@@ -120,6 +120,7 @@ pub(super) fn holder(owner: &str, tenant: &str) -> Holder {
         tenant: tenant.into(),
         labels: BTreeMap::new(),
         lease: Lease::Explicit,
+        process: None,
         options: Options::default(),
         uid: 1000,
         by_administrator: false,

@@ -23,7 +23,7 @@ pub(super) fn attach(session: &Session, args: &AttachArgs) -> Result<ExitCode> {
     let request = args.options.request(&args.owner, args.lease);
     let attachment = client.attach(&request)?;
     session.print(&attachment, |a| attachments::attached(a, session.look))?;
-    if args.lease == Lease::Connection {
+    if args.lease.lease == Lease::Connection {
         hold(session, &client)?;
         client.detach(&attachment.owner)?;
     }

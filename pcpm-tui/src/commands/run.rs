@@ -11,12 +11,13 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgid};
 use pcpm_api::client::{Client, ClientError};
 use pcpm_api::error::PoolError;
-use pcpm_api::types::{AttachRequest, Attachment, Lease};
+use pcpm_api::types::{AttachRequest, Attachment};
 
 use super::Session;
 use crate::cli::RunArgs;
 use crate::failure;
 use crate::namespace;
+use crate::parse::LeaseOption;
 use crate::signals::{Arrived, Signals, stop_myself};
 
 /// Signals that are handed on to the command.
@@ -38,7 +39,7 @@ pub(super) fn run(session: &Session, args: &RunArgs) -> Result<ExitCode> {
     let owner = args.name.clone().unwrap_or_else(made_up_owner);
     let request = AttachRequest {
         exclusive: Some(true),
-        ..args.options.request(&owner, Lease::Connection)
+        ..args.options.request(&owner, LeaseOption::connection())
     };
     let mut client = session.connect()?;
     let (attachment, netns) = client.attach_with_netns(&request)?;

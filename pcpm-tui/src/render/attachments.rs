@@ -50,7 +50,7 @@ pub(crate) fn details(reply: &GetReply, now_ms: u64, look: Look) -> String {
     rows.extend(options(attachment));
     rows.extend([
         field("labels", &labels(attachment)),
-        field("lease", attachment.lease.as_str()),
+        field("lease", &lease(attachment)),
         field("source", &origin(attachment)),
         field("age", &humanise::age(attachment.attached_at_ms, now_ms)),
         field("id", &attachment.id),
@@ -84,7 +84,7 @@ fn row(attachment: &Attachment, now_ms: u64) -> Vec<Cell> {
         Cell::new(attachment.addresses.join(",")),
         Cell::new(or_dash(&published(attachment))),
         Cell::new(humanise::age(attachment.attached_at_ms, now_ms)),
-        Cell::new(attachment.lease.as_str()),
+        Cell::new(lease(attachment)),
         Cell::painted(source_hue(attachment.source), attachment.source.as_str()),
         Cell::new(labels(attachment)),
     ]
@@ -103,6 +103,13 @@ fn origin(attachment: &Attachment) -> String {
         attachment.source,
         humanise::micros(attachment.took_us)
     )
+}
+
+fn lease(attachment: &Attachment) -> String {
+    match attachment.lease_pid {
+        Some(pid) => format!("{}:{pid}", attachment.lease),
+        None => attachment.lease.to_string(),
+    }
 }
 
 fn labels(attachment: &Attachment) -> String {
@@ -233,6 +240,7 @@ mod tests {
             rate_down_packets: None,
             labels: BTreeMap::from([("app".into(), "web".into())]),
             lease: Lease::Explicit,
+            lease_pid: None,
             source: Source::Warm,
             took_us: 14,
             attached_at_ms: 1_000,

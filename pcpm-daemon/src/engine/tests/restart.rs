@@ -303,6 +303,32 @@ fn what_is_leased_to_connections_ends_with_the_daemon() {
 }
 
 #[test]
+fn what_is_leased_to_a_process_lives_on_with_it() {
+    let bench = Bench::filled(3);
+    let mut processes = [0; 2].map(|_| {
+        let mut sleep = std::process::Command::new("sleep");
+        sleep.arg("1000").spawn().unwrap()
+    });
+    let leased = |owner, process: &std::process::Child| types::AttachRequest {
+        lease: Some(Lease::Pid),
+        lease_pid: Some(process.id()),
+        ..request(owner)
+    };
+    bench.attach(leased("a", &processes[0])).unwrap();
+    bench.attach(leased("b", &processes[1])).unwrap();
+    let mut end = |number: usize| {
+        processes[number].kill().unwrap();
+        processes[number].wait().unwrap();
+    };
+    end(0);
+    let next = bench.killed();
+    assert_eq!(next.owners(), ["b"]);
+    end(1);
+    next.engine.borrow_mut().processes_ended();
+    assert!(next.owners().is_empty());
+}
+
+#[test]
 fn an_update_is_there_after_the_restart() {
     let bench = Bench::filled(1);
     bench.attach(with_everything("a")).unwrap();
