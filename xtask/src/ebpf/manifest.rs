@@ -22,6 +22,7 @@ pub(crate) const FLAGS: &[&str] = &[
     "--cfg=bpf_target_arch=\"x86_64\"",
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
+    "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
 
 /// What [`PATH`] says. Hashes are SHA-256, in hexadecimal.
