@@ -100,20 +100,13 @@ impl Name {
         octets
     }
 
-    /// Makes it no name, word by word: the compiler would call `memset`, which the BPF target does byte
-    /// by byte.
-    #[inline(always)]
-    fn clear(&mut self) {
-        for word in &mut self.0 {
-            // SAFETY: a valid place.
-            *core::hint::black_box(word) = 0;
-        }
-    }
-
     /// Makes letters small, eight bytes at a time. Length bytes are none: they are at most 63.
     #[inline(always)]
     pub fn make_lowercase(&mut self) {
         for word in &mut self.0 {
+            // One after the other: the compiler would have all of them under way, on a kernel
+            // program's stack.
+            let word = core::hint::black_box(word);
             *word = lowercase(*word);
         }
     }
@@ -223,7 +216,7 @@ impl Suffixes {
     /// Reads it into `name`, as [`Name`]s are compared.
     #[inline(always)]
     pub fn load(&self, packet: &(impl NameSource + ?Sized), name: &mut Name) -> bool {
-        name.clear();
+        *name = Name::EMPTY;
         let length = self.end - self.at;
         if !packet.load_name(self.at, length, name) {
             return false;

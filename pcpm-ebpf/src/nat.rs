@@ -322,14 +322,15 @@ impl FlowKey {
         }
     }
 
-    /// Its words, the kernel's eight bytes at a time.
+    /// Its words, as they stand in the memory of a little-endian machine: one load each.
     #[inline(always)]
     const fn words(&self) -> [u64; 5] {
         let [[a, b], [c, d]] = [self.local.halves(), self.remote.halves()];
-        let ports = (self.local_port as u64) << 48
-            | (self.remote_port as u64) << 32
-            | (self.protocol as u64) << 24
-            | (self.kind as u64) << 16;
+        let ports = self.local_port as u64
+            | (self.remote_port as u64) << 16
+            | (self.protocol as u64) << 32
+            | (self.kind as u64) << 40
+            | (self.padding as u64) << 48;
         [a, b, c, d, ports]
     }
 }

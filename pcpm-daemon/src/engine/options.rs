@@ -232,18 +232,24 @@ fn failed(error: &dyn std::error::Error) -> PoolError {
 }
 
 pub(super) fn settings(epoch: u32, policy: PolicyId, options: &Options) -> Settings {
+    let flags = [
+        (options.rules.has_names(), settings_flag::LEARN_NAMES),
+        (is_limited(options.up), settings_flag::LIMIT_UP),
+        (is_limited(options.down), settings_flag::LIMIT_DOWN),
+    ];
+    let set = flags.iter().filter(|(is_set, _)| *is_set);
     Settings {
         epoch,
         policy,
-        flags: if options.rules.has_names() {
-            settings_flag::LEARN_NAMES
-        } else {
-            0
-        },
+        flags: set.map(|(_, flag)| flag).sum(),
         up: limit(options.up),
         down: limit(options.down),
         ..Settings::default()
     }
+}
+
+fn is_limited(rate: Rate) -> bool {
+    limit(rate) != RateLimit::default()
 }
 
 fn limit(rate: Rate) -> RateLimit {

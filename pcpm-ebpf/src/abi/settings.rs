@@ -5,6 +5,10 @@
 pub mod settings_flag {
     /// Addresses in DNS answers to the slot are learned for the names its policy allows.
     pub const LEARN_NAMES: u32 = 1;
+    /// [`super::Settings::up`] limits something.
+    pub const LIMIT_UP: u32 = 2;
+    /// [`super::Settings::down`] limits something.
+    pub const LIMIT_DOWN: u32 = 4;
 }
 
 /// Settings of the attachment `epoch` of a slot. They are written before the attachment word and may

@@ -2,7 +2,7 @@
 //! the daemon.
 
 use anyhow::Result;
-use pcpm_ebpf::abi::{AttachmentWord, PolicyRule, RateLimit, Settings, verdict};
+use pcpm_ebpf::abi::{AttachmentWord, PolicyRule, RateLimit, Settings, settings_flag, verdict};
 use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
 
@@ -294,6 +294,7 @@ fn same_tenant() -> Result<Lab> {
 fn limit(lab: &mut Lab, slot: u32, up: RateLimit, down: RateLimit) -> Result<()> {
     let settings = Settings {
         epoch: EPOCH,
+        flags: settings_flag::LIMIT_UP | settings_flag::LIMIT_DOWN,
         up,
         down,
         ..Settings::default()

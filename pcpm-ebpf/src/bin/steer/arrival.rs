@@ -2,84 +2,165 @@
 //! belongs to. All else is the host's.
 
 use pcpm_ebpf::{
-    abi::Config,
     drop_reason::DropReason,
+    icmp_error::Quote,
     packet::{Frame, Transport},
 };
 
 use crate::{
     flows::{self, Receiver},
-    fragments, global, inbound, rewrite,
+    fragments, global, inbound, maps, rewrite,
     skb::Skb,
 };
+
+/// What a packet from outside may belong to.
+pub(crate) trait Arrivals {
+    /// Whether it belongs to a connection that exists, and to whose.
+    fn follow(
+        skb: &Skb,
+        frame: &Frame,
+        transport: &Transport,
+        receiver: &mut Receiver,
+    ) -> Result<bool, DropReason>;
+
+    /// Whether it opens a connection through a published port, and whose.
+    fn enter(
+        frame: &Frame,
+        transport: &Transport,
+        receiver: &mut Receiver,
+    ) -> Result<bool, DropReason>;
+}
+
+/// For a program that does little else: a call costs some nanoseconds, which every answer from the
+/// world would pay.
+pub(crate) enum Here {}
+
+impl Arrivals for Here {
+    #[inline(always)]
+    fn follow(
+        skb: &Skb,
+        frame: &Frame,
+        transport: &Transport,
+        receiver: &mut Receiver,
+    ) -> Result<bool, DropReason> {
+        match flows::arriving_flow(skb, maps::config()?, frame, transport)? {
+            Some(found) => *receiver = found,
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    #[inline(always)]
+    fn enter(
+        frame: &Frame,
+        transport: &Transport,
+        receiver: &mut Receiver,
+    ) -> Result<bool, DropReason> {
+        let Some(target) = inbound::door(frame, transport) else {
+            return Ok(false);
+        };
+        global::open_inbound(frame, transport, &target, receiver)?;
+        Ok(true)
+    }
+}
+
+/// For a program that needs its stack for other things.
+pub(crate) enum Elsewhere {}
+
+impl Arrivals for Elsewhere {
+    #[inline(always)]
+    fn follow(
+        skb: &Skb,
+        frame: &Frame,
+        transport: &Transport,
+        receiver: &mut Receiver,
+    ) -> Result<bool, DropReason> {
+        global::follow_arrival(*skb, frame, transport, receiver)
+    }
+
+    #[inline(always)]
+    fn enter(
+        frame: &Frame,
+        transport: &Transport,
+        receiver: &mut Receiver,
+    ) -> Result<bool, DropReason> {
+        global::enter(frame, transport, receiver)
+    }
+}
+
+/// As [`Here`].
+#[inline(always)]
+pub(crate) fn follow(
+    skb: Skb,
+    frame: &Frame,
+    transport: &Transport,
+    receiver: &mut Receiver,
+) -> Result<bool, DropReason> {
+    Here::follow(&skb, frame, transport, receiver)
+}
 
 /// Translates a packet if it belongs to a slot, and says whom it is for. What cannot be read here is
 /// for the host's stack to judge.
 #[inline(always)]
-pub(crate) fn translate(
+pub(crate) fn translate<A: Arrivals>(
     skb: &Skb,
-    config: &Config,
     frame: &Frame,
 ) -> Result<Option<Receiver>, DropReason> {
     fragments::forget_last(frame);
-    match skb.transport(frame) {
-        Ok(transport) => packet(skb, config, frame, transport),
-        Err(DropReason::NotReply) => error(skb, config, frame),
-        Err(DropReason::Fragment) => later_fragment(skb, config, frame),
-        Err(_) => Ok(None),
-    }
+    let mut receiver = Receiver::default();
+    let is_translated = match skb.transport(frame) {
+        Ok(transport) => packet::<A>(skb, frame, transport, &mut receiver)?,
+        Err(DropReason::NotReply) => match skb.quote(frame) {
+            Ok(quote) => global::translate_error(*skb, frame, quote, &mut receiver)?,
+            Err(_) => false,
+        },
+        Err(DropReason::Fragment) => later_fragment(skb, frame, &mut receiver)?,
+        Err(_) => false,
+    };
+    Ok(is_translated.then_some(receiver))
 }
 
 #[inline(always)]
-fn packet(
+fn packet<A: Arrivals>(
     skb: &Skb,
-    config: &Config,
     frame: &Frame,
     transport: &Transport,
-) -> Result<Option<Receiver>, DropReason> {
-    let Some(receiver) = inbound::receiver(skb, config, frame, transport)? else {
-        return Ok(None);
-    };
+    receiver: &mut Receiver,
+) -> Result<bool, DropReason> {
+    if !A::follow(skb, frame, transport, receiver)? && !A::enter(frame, transport, receiver)? {
+        return Ok(false);
+    }
     fragments::let_others_arrive(frame, receiver.slot, receiver.epoch)?;
-    global::rewrite_destination(
-        *skb,
-        frame,
-        transport,
-        &receiver.inside(config, frame.family),
-    )?;
-    Ok(Some(receiver))
+    let inside = receiver.inside(maps::config()?, frame.family);
+    global::rewrite_destination(*skb, frame, transport, &inside)?;
+    Ok(true)
 }
 
-/// An error about what a slot sent, by any router on the way.
+/// Translates an error about what a slot sent, by any router on the way.
 #[inline(always)]
-fn error(skb: &Skb, config: &Config, frame: &Frame) -> Result<Option<Receiver>, DropReason> {
-    let Ok(quote) = skb.quote(frame) else {
-        return Ok(None);
-    };
-    let Some(receiver) = flows::quoted_flow(quote) else {
-        return Ok(None);
-    };
-    let inside = receiver.inside(config, frame.family);
-    global::rewrite_quoted_source(*skb, frame, quote, &inside)?;
-    rewrite::error_destination(skb, frame, &inside.address)?;
-    Ok(Some(receiver))
+pub(crate) fn translate_error(
+    skb: Skb,
+    frame: &Frame,
+    quote: &Quote,
+    receiver: &mut Receiver,
+) -> Result<bool, DropReason> {
+    match flows::quoted_flow(quote) {
+        Some(found) => *receiver = found,
+        None => return Ok(false),
+    }
+    let inside = receiver.inside(maps::config()?, frame.family);
+    global::rewrite_quoted_source(skb, frame, quote, &inside)?;
+    rewrite::error_destination(&skb, frame, &inside.address)?;
+    Ok(true)
 }
 
 /// What follows a first fragment. The host's own datagrams come in fragments, too.
 #[inline(always)]
-fn later_fragment(
-    skb: &Skb,
-    config: &Config,
-    frame: &Frame,
-) -> Result<Option<Receiver>, DropReason> {
-    let mut receiver = Receiver::default();
-    if !global::arrived_at(frame, &mut receiver) {
-        return Ok(None);
+fn later_fragment(skb: &Skb, frame: &Frame, receiver: &mut Receiver) -> Result<bool, DropReason> {
+    if !global::arrived_at(frame, receiver) {
+        return Ok(false);
     }
-    rewrite::ip_destination(
-        skb,
-        frame,
-        &config.slot_address(receiver.slot, frame.family),
-    )?;
-    Ok(Some(receiver))
+    let inside = maps::config()?.slot_address(receiver.slot, frame.family);
+    rewrite::ip_destination(skb, frame, &inside)?;
+    Ok(true)
 }

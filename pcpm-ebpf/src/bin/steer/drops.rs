@@ -42,14 +42,14 @@ impl From<DropReason> for Dropped {
 /// Counts a packet that is dropped at `hop`.
 #[inline(always)]
 pub(crate) fn count(skb: &Skb, hop: Hop, dropped: Dropped) {
-    maps::count_reason(dropped.reason);
-    maps::count_dropped(dropped.slot);
-    global::sample_drop(*skb, hop as u32, dropped.slot, dropped.reason as u32);
+    global::count_drop(*skb, hop as u32, dropped.slot, dropped.reason as u32);
 }
 
-/// Samples a packet that is dropped for the `reason` with this number.
+/// Counts and samples a packet that is dropped for the `reason` with this number.
 #[inline(always)]
-pub(crate) fn sample(skb: Skb, hop: u32, slot: u32, reason: u32) {
+pub(crate) fn count_and_sample(skb: Skb, hop: u32, slot: u32, reason: u32) {
+    maps::count_reason(reason);
+    maps::count_dropped(slot);
     let key = DropKey {
         slot,
         epoch: maps::attachment(slot).map_or(0, |word| word.epoch()),

@@ -16,7 +16,7 @@ pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, Dropped> {
     let frame = skb.frame()?;
     let config = maps::config()?;
     if skb.mark() != 0 && !config.in_pool(&frame.destination) {
-        return Ok(hairpin::come_back(skb, config, frame)?);
+        return Ok(hairpin::come_back(skb, frame)?);
     }
     let slot = config
         .slot_of(&frame.destination)
@@ -34,7 +34,7 @@ fn steer(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
     }
     let receiver = Holder::of(slot, word);
     match skb.mark() {
-        0 => from_own_stack(skb, frame, &receiver)?,
+        0 => global::from_own_stack(*skb, frame, &receiver)?,
         mark => check_mark(mark, word)?,
     }
     skb.set_mark(0);
@@ -43,11 +43,11 @@ fn steer(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
 
 /// What the host's own stack sends always passes.
 #[inline(always)]
-fn from_own_stack(skb: &Skb, frame: &Frame, receiver: &Holder) -> Result<(), DropReason> {
+pub(crate) fn from_own_stack(skb: Skb, frame: &Frame, receiver: &Holder) -> Result<(), DropReason> {
     match skb.transport(frame) {
         Ok(transport) => {
             if names::tells(transport, receiver) {
-                global::learn_names(*skb, frame.transport_offset, receiver);
+                global::learn_names(skb, frame.transport_offset, receiver);
             }
             remember_host_flow(frame, transport, receiver)
         }

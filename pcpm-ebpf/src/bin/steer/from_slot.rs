@@ -33,19 +33,26 @@ fn steer(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
         return Err(DropReason::Vlan);
     }
     let frame = skb.frame()?;
+    let destination = vet(skb, slot, frame);
+    let sender = Holder::of(slot, sender);
+    let is_link_local = match destination {
+        Ok(Destination::Slot(receiver)) => return to_slot(skb, frame, &sender, receiver),
+        Ok(Destination::Host) => false,
+        // Something may open what is link-local.
+        Err(DropReason::Metadata) => true,
+        Err(reason) => return Err(reason),
+    };
+    policy::check_world(skb, frame, &sender, is_link_local)?;
+    to_host(skb, frame, &sender, sender.word.epoch())
+}
+
+/// Where a frame is to go, which has to be the slot's own.
+#[inline(always)]
+fn vet(skb: &Skb, slot: u32, frame: &Frame) -> Result<Destination, DropReason> {
     let config = maps::config()?;
     check_discovery(skb, frame)?;
     check_sender(config, slot, frame)?;
-    let sender = Holder::of(slot, sender);
-    match destination(config, &frame.destination) {
-        Ok(Destination::Slot(receiver)) => to_slot(skb, frame, &sender, receiver),
-        // Something may open what is link-local.
-        Ok(Destination::Host) | Err(DropReason::Metadata) => {
-            policy::check_world(skb, config, frame, &sender)?;
-            to_host(skb, frame, &sender, sender.word.epoch())
-        }
-        Err(reason) => Err(reason),
-    }
+    destination(config, &frame.destination)
 }
 
 #[inline(always)]

@@ -3,7 +3,12 @@
 
 use pcpm_ebpf::drop_reason::DropReason;
 
-use crate::{arrival, maps, skb::Skb, verdict::Verdict};
+use crate::{
+    arrival::{self, Here},
+    maps,
+    skb::Skb,
+    verdict::Verdict,
+};
 
 /// What cannot be read here is for the host's stack to judge, never dropped.
 #[inline(always)]
@@ -36,7 +41,7 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     if !maps::is_host_address(to) || maps::is_host_address(from) {
         return Ok(Verdict::Next);
     }
-    let Some(receiver) = arrival::translate(skb, config, frame)? else {
+    let Some(receiver) = arrival::translate::<Here>(skb, frame)? else {
         return Ok(Verdict::Next);
     };
     skb.set_mark(receiver.epoch);

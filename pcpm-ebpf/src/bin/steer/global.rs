@@ -11,6 +11,8 @@
     reason = "arguments cross as the kernel knows them, and the linker keeps the names"
 )]
 
+use core::arch::asm;
+
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup};
 use pcpm_ebpf::{
     abi::{AttachmentWord, Flow, FlowKey, PortTarget, SealedFlow},
@@ -20,12 +22,13 @@ use pcpm_ebpf::{
     nat::Endpoint,
     packet::{Frame, Transport},
     policy::Ruling,
+    rate::Price,
 };
 
 use crate::{
-    drops,
+    arrival, drops,
     flows::{self, Receiver, Standing},
-    fragments, hairpin, host, inbound, names,
+    fragments, from_host, hairpin, host, inbound, limits, names,
     policy::{self, Holder},
     ports::{self, Connection},
     rewrite,
@@ -47,9 +50,21 @@ macro_rules! global {
                 Outcome::number($body($($argument),*))
             }
             // SAFETY: the arguments are those of this call.
-            Outcome::of(unsafe { $name($(Argument::pass($argument)),*) })
+            Outcome::of(unknown(unsafe { $name($(Argument::pass($argument)),*) }))
         }
     )*};
+}
+
+/// Makes the compiler know as little of a number as the verifier does: else it leaves out what the
+/// verifier wants to see.
+#[inline(always)]
+fn unknown(number: u64) -> u64 {
+    let same;
+    // SAFETY: moves a register to itself: the kernel takes line numbers of instructions only.
+    unsafe {
+        asm!("{0} = {0}", inout(reg) number => same, options(pure, nomem, nostack, preserves_flags));
+    }
+    same
 }
 
 global! {
@@ -124,6 +139,12 @@ global! {
     fn host_ruling(slot: u32, word: AttachmentWord, is_v4: bool, protocol: u8, port: u16) -> Ruling
         = policy::host_ruling;
 
+    /// See [`names::walk_over_label`].
+    fn walk_name(skb: Skb) -> bool = names::walk_over_label;
+    /// See [`names::find_next_name`].
+    fn find_name(skb: Skb) -> bool = names::find_next_name;
+    /// See [`names::read_next_record`].
+    fn read_answer(skb: Skb) -> bool = names::read_next_record;
     /// See [`names::learn`].
     fn learn_names(skb: Skb, transport_offset: u32, learner: &Holder) -> () = names::learn;
     /// See [`names::allow`].
@@ -148,8 +169,30 @@ global! {
     fn is_quoted_shown(slot: u32, word: AttachmentWord, frame: &Frame, quote: &Quote) -> bool
         = ports::is_quoted_shown;
 
-    /// See [`drops::sample`].
-    fn sample_drop(skb: Skb, hop: u32, slot: u32, reason: u32) -> () = drops::sample;
+    /// See [`limits::take`].
+    fn take(skb: Skb, frame: &Frame, slot: u32, word: AttachmentWord, is_up: bool) -> bool
+        = limits::take;
+    /// See [`limits::take_from`].
+    fn take_from(full_at: &mut u64, price: &Price, now: u64) -> bool = limits::take_from;
+
+    /// See [`drops::count_and_sample`].
+    fn count_drop(skb: Skb, hop: u32, slot: u32, reason: u32) -> () = drops::count_and_sample;
+
+    /// See [`from_host::from_own_stack`].
+    fn from_own_stack(skb: Skb, frame: &Frame, receiver: &Holder) -> Result<(), DropReason>
+        = from_host::from_own_stack;
+    /// See [`arrival::follow`].
+    fn follow_arrival(skb: Skb, frame: &Frame, transport: &Transport, receiver: &mut Receiver)
+        -> Result<bool, DropReason> = arrival::follow;
+    /// See [`inbound::enter`].
+    fn enter(frame: &Frame, transport: &Transport, receiver: &mut Receiver)
+        -> Result<bool, DropReason> = inbound::enter;
+    /// See [`inbound::open`].
+    fn open_inbound(frame: &Frame, transport: &Transport, target: &PortTarget, receiver: &mut Receiver)
+        -> Result<(), DropReason> = inbound::open;
+    /// See [`arrival::translate_error`].
+    fn translate_error(skb: Skb, frame: &Frame, quote: &Quote, receiver: &mut Receiver)
+        -> Result<bool, DropReason> = arrival::translate_error;
 }
 
 /// How an argument crosses.
@@ -233,6 +276,7 @@ numbers! {
     u8 as u32: u32::from, |raw| raw as u8;
     u16 as u32: u32::from, |raw| raw as u16;
     u32 as u32: |number| number, |raw| raw;
+    u64 as u64: |number| number, |raw| raw;
     bool as u32: u32::from, |raw| raw != 0;
     AttachmentWord as u64: |word: AttachmentWord| word.0, AttachmentWord;
     Standing as u64: Outcome::number, Outcome::of;

@@ -6,7 +6,7 @@
 //! The first half is done where the packet leaves its hub, the second where it comes back into it.
 
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Config, HUB_UPLINK_INDEX},
+    abi::{AttachmentWord, HUB_UPLINK_INDEX},
     address::Address,
     decision::hub_of,
     drop_reason::DropReason,
@@ -15,7 +15,8 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    arrival, fragments, global, inbound, maps,
+    arrival::{self, Elsewhere},
+    fragments, global, inbound, maps,
     policy::{self, Holder},
     ports::{self, Connection},
     rewrite::{self, deliver},
@@ -88,9 +89,9 @@ fn turn_around(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
 
 /// A packet comes back into the hub that it left.
 #[inline(always)]
-pub(crate) fn come_back(skb: &Skb, config: &Config, frame: &Frame) -> Result<Verdict, DropReason> {
+pub(crate) fn come_back(skb: &Skb, frame: &Frame) -> Result<Verdict, DropReason> {
     let here = skb.mark() - 1;
-    let receiver = arrival::translate(skb, config, frame)?.ok_or(DropReason::HostClosed)?;
+    let receiver = arrival::translate::<Elsewhere>(skb, frame)?.ok_or(DropReason::HostClosed)?;
     if hub_of(receiver.slot) != here {
         skb.set_mark(receiver.epoch);
         return Ok(skb.redirect_peer(HUB_UPLINK_INDEX));

@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Config, Flow, FlowKey, PortKey, PortTarget, flow_kind},
+    abi::{AttachmentWord, Flow, FlowKey, PortKey, PortTarget, flow_kind},
     drop_reason::DropReason,
     nat::{self, Endpoint},
     packet::{Frame, Transport},
@@ -13,28 +13,10 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    flows::{Entry, Receiver, arriving_flow, insert, now_ns},
-    global, maps,
-    skb::Skb,
+    flows::{Entry, Receiver, insert, now_ns},
+    global,
+    maps::{self, Pair},
 };
-
-/// Where a packet for an address of the host belongs, if it is for a slot: to a connection that
-/// exists, or to one that it opens through a published port.
-#[inline(always)]
-pub(crate) fn receiver(
-    skb: &Skb,
-    config: &Config,
-    frame: &Frame,
-    transport: &Transport,
-) -> Result<Option<Receiver>, DropReason> {
-    if let Some(receiver) = arriving_flow(skb, config, frame, transport)? {
-        return Ok(Some(receiver));
-    }
-    match door(frame, transport) {
-        Some(target) => open(config, frame, transport, &target).map(Some),
-        None => Ok(None),
-    }
-}
 
 /// The published port that a packet may open a connection through.
 #[inline(always)]
@@ -62,36 +44,57 @@ pub(crate) fn port_of(key: &FlowKey) -> PortKey {
     PortKey::on(key.local, key.local_port, key.protocol)
 }
 
+/// Whether a packet opens a connection through a published port, and whom it is for then.
 #[inline(always)]
-fn open(
-    config: &Config,
+pub(crate) fn enter(
+    frame: &Frame,
+    transport: &Transport,
+    receiver: &mut Receiver,
+) -> Result<bool, DropReason> {
+    match door(frame, transport) {
+        Some(target) => open(frame, transport, &target, receiver).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Opens a connection through the published port that leads to `target`, and says whom it is for.
+#[inline(always)]
+pub(crate) fn open(
     frame: &Frame,
     transport: &Transport,
     target: &PortTarget,
-) -> Result<Receiver, DropReason> {
-    let ingress = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
-    let egress = ingress.restored(&Endpoint {
+    receiver: &mut Receiver,
+) -> Result<(), DropReason> {
+    let config = maps::config()?;
+    let Pair {
+        ingress,
+        egress,
+        shown,
+    } = maps::pair()?;
+    *ingress = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
+    *egress = ingress.restored(&Endpoint {
         address: config.slot_address(target.slot, frame.family),
         port: target.port,
     });
-    if global::is_taken(&egress, &ingress, target) {
+    if global::is_taken(egress, ingress, target) {
         return Err(DropReason::AmbiguousClient);
     }
-    let inside = Endpoint {
+    *shown = Endpoint {
         port: target.port,
         ..Endpoint::default()
     };
-    let outside = Endpoint {
+    global::write_inbound(ingress, shown, target)?;
+    *shown = Endpoint {
         address: ingress.local,
         port: ingress.local_port,
     };
-    global::write_inbound(&ingress, &inside, target)?;
-    global::write_inbound(&egress, &outside, target)?;
-    Ok(Receiver {
+    global::write_inbound(egress, shown, target)?;
+    *receiver = Receiver {
         slot: target.slot,
         epoch: target.epoch,
         port: target.port,
-    })
+    };
+    Ok(())
 }
 
 /// Writes one of the two entries.

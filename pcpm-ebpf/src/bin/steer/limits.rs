@@ -1,6 +1,8 @@
 //! Rate limits: the buckets that every packet of a limited slot takes from.
 #![expect(unsafe_code, reason = "buckets are shared with other CPUs")]
 
+use core::ptr;
+
 use pcpm_ebpf::{
     abi::{AttachmentWord, Bucket, RateLimit},
     drop_reason::DropReason,
@@ -10,7 +12,7 @@ use pcpm_ebpf::{
 
 use crate::{
     flows::{compare_exchange, now_ns},
-    maps,
+    global, maps,
     policy::Holder,
     settings,
     skb::Skb,
@@ -24,64 +26,70 @@ const LENGTH_IN_TCP: u32 = 12;
 /// Takes from what the holder of a slot may send.
 #[inline(always)]
 pub(crate) fn take_up(skb: &Skb, frame: &Frame, holder: &Holder) -> Result<(), DropReason> {
-    let limit = settings::up(holder.slot, holder.word);
-    if is_none(limit) {
-        return Ok(());
+    if holder.granted.is_limited_up() && !global::take(*skb, frame, holder.slot, holder.word, true)
+    {
+        return Err(DropReason::RateUp);
     }
-    let buckets = maps::buckets(holder.slot).ok_or(DropReason::RateUp)?;
-    // SAFETY: the element of an array; a field of it.
-    let bucket = unsafe { &raw mut (*buckets).up };
-    take(bucket, skb, frame, holder.word, limit).ok_or(DropReason::RateUp)
+    Ok(())
 }
 
 /// Takes from what may be sent to the holder of a slot.
 #[inline(always)]
 pub(crate) fn take_down(skb: &Skb, frame: &Frame, holder: &Holder) -> Result<(), DropReason> {
-    let limit = settings::down(holder.slot, holder.word);
-    if is_none(limit) {
-        return Ok(());
+    if holder.granted.is_limited_down()
+        && !global::take(*skb, frame, holder.slot, holder.word, false)
+    {
+        return Err(DropReason::RateDown);
     }
-    let buckets = maps::buckets(holder.slot).ok_or(DropReason::RateDown)?;
-    // SAFETY: as in `take_up`.
-    let bucket = unsafe { &raw mut (*buckets).down };
-    take(bucket, skb, frame, holder.word, limit).ok_or(DropReason::RateDown)
+    Ok(())
 }
 
+/// Takes a packet from the buckets for what a slot sends (`is_up`) or receives, and says whether there
+/// was enough.
 #[inline(always)]
-const fn is_none(limit: RateLimit) -> bool {
-    limit.bits_per_second | limit.packets_per_second == 0
+pub(crate) fn take(skb: Skb, frame: &Frame, slot: u32, word: AttachmentWord, is_up: bool) -> bool {
+    let Some(buckets) = maps::buckets(slot) else {
+        return false;
+    };
+    // SAFETY: the element of an array; a field of it.
+    let (bucket, limit) = unsafe {
+        if is_up {
+            (&raw mut (*buckets).up, settings::up(slot, word))
+        } else {
+            (&raw mut (*buckets).down, settings::down(slot, word))
+        }
+    };
+    take_both(bucket, &skb, frame, word, limit)
 }
 
 /// Takes from both buckets, or from none: packets first, of which there is seldom a lack.
 #[inline(always)]
-fn take(
+fn take_both(
     bucket: *mut Bucket,
     skb: &Skb,
     frame: &Frame,
     word: AttachmentWord,
     limit: RateLimit,
-) -> Option<()> {
+) -> bool {
     let now = now_ticks(now_ns());
     begin_anew(bucket, word, limit, now);
     let segments = skb.segments();
     // SAFETY: words of the element that `bucket` points to.
-    let (bits_full_at, packets_full_at) = unsafe {
-        (
-            &raw mut (*bucket).bits_full_at,
-            &raw mut (*bucket).packets_full_at,
-        )
-    };
+    let (bits_full_at, packets_full_at) =
+        unsafe { (&mut (*bucket).bits_full_at, &mut (*bucket).packets_full_at) };
     if limit.packets_per_second != 0 {
         let price = Price::of_packets(segments, limit.packets_per_second);
-        take_from(packets_full_at, &price, now)?;
+        if !global::take_from(packets_full_at, &price, now) {
+            return false;
+        }
     }
     if limit.bits_per_second != 0 {
         let headers = if segments > 1 { headers(skb, frame) } else { 0 };
         let bits = wire_bits(skb.len(), segments, headers);
         let price = Price::of_bits(bits, limit.bits_per_second);
-        take_from(bits_full_at, &price, now)?;
+        return global::take_from(bits_full_at, &price, now);
     }
-    Some(())
+    true
 }
 
 /// Fills the buckets if they were those of another attachment or limit. Of several CPUs that do this
@@ -101,18 +109,22 @@ fn begin_anew(bucket: *mut Bucket, word: AttachmentWord, limit: RateLimit, now: 
     }
 }
 
+/// Takes from one bucket, and says whether there was enough.
 #[inline(always)]
-fn take_from(full_at: *mut u64, price: &Price, now: u64) -> Option<()> {
+pub(crate) fn take_from(full_at: &mut u64, price: &Price, now: u64) -> bool {
+    let full_at = ptr::from_mut(full_at);
     for _ in 0..TRIES {
         // SAFETY: an aligned word of an array's element.
         let seen = unsafe { full_at.read_volatile() };
-        let next = price.take(seen, now)?;
+        let Some(next) = price.take(seen, now) else {
+            return false;
+        };
         // SAFETY: as above.
         if unsafe { compare_exchange(full_at, seen, next) } {
-            return Some(());
+            return true;
         }
     }
-    None
+    false
 }
 
 /// Length of the headers that every segment has.

@@ -16,10 +16,11 @@ use pcpm_ebpf::{
     decision::hub_of,
     drop_reason::DropReason,
     icmp_error::Quote,
+    nat::Endpoint,
     packet::{Frame, Transport},
 };
 
-use crate::{ports::Connection, skb::Skb};
+use crate::{names::Reading, ports::Connection, skb::Skb};
 
 const DEFAULT_SLOTS: usize = 1024;
 const DEFAULT_HUBS: usize = 2;
@@ -119,6 +120,8 @@ struct Workspace {
     route: bpf_fib_lookup,
     connection: Connection,
     draft: Draft,
+    reading: Reading,
+    pair: Pair,
     /// By kind.
     found: [Flow; flow_kind::FRAGMENT as usize + 1],
 }
@@ -128,6 +131,15 @@ struct Workspace {
 pub(crate) struct Draft {
     pub(crate) key: FlowKey,
     pub(crate) entry: SealedFlow,
+}
+
+/// What a connection's two entries are made from.
+#[repr(C)]
+pub(crate) struct Pair {
+    pub(crate) ingress: FlowKey,
+    pub(crate) egress: FlowKey,
+    /// What its local side is shown as.
+    pub(crate) shown: Endpoint,
 }
 
 #[inline(always)]
@@ -175,6 +187,20 @@ pub(crate) fn connection() -> Result<&'static mut Connection, DropReason> {
 pub(crate) fn draft() -> Result<&'static mut Draft, DropReason> {
     // SAFETY: as in `frame`; a fragment is noted when the connection's entries are made.
     Ok(unsafe { &mut (*workspace()?).draft })
+}
+
+/// Where to keep the DNS answer at hand.
+#[inline(always)]
+pub(crate) fn reading() -> Result<&'static mut Reading, DropReason> {
+    // SAFETY: as in `frame`.
+    Ok(unsafe { &mut (*workspace()?).reading })
+}
+
+/// Where to keep the keys of a connection that is opened from outside.
+#[inline(always)]
+pub(crate) fn pair() -> Result<&'static mut Pair, DropReason> {
+    // SAFETY: as in `frame`.
+    Ok(unsafe { &mut (*workspace()?).pair })
 }
 
 /// Where to read a flow of `kind` to.
@@ -280,10 +306,10 @@ pub(crate) fn uplink(ifindex: u32) -> Option<&'static Uplink> {
     Some(unsafe { &*uplink })
 }
 
-/// Counts one dropped packet.
+/// Counts one packet that is dropped for the reason with this number.
 #[inline(always)]
-pub(crate) fn count_reason(reason: DropReason) {
-    if let Some(packets) = DROPS.get_ptr_mut(reason as u32) {
+pub(crate) fn count_reason(reason: u32) {
+    if let Some(packets) = DROPS.get_ptr_mut(reason) {
         // SAFETY: the element is this CPU's own, and a tc program is not preempted by another.
         unsafe { *packets += 1 };
     }

@@ -39,26 +39,24 @@ pub(crate) fn learn(skb: Skb, transport_offset: u32, learner: &Holder) {
     let Some(question) = Question::parse(&skb, transport_offset + UDP_HEADER_LENGTH) else {
         return;
     };
-    let mut reading = Reading {
-        skb,
-        learner: *learner,
-        suffixes: question.suffixes(),
-        answers: question.answers(),
-        question,
-        name: 0,
-        kind: name_kind::EXACT,
-        is_whole: false,
-        now: now_ns(),
+    let Ok(reading) = maps::reading() else {
+        return;
     };
-    reading.repeat(NAME_LABELS + 1, walk_name);
+    reading.learner = *learner;
+    reading.question = question;
+    reading.name = 0;
+    reading.kind = name_kind::EXACT;
+    reading.is_whole = false;
+    reading.now = now_ns();
+    repeat(skb, NAME_LABELS + 1, walk_name);
     if !reading.is_whole {
         return;
     }
     reading.suffixes = reading.question.suffixes();
     reading.answers = reading.question.answers();
-    reading.repeat(NAME_LABELS, find_name);
+    repeat(skb, NAME_LABELS, find_name);
     if reading.name != 0 {
-        reading.repeat(ANSWER_STEPS, read_answer);
+        repeat(skb, ANSWER_STEPS, read_answer);
     }
 }
 
@@ -101,8 +99,7 @@ pub(crate) fn allow(
 }
 
 /// A DNS answer while it is read.
-struct Reading {
-    skb: Skb,
+pub(crate) struct Reading {
     learner: Holder,
     question: Question,
     suffixes: Suffixes,
@@ -114,27 +111,21 @@ struct Reading {
     /// Whether the question was read to its end.
     is_whole: bool,
     now: u64,
+    /// What is noted, in the end.
+    key: LearnedKey,
+    learned: Learned,
 }
 
 impl Reading {
-    /// Has `step` called until it says to stop, at most `most` times. The helper (5.17) has the verifier
-    /// follow one round instead of all of them.
-    #[inline(always)]
-    fn repeat(&mut self, most: u32, step: extern "C" fn(u64, *mut c_void) -> i64) {
-        let context = (&raw mut *self).cast();
-        // SAFETY: `step` has the signature that the helper calls, and `self` outlives it.
-        unsafe { bpf_loop(most, step as *mut c_void, context, 0) };
-    }
-
     /// Looks for the name that the suffixes stand at.
     #[inline(always)]
-    fn look_up(&mut self) -> Option<u32> {
+    fn look_up(&self, skb: &Skb) -> Option<u32> {
         let key = maps::scratch_name()?;
         // SAFETY: the element is this CPU's own, and a tc program is not preempted by another.
         let key = unsafe { &mut *key };
         key.policy = self.learner.granted.policy();
         key.kind = self.kind;
-        if !self.suffixes.load(&self.skb, &mut key.name) {
+        if !self.suffixes.load(skb, &mut key.name) {
             return None;
         }
         // SAFETY: the element is valid until the program ends; numbers are written as whole words.
@@ -144,21 +135,21 @@ impl Reading {
     }
 
     #[inline(always)]
-    fn note(&self, record: &Record) {
-        let key = LearnedKey {
+    fn note(&mut self, record: &Record) {
+        self.key = LearnedKey {
             slot: self.learner.slot,
             epoch: self.learner.word.epoch(),
             address: record.address,
         };
         let expires_ns = expiry_ns(self.now, record.ttl);
-        match LEARNED.get_ptr_mut(&key) {
+        match LEARNED.get_ptr_mut(&self.key) {
             // SAFETY: the element is valid until the program ends. Another CPU may note another name
             // at the same time; one of the two may be lost, and is learned with the next answer.
             Some(learned) => unsafe { renew(&mut *learned, self.name, expires_ns) },
             None => {
-                let mut learned = Learned::default();
-                learned.names[0] = LearnedName::default().renewed(self.name, expires_ns);
-                let _ = LEARNED.insert(&key, &learned, u64::from(BPF_ANY));
+                self.learned = Learned::default();
+                self.learned.names[0] = LearnedName::default().renewed(self.name, expires_ns);
+                let _ = LEARNED.insert(&self.key, &self.learned, u64::from(BPF_ANY));
             }
         }
     }
@@ -174,45 +165,72 @@ fn renew(learned: &mut Learned, name: u32, expires_ns: u64) {
     }
 }
 
-/// Walks over one label of the question.
-extern "C" fn walk_name(_round: u64, reading: *mut c_void) -> i64 {
-    // SAFETY: what `Reading::repeat` passed.
-    let reading = unsafe { &mut *reading.cast::<Reading>() };
-    match reading.question.step(&reading.skb) {
-        Walk::On => CONTINUE,
-        Walk::End => {
-            reading.is_whole = true;
-            STOP
-        }
-        Walk::Refused => STOP,
-    }
+/// A step of reading, as the kernel repeats it.
+type Step = extern "C" fn(u64, *mut c_void) -> i64;
+
+/// Has `step` called until it says to stop, at most `most` times. The helper (5.17) has the verifier
+/// follow one round instead of all of them.
+#[inline(always)]
+fn repeat(mut skb: Skb, most: u32, step: Step) {
+    let context = (&raw mut skb).cast();
+    // SAFETY: `step` has the signature that the helper calls, and `skb` outlives it.
+    unsafe { bpf_loop(most, step as *mut c_void, context, 0) };
 }
 
-/// Looks for the whole name, then for the names around it.
-extern "C" fn find_name(_round: u64, reading: *mut c_void) -> i64 {
-    // SAFETY: what `Reading::repeat` passed.
-    let reading = unsafe { &mut *reading.cast::<Reading>() };
-    if let Some(name) = reading.look_up() {
+extern "C" fn walk_name(_round: u64, skb: *mut c_void) -> i64 {
+    // SAFETY: what `repeat` passed.
+    go_on_if(global::walk_name(unsafe { *skb.cast() }))
+}
+
+extern "C" fn find_name(_round: u64, skb: *mut c_void) -> i64 {
+    // SAFETY: what `repeat` passed.
+    go_on_if(global::find_name(unsafe { *skb.cast() }))
+}
+
+extern "C" fn read_answer(_round: u64, skb: *mut c_void) -> i64 {
+    // SAFETY: what `repeat` passed.
+    go_on_if(global::read_answer(unsafe { *skb.cast() }))
+}
+
+#[inline(always)]
+fn go_on_if(there_is_more: bool) -> i64 {
+    if there_is_more { CONTINUE } else { STOP }
+}
+
+/// Walks over one label of the question, and says whether there is more.
+#[inline(always)]
+pub(crate) fn walk_over_label(skb: Skb) -> bool {
+    let Ok(reading) = maps::reading() else {
+        return false;
+    };
+    let walk = reading.question.step(&skb);
+    reading.is_whole = walk == Walk::End;
+    walk == Walk::On
+}
+
+/// Looks for the whole name, then for the names around it, and says whether there is more to look for.
+#[inline(always)]
+pub(crate) fn find_next_name(skb: Skb) -> bool {
+    let Ok(reading) = maps::reading() else {
+        return false;
+    };
+    if let Some(name) = reading.look_up(&skb) {
         reading.name = name;
-        return STOP;
+        return false;
     }
     reading.kind = name_kind::BELOW;
-    match reading.suffixes.next(&reading.skb) {
-        Walk::On => CONTINUE,
-        Walk::End | Walk::Refused => STOP,
-    }
+    reading.suffixes.next(&skb) == Walk::On
 }
 
-/// Reads a record, or a part of its name.
-extern "C" fn read_answer(_round: u64, reading: *mut c_void) -> i64 {
-    // SAFETY: what `Reading::repeat` passed.
-    let reading = unsafe { &mut *reading.cast::<Reading>() };
-    let (walk, record) = reading.answers.step(&reading.skb);
+/// Reads a record, or a part of its name, and says whether there is more.
+#[inline(always)]
+pub(crate) fn read_next_record(skb: Skb) -> bool {
+    let Ok(reading) = maps::reading() else {
+        return false;
+    };
+    let (walk, record) = reading.answers.step(&skb);
     if let Some(record) = record {
         reading.note(&record);
     }
-    match walk {
-        Walk::On => CONTINUE,
-        Walk::End | Walk::Refused => STOP,
-    }
+    walk == Walk::On
 }

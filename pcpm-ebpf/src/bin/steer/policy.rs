@@ -176,17 +176,17 @@ impl Way<'_> {
     }
 }
 
-/// Whether a slot's packet may pass to the world. What may pass to the host is decided there.
+/// Whether a slot's packet may pass to the world, or to what `is_link_local`. What may pass to the host
+/// is decided there.
 #[inline(always)]
 pub(crate) fn check_world(
     skb: &Skb,
-    config: &Config,
     frame: &Frame,
     sender: &Holder,
+    is_link_local: bool,
 ) -> Result<(), DropReason> {
-    let is_checked = sender.granted.policy() != 0
-        || config.world_is_closed != 0
-        || is_link_local(&frame.destination);
+    let is_checked =
+        sender.granted.policy() != 0 || maps::config()?.world_is_closed != 0 || is_link_local;
     // Later fragments follow the first one, which was checked.
     if !is_checked || frame.fragment.is_later() || is_the_hosts(&frame.destination) {
         return Ok(());
@@ -202,21 +202,22 @@ fn is_the_hosts(address: &Address) -> bool {
 /// Whether a slot's packet may pass to the world where rules have a say.
 #[inline(always)]
 pub(crate) fn check_peer(skb: Skb, frame: &Frame, sender: &Holder) -> Result<(), DropReason> {
-    let (talk, key) = match skb.transport(frame) {
+    let key = &mut maps::pair()?.egress;
+    let talk = match skb.transport(frame) {
         Err(DropReason::NotReply) => {
             let quote = skb.quote(frame)?;
-            let talk = Talk::of(quote.protocol, &quote.transport).reversed();
-            (talk, quote.arriving(flow_kind::EGRESS))
+            *key = quote.arriving(flow_kind::EGRESS);
+            Talk::of(quote.protocol, &quote.transport).reversed()
         }
         transport => {
             let transport = transport?;
-            let talk = Talk::of(frame.protocol, transport);
-            (talk, FlowKey::leaving(flow_kind::EGRESS, frame, transport))
+            *key = FlowKey::leaving(flow_kind::EGRESS, frame, transport);
+            Talk::of(frame.protocol, transport)
         }
     };
     let (peer, protocol, port) = (&frame.destination, talk.protocol, talk.receiver_port);
     check_rules(sender, peer, protocol, port).or_else(|refusal| {
-        let standing = global::standing(&key, sender.slot, sender.word);
+        let standing = global::standing(key, sender.slot, sender.word);
         make_exception(sender, peer, protocol, port, refusal, standing)
     })
 }

@@ -35,6 +35,18 @@ impl Granted {
         self.policy
     }
 
+    /// Whether there is a limit for what it sends.
+    #[inline(always)]
+    pub(crate) fn is_limited_up(self) -> bool {
+        self.flags & settings_flag::LIMIT_UP != 0
+    }
+
+    /// Whether there is a limit for what is sent to it.
+    #[inline(always)]
+    pub(crate) fn is_limited_down(self) -> bool {
+        self.flags & settings_flag::LIMIT_DOWN != 0
+    }
+
     /// Whether its DNS answers teach addresses.
     #[inline(always)]
     pub(crate) fn learns_names(self) -> bool {
