@@ -54,6 +54,7 @@ macro_rules! words {
 
 words!(OnEmpty { Wait = "wait", Create = "create", Fail = "fail" });
 words!(Lease { Explicit = "explicit", Connection = "connection", Pid = "pid" });
+words!(TargetMode { Fixed = "fixed", Adaptive = "adaptive" });
 words!(Source { Warm = "warm", Cold = "cold" });
 words!(SlotState {
     Vacant = "vacant",
@@ -209,6 +210,18 @@ pub struct DropCount {
     pub reason: String,
     pub description: String,
     pub packets: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct WarmTarget {
+    pub mode: TargetMode,
+    pub target: u32,
+    pub floor: u32,
+    pub ceiling: u32,
+    pub burst: u32,
+    pub refill_per_s: u32,
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -380,6 +393,7 @@ pub struct Status {
     pub draining: bool,
     pub pool_cidr: String,
     pub slots: SlotCounts,
+    pub target: WarmTarget,
     pub attach: AttachTotals,
     pub waiting: Vec<WaitingRequest>,
     pub attach_latency: Latency,

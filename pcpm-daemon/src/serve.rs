@@ -99,7 +99,7 @@ pub(crate) fn until_stopped(
         .context("start the workers")?;
     let settings = PoolSettings {
         capacity: config.capacity,
-        ready: config.ready,
+        target: config.target(),
         creating: config.refill.workers * CREATING_PER_WORKER,
         quotas: config.quotas.clone(),
     };

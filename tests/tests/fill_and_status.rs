@@ -151,3 +151,23 @@ fn watch_begins_with_all_slots_and_goes_on_with_changes() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn an_adaptive_target_follows_a_burst_and_explains_itself() -> Result<()> {
+    let world = World::new()?;
+    let daemon =
+        world.spawn_daemon(&["--capacity", "64", "--ready", "8", "--target", "adaptive"])?;
+    daemon.wait_until_ready(8)?;
+    for owner in 0..30 {
+        daemon.attach(&format!("o{owner}"), "t")?;
+    }
+    let status = world.pcpm(["--json", "status"])?.json()?;
+    let target = &status["target"];
+    assert_eq!(target["mode"], "adaptive", "{target}");
+    assert!(target["target"].as_u64() >= Some(8), "{target}");
+    assert!(target["refill_per_s"].as_u64() > Some(0), "{target}");
+    let text = world.pcpm(["status"])?.run()?;
+    let words = "p99.9 burst of the last 10 min was ";
+    assert!(text.contains(words), "{text}");
+    Ok(())
+}

@@ -29,6 +29,7 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
     let rust = [
         types::OnEmpty::CUSTOM_TYPE,
         types::Lease::CUSTOM_TYPE,
+        types::TargetMode::CUSTOM_TYPE,
         types::Source::CUSTOM_TYPE,
         types::SlotState::CUSTOM_TYPE,
         types::PublishedPort::CUSTOM_TYPE,
@@ -43,6 +44,7 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::Uplink::CUSTOM_TYPE,
         types::DropCount::CUSTOM_TYPE,
         types::DroppedPackets::CUSTOM_TYPE,
+        types::WarmTarget::CUSTOM_TYPE,
         types::WaitingRequest::CUSTOM_TYPE,
         types::LockWaits::CUSTOM_TYPE,
         types::LockWaiter::CUSTOM_TYPE,

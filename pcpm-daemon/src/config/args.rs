@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use super::Origin;
-use super::layer::{Given, Layer};
+use super::layer::{Given, Layer, RefillLayer};
 
 /// Keeps a pool of ready network namespaces and hands them to starting containers.
 ///
@@ -40,6 +40,10 @@ pub(crate) struct Args {
     /// Number of slots kept ready [default: the capacity]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) ready: Option<i64>,
+
+    /// Whether the number of slots kept ready is fixed or follows demand [default: fixed]
+    #[arg(long, value_name = "fixed|adaptive")]
+    pub(crate) target: Option<String>,
 
     /// Addresses of the slots [default: 10.213.0.0/16]
     #[arg(long, value_name = "CIDR")]
@@ -103,6 +107,10 @@ impl Args {
             bpffs: option(self.bpffs.as_ref(), "--bpffs"),
             capacity: option(self.capacity.as_ref(), "--capacity"),
             ready: option(self.ready.as_ref(), "--ready"),
+            refill: RefillLayer {
+                target: option(self.target.as_ref(), "--target"),
+                ..RefillLayer::default()
+            },
             pool_cidr: option(self.pool_cidr.as_ref(), "--pool-cidr"),
             pool_cidr6: option(self.pool_cidr6.as_ref(), "--pool-cidr6"),
             uplink: option(self.uplink.as_ref(), "--uplink"),

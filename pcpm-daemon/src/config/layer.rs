@@ -22,7 +22,7 @@ pub(super) struct Layer {
     pub(super) pool_cidr: Option<Given<String>>,
     pub(super) pool_cidr6: Option<Given<String>>,
     pub(super) uplink: Option<Given<Vec<String>>>,
-    pub(super) refill_workers: Option<Given<i64>>,
+    pub(super) refill: RefillLayer,
     pub(super) nat_ports: Option<Given<String>>,
     pub(super) nat_flows: Option<Given<i64>>,
     pub(super) publish_max_ports: Option<Given<i64>>,
@@ -38,6 +38,17 @@ pub(super) struct Layer {
     pub(super) quota_user: QuotaLayer,
     /// By the tenants' names.
     pub(super) quota_tenants: Vec<(Given<String>, QuotaLayer)>,
+}
+
+/// What one source says of how slots are made.
+#[derive(Debug, Default)]
+pub(super) struct RefillLayer {
+    pub(super) workers: Option<Given<i64>>,
+    pub(super) target: Option<Given<String>>,
+    pub(super) floor: Option<Given<i64>>,
+    pub(super) ceiling: Option<Given<i64>>,
+    pub(super) one_in: Option<Given<i64>>,
+    pub(super) window_s: Option<Given<i64>>,
 }
 
 /// A quota of one source.
@@ -95,7 +106,7 @@ impl Layer {
             pool_cidr: root.text("pool_cidr")?,
             pool_cidr6: root.text("pool_cidr6")?,
             uplink: root.text_or_texts("uplink")?,
-            refill_workers: refill.integer("workers")?,
+            refill: refill.refill()?,
             nat_ports: nat.text("ports")?,
             nat_flows: nat.integer("flows")?,
             publish_max_ports: publish.integer("max_ports")?,
@@ -130,7 +141,10 @@ impl Layer {
             pool_cidr: over.pool_cidr.or(self.pool_cidr),
             pool_cidr6: over.pool_cidr6.or(self.pool_cidr6),
             uplink: over.uplink.or(self.uplink),
-            refill_workers: over.refill_workers.or(self.refill_workers),
+            refill: RefillLayer {
+                target: over.refill.target.or(self.refill.target),
+                ..self.refill
+            },
             nat_ports: over.nat_ports.or(self.nat_ports),
             nat_flows: over.nat_flows.or(self.nat_flows),
             publish_max_ports: over.publish_max_ports.or(self.publish_max_ports),
@@ -192,6 +206,17 @@ impl<'a> Table<'a> {
         let found = self.value(key, "a table", DeValue::as_table)?;
         let name = self.full_name(key);
         Ok(Self::new(self.file, name, found.map(|(_, table)| table)))
+    }
+
+    fn refill(&mut self) -> Result<RefillLayer, ConfigError> {
+        Ok(RefillLayer {
+            workers: self.integer("workers")?,
+            target: self.text("target")?,
+            floor: self.integer("floor")?,
+            ceiling: self.integer("ceiling")?,
+            one_in: self.integer("one_in")?,
+            window_s: self.integer("window_s")?,
+        })
     }
 
     /// The quota that the table is.

@@ -15,13 +15,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use pcpm_api::types::TargetMode;
 
 pub(crate) use args::Args;
 pub(crate) use error::{ConfigError, Origin};
 
 use layer::Layer;
 
-use crate::pool::Quotas;
+use crate::pool::{Adaptive, Quotas, Target};
 
 /// Read when it exists and no other file is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/pcpm/pcpmd.toml";
@@ -86,6 +87,16 @@ pub(crate) enum UplinkSetting {
 pub(crate) struct Refill {
     /// Threads that make and destroy slots.
     pub(crate) workers: u32,
+    /// How many slots are kept ready.
+    pub(crate) target: TargetMode,
+    /// What a target that follows demand is never below.
+    pub(crate) floor: u32,
+    /// And never above.
+    pub(crate) ceiling: u32,
+    /// Of this many attaches one may find nothing ready.
+    pub(crate) one_in: u32,
+    /// How long demand is remembered, in seconds.
+    pub(crate) window_s: u32,
 }
 
 /// How slots reach the world.
@@ -178,6 +189,21 @@ impl Config {
             None => Layer::read_if_present(Path::new(DEFAULT_FILE))?,
         };
         Self::from_layer(file.overridden_by(args.layer()))
+    }
+
+    /// How many slots the pool keeps ready.
+    pub(crate) fn target(&self) -> Target {
+        let refill = self.refill;
+        match refill.target {
+            TargetMode::Fixed => Target::Fixed(self.ready),
+            TargetMode::Adaptive => Target::Adaptive(Adaptive {
+                first: self.ready,
+                floor: refill.floor,
+                ceiling: refill.ceiling,
+                one_in: refill.one_in,
+                window: Duration::from_secs(refill.window_s.into()),
+            }),
+        }
     }
 
     /// The settings as a commented configuration file. Reading it back gives the same settings.

@@ -65,7 +65,27 @@ fn pool(file: &mut Printer, config: &Config) {
 fn tables(file: &mut Printer, config: &Config) {
     file.table("refill");
     file.about(&["Threads that make and destroy slots, 1 to 16. More than 2 seldom help: the kernel serialises."]);
-    file.set("workers", &config.refill.workers);
+    let refill = &config.refill;
+    file.set("workers", &refill.workers);
+    file.about(&[
+        "fixed: 'ready' slots are kept ready. adaptive: as many as demand asks for, beginning with 'ready'.",
+    ]);
+    file.set("target", &quoted(&refill.target));
+    file.about(&["Bounds of an adaptive target. Defaults: 8, capacity."]);
+    file.set_unless(
+        refill.floor == 8.min(refill.ceiling),
+        "floor",
+        &refill.floor,
+    );
+    file.set_unless(
+        refill.ceiling == config.capacity,
+        "ceiling",
+        &refill.ceiling,
+    );
+    file.about(&["Of this many attaches one may find nothing ready, 10 to 1000000."]);
+    file.set("one_in", &refill.one_in);
+    file.about(&["How long demand is remembered, in seconds, 10 to 86400."]);
+    file.set("window_s", &refill.window_s);
     file.table("nat");
     file.about(&[
         "Ports (and ICMP echo identifiers) of translated packets, \"FIRST-LAST\" from 1024 on, outside",

@@ -5,6 +5,8 @@ use std::path::Path;
 use clap::Parser;
 use proptest::prelude::*;
 
+use pcpm_api::types::TargetMode;
+
 use super::*;
 use crate::pool::Quota;
 
@@ -482,13 +484,36 @@ fn any_quotas() -> impl Strategy<Value = Quotas> {
 }
 
 prop_compose! {
+    /// Its bounds are for a pool of any size yet.
+    fn any_refill()(
+        (workers, adaptive) in (1_u32..=16, any::<bool>()),
+        (floor, ceiling) in (any::<u32>(), any::<u32>()),
+        (one_in, window_s) in (10_u32..=1_000_000, 10_u32..=86_400),
+    ) -> Refill {
+        let target = if adaptive { TargetMode::Adaptive } else { TargetMode::Fixed };
+        Refill { workers, target, floor, ceiling, one_in, window_s }
+    }
+}
+
+/// The same with bounds for a pool of `capacity`.
+fn within(refill: Refill, capacity: u32) -> Refill {
+    let ceiling = refill.ceiling % (capacity + 1);
+    let floor = refill.floor % (ceiling + 1);
+    Refill {
+        floor,
+        ceiling,
+        ..refill
+    }
+}
+
+prop_compose! {
     fn any_config()(
         (state_dir, socket, bpffs) in (any_path(), proptest::option::of(any_path()), any_path()),
         (pool_cidr, slots, warm) in (any_pool(), any::<u32>(), any::<u32>()),
         pool_cidr6 in any_pool6(),
         uplink in any_uplink(),
         ports in (1024_u16.., 1024_u16..),
-        (workers, flows) in (1_u32..=16, 1024_u32..=16_777_216),
+        (refill, flows) in (any_refill(), 1024_u32..=16_777_216),
         (published, closed) in (1_u32..=65_536, any::<bool>()),
         max_clients in 1_u32..=65_536,
         (access, quotas) in (any_access(), any_quotas()),
@@ -504,7 +529,7 @@ prop_compose! {
             pool_cidr,
             pool_cidr6,
             uplink,
-            refill: Refill { workers },
+            refill: within(refill, capacity),
             nat: Nat {
                 ports: PortRange { first: ports.0.min(ports.1), last: ports.0.max(ports.1) },
                 flows,

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::limits;
+use pcpm_api::types::TargetMode;
 
 use super::error::ConfigError;
-use super::layer::{Given, Layer, QuotaLayer};
+use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
     Access, Api, Config, DefaultPolicy, Locks, Nat, Policy, PoolV6, PortRange, Principal, Publish,
     Refill, UplinkSetting,
@@ -62,7 +63,14 @@ impl Default for Config {
                 is_asked_for: false,
             },
             uplink: UplinkSetting::Auto,
-            refill: Refill { workers: 2 },
+            refill: Refill {
+                workers: 2,
+                target: TargetMode::Fixed,
+                floor: 8,
+                ceiling: 64,
+                one_in: 1_000,
+                window_s: 600,
+            },
             nat: Nat {
                 ports: PortRange {
                     first: 16_384,
@@ -107,14 +115,7 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             pool_cidr6(&text)
         })?,
         uplink: set("uplink", layer.uplink, default.uplink, uplink)?,
-        refill: Refill {
-            workers: set(
-                "refill.workers",
-                layer.refill_workers,
-                default.refill.workers,
-                number(1..=16),
-            )?,
-        },
+        refill: refill(layer.refill, capacity)?,
         nat: Nat {
             ports: set("nat.ports", layer.nat_ports, default.nat.ports, |text| {
                 ports(&text)
@@ -184,6 +185,43 @@ fn locks(
             long_wait_ms,
             default.long_wait,
             milliseconds,
+        )?,
+    })
+}
+
+fn refill(layer: RefillLayer, capacity: u32) -> Result<Refill, ConfigError> {
+    let default = Config::default().refill;
+    let key = |name| format!("refill.{name}");
+    let ceiling = set(
+        &key("ceiling"),
+        layer.ceiling,
+        capacity,
+        number(0..=capacity),
+    )?;
+    let floor = default.floor.min(ceiling);
+    Ok(Refill {
+        workers: set(
+            &key("workers"),
+            layer.workers,
+            default.workers,
+            number(1..=16),
+        )?,
+        target: set(&key("target"), layer.target, default.target, |text| {
+            text.parse()
+        })?,
+        floor: set(&key("floor"), layer.floor, floor, number(0..=ceiling))?,
+        ceiling,
+        one_in: set(
+            &key("one_in"),
+            layer.one_in,
+            default.one_in,
+            number(10..=1_000_000),
+        )?,
+        window_s: set(
+            &key("window_s"),
+            layer.window_s,
+            default.window_s,
+            number(10..=86_400),
         )?,
     })
 }

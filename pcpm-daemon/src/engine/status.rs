@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use pcpm_api::types::{
-    AttachTotals, DropCount, Failure, Memory, RefillTotals, Source, Status, WaitingRequest,
+    AttachTotals, DropCount, Failure, Memory, RefillTotals, Source, Status, TargetMode,
+    WaitingRequest, WarmTarget,
 };
 use pcpm_ebpf::drop_reason::DropReason;
 
@@ -11,6 +12,7 @@ use super::{Engine, latency::LatencyHistogram};
 use crate::{
     memory::{self, FillMeter, KernelMemory},
     net::{CreateTimings, slot_name},
+    pool::{Decision, Target, Why},
 };
 
 /// Failed slots that `Status` names; `slots.failed` counts all of them.
@@ -103,6 +105,7 @@ impl Engine {
             draining: self.totals.draining,
             pool_cidr: self.world.pool_cidr.to_string(),
             slots: self.pool.counts(),
+            target: self.warm_target(),
             attach: self.attach_totals(),
             waiting: self.waiting(),
             attach_latency: self.attach_latency.summary(),
@@ -178,6 +181,49 @@ impl Engine {
             .collect()
     }
 
+    fn warm_target(&self) -> WarmTarget {
+        let Decision { burst, .. } = self.pool.decision();
+        let target = self.pool.counts().target;
+        let (mode, floor, ceiling) = match self.pool.target_setting() {
+            Target::Fixed(target) => (TargetMode::Fixed, target, target),
+            Target::Adaptive(bounds) => (TargetMode::Adaptive, bounds.floor, bounds.ceiling),
+        };
+        WarmTarget {
+            mode,
+            target,
+            floor,
+            ceiling,
+            burst,
+            refill_per_s: self.pool.refill_per_s(),
+            reason: self.explanation(),
+        }
+    }
+
+    /// Why the target is what it is, for people.
+    fn explanation(&self) -> String {
+        if self.totals.draining {
+            return "draining".to_owned();
+        }
+        let Target::Adaptive(bounds) = self.pool.target_setting() else {
+            return "fixed".to_owned();
+        };
+        let Decision { burst, why, .. } = self.pool.decision();
+        let seen = format!(
+            "{} burst of the last {} min was {burst}, refill {}/s",
+            percentile(bounds.one_in),
+            bounds.window.as_secs().div_ceil(60),
+            self.pool.refill_per_s()
+        );
+        match why {
+            Why::Fixed | Why::Burst => seen,
+            Why::Unknown => format!("not lowered before demand is known; {seen}"),
+            Why::Floor => format!("the floor; {seen}"),
+            Why::Ceiling => format!("the ceiling; {seen}"),
+            Why::UnderWay(depth) => format!("a burst of {depth} is under way; {seen}"),
+            Why::Lowering(wanted) => format!("slowly down to {wanted}; {seen}"),
+        }
+    }
+
     fn waiting(&self) -> Vec<WaitingRequest> {
         let now = self.now();
         let shown = self.pool.waiting().take(WAITING_SHOWN);
@@ -228,6 +274,13 @@ impl Engine {
         }
         warnings
     }
+}
+
+/// All but one in so many, as people write it: `p99.9`.
+fn percentile(one_in: u32) -> String {
+    let percent = 100.0 - 100.0 / f64::from(one_in.max(1));
+    let text = format!("{percent:.4}");
+    format!("p{}", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 fn millis(time: Duration) -> u64 {

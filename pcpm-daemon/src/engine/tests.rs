@@ -14,7 +14,7 @@ use crate::{
     bpf::fake::FakeDatapath,
     journal::fake::MemoryStorage,
     net::{RetiredSlot, SlotSpec},
-    pool::{Quota, Quotas},
+    pool::{Quota, Quotas, Target},
     reservation::fake::FakePorts,
 };
 
@@ -89,7 +89,7 @@ impl Bench {
             world,
             PoolSettings {
                 capacity,
-                ready,
+                target: Target::Fixed(ready),
                 creating: capacity,
                 quotas,
             },

@@ -14,6 +14,7 @@
 //! address rests as long as possible before somebody else gets it.
 
 mod backoff;
+mod demand;
 mod queue;
 mod quota;
 #[cfg(test)]
@@ -35,9 +36,11 @@ use serde::{Deserialize, Serialize};
 use crate::process::Process;
 
 use backoff::Backoff;
+use demand::Demand;
 use queue::WaitingQueue;
 use quota::Usage;
 
+pub(crate) use demand::{Adaptive, Decision, Target, Why};
 pub(crate) use quota::{Exceeded, Quota, Quotas, Scope};
 
 /// Index of a slot, 0 to capacity - 1.
@@ -55,7 +58,7 @@ pub(crate) struct PoolSettings {
     /// All slots.
     pub(crate) capacity: u32,
     /// Ready slots aimed for.
-    pub(crate) ready: u32,
+    pub(crate) target: Target,
     /// Slots that may be in creation at once; more would only queue before the workers.
     pub(crate) creating: u32,
     /// How much of it one tenant or user may have.
@@ -249,9 +252,12 @@ pub(crate) struct Pool {
     failed: BTreeSet<(Now, SlotIndex)>,
     /// Holds all refill back after a failure: what failed for one slot may fail for all.
     refill_pause: Backoff,
+    demand: Demand,
     counts: SlotCounts,
     draining: bool,
     next_request: RequestId,
+    /// Whether more slots were in creation when the last one was made.
+    refill_is_busy: bool,
     touched: Vec<SlotIndex>,
 }
 
@@ -266,7 +272,7 @@ impl Pool {
                 begun_before: 0,
             })
             .collect();
-        Self {
+        let mut pool = Self {
             slots,
             vacant: (0..settings.capacity).collect(),
             ready: VecDeque::new(),
@@ -278,14 +284,17 @@ impl Pool {
             counts: SlotCounts {
                 vacant: settings.capacity,
                 capacity: settings.capacity,
-                target: settings.ready,
                 ..SlotCounts::default()
             },
+            demand: Demand::new(settings.target),
             settings,
             draining: false,
             next_request: 0,
+            refill_is_busy: false,
             touched: Vec::new(),
-        }
+        };
+        pool.note_counts();
+        pool
     }
 
     /// Goes on where an earlier life ended; before the first event. A slot that is not named is vacant
@@ -335,9 +344,11 @@ impl Pool {
             Event::Drain => self.drain(now, commands),
         }
         self.refuse_late(now, commands);
+        self.demand.tick(now);
+        self.retire_surplus(commands);
         self.retry_failed(now, commands);
         self.refill(now, commands);
-        self.counts.waiting = self.waiting.len();
+        self.note_counts();
     }
 
     /// When [`Event::Tick`] is due next.
@@ -351,10 +362,26 @@ impl Pool {
             .refill_wanted()
             .then(|| self.refill_pause.until())
             .flatten();
-        [self.waiting.next_deadline(), retry, resume]
+        let demand = self.demand.next_tick().filter(|_| !self.draining);
+        [self.waiting.next_deadline(), retry, resume, demand]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// The warm target and why it is that.
+    pub(crate) fn decision(&self) -> Decision {
+        self.demand.decision()
+    }
+
+    /// How the warm target is found.
+    pub(crate) fn target_setting(&self) -> Target {
+        self.demand.setting()
+    }
+
+    /// Slots a second that the refill was measured to make.
+    pub(crate) fn refill_per_s(&self) -> u32 {
+        self.demand.refill_per_s()
     }
 
     /// Slots by state.
@@ -436,12 +463,15 @@ impl Pool {
         } else if let Some(answer) = self.answer_of_owner(&request) {
             commands.push(answer);
         } else if !self.may_be_granted_now() && !self.may_wait(request.on_empty) {
+            self.demand.missed(now);
             commands.push(request.refused(Refusal::Exhausted));
         } else if let Err(exceeded) = self.usage.admit(&request.holder, now) {
             commands.push(request.refused(Refusal::Quota(exceeded)));
         } else if self.may_be_granted_now() {
+            self.demand.taken(now);
             self.grant(request, Source::Warm, commands);
         } else {
+            self.demand.taken(now);
             self.waiting.push(request);
         }
     }
@@ -529,6 +559,8 @@ impl Pool {
     fn created(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
         self.slots[slot as usize].failures = 0;
         self.refill_pause.reset();
+        self.demand.made(now, self.refill_is_busy);
+        self.refill_is_busy = self.counts.creating > 1;
         if self.draining {
             self.set(slot, State::Retiring);
             commands.push(Command::Retire(slot));
@@ -597,8 +629,6 @@ impl Pool {
 
     fn drain(&mut self, now: Now, commands: &mut Vec<Command>) {
         self.draining = true;
-        self.settings.ready = 0;
-        self.counts.target = 0;
         while let Some(request) = self.waiting.pop() {
             self.usage.release(&request.holder, now);
             commands.push(request.refused(Refusal::Draining));
@@ -633,6 +663,26 @@ impl Pool {
         }
     }
 
+    /// Ready slots aimed for.
+    fn target(&self) -> u32 {
+        if self.draining {
+            0
+        } else {
+            self.demand.target()
+        }
+    }
+
+    /// Destroys ready slots beyond the target. While the pool drains they stay: it may be told to go on.
+    fn retire_surplus(&mut self, commands: &mut Vec<Command>) {
+        while !self.draining && self.counts.ready > self.target() {
+            let Some(slot) = self.ready.pop_back() else {
+                return;
+            };
+            self.set(slot, State::Retiring);
+            commands.push(Command::Retire(slot));
+        }
+    }
+
     fn refill(&mut self, now: Now, commands: &mut Vec<Command>) {
         if self.refill_pause.holds(now) {
             return;
@@ -653,7 +703,12 @@ impl Pool {
         let coming = self.counts.ready + self.counts.creating;
         !self.draining
             && !self.vacant.is_empty()
-            && coming < self.settings.ready.saturating_add(self.waiting.len())
+            && coming < self.target().saturating_add(self.waiting.len())
+    }
+
+    fn note_counts(&mut self) {
+        self.counts.waiting = self.waiting.len();
+        self.counts.target = self.target();
     }
 
     /// Changes a slot's state and returns what it was.

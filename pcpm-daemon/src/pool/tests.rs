@@ -23,7 +23,7 @@ impl Bench {
         let mut bench = Self {
             pool: Pool::new(PoolSettings {
                 capacity,
-                ready,
+                target: Target::Fixed(ready),
                 creating: 4,
                 quotas: Quotas::default(),
             }),

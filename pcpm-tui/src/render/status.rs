@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pcpm_api::types::{
     AttachTotals, DropCount, Latency, Memory, RefillTotals, SlotCounts, Status, Uplink,
-    WaitingRequest,
+    WaitingRequest, WarmTarget,
 };
 
 use super::table::{Cell, render};
@@ -48,6 +48,7 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
     if look.aligned {
         rows.push(field("", bar(&status.slots)));
     }
+    rows.push(field("target", Cell::new(target(&status.target))));
     if status.published_ports > 0 {
         let ports = status.published_ports.to_string();
         rows.push(field("published", Cell::new(format!("{ports} ports"))));
@@ -139,6 +140,10 @@ fn waiting(status: &Status) -> Vec<Vec<Cell>> {
         ]
     };
     status.waiting.iter().map(row).collect()
+}
+
+fn target(target: &WarmTarget) -> String {
+    format!("{}: {}", target.target, escape::text(&target.reason))
 }
 
 fn bar(counts: &SlotCounts) -> Cell {
@@ -292,7 +297,7 @@ pub(super) fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pcpm_api::types::{Failure, OnEmpty};
+    use pcpm_api::types::{Failure, OnEmpty, TargetMode};
 
     use super::super::tests::{PIPE, PLAIN, TERMINAL};
     use super::*;
@@ -325,6 +330,15 @@ mod tests {
                 capacity: 64,
                 target: 40,
                 waiting: 2,
+            },
+            target: WarmTarget {
+                mode: TargetMode::Adaptive,
+                target: 40,
+                floor: 8,
+                ceiling: 64,
+                burst: 30,
+                refill_per_s: 600,
+                reason: "p99.9 burst of the last 10 min was 30, refill 600/s".into(),
             },
             attach: AttachTotals {
                 warm: 12_000,
@@ -378,6 +392,7 @@ pool          10.213.0.0/16
 uplink        no uplink: slots reach each other and the host only
 slots         24 attached, 30 ready (target 40), 3 creating, 1 retiring, 1 failed, 5 vacant of 64; 2 waiting for a slot
               [{bar}]
+target        40: p99.9 burst of the last 10 min was 30, refill 600/s
 published     3 ports
 attach        12.0k warm, 3 cold, 12.0k detached, 2 exhausted, 0 refused
 attach time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms

@@ -156,7 +156,10 @@ pub(crate) fn status() -> Value {
     let took = json!({"count": 1, "p50_us": 14, "p90_us": 14, "p99_us": 14, "max_us": 14});
     json!({
         "version": "0.1.0", "uptime_s": 61, "draining": false, "pool_cidr": "10.213.0.0/16",
-        "slots": counts(), "published_ports": 0, "clients": 1, "waiting": [], "drops": [], "failures": [], "warnings": [],
+        "slots": counts(),
+        "target": {"mode": "fixed", "target": 6, "floor": 6, "ceiling": 6, "burst": 0, "refill_per_s": 500,
+                   "reason": "fixed"},
+        "published_ports": 0, "clients": 1, "waiting": [], "drops": [], "failures": [], "warnings": [],
         "attach": {"warm": 1, "cold": 0, "detached": 0, "exhausted": 0, "refused": 0},
         "attach_latency": took,
         "refill": {"created": 8, "retired": 0, "failed": 0, "create": took, "namespace": took,
