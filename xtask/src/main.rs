@@ -6,6 +6,7 @@ mod ci;
 mod demo;
 mod ebpf;
 mod inside;
+mod machine;
 mod packages;
 mod plain;
 mod progress;

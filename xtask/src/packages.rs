@@ -19,6 +19,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
+    ("ethtool", "ethtool"),
     ("bpftool", "bpftool"),
     ("busybox", "busybox-static"),
     ("jq", "jq"),

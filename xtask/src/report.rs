@@ -84,6 +84,15 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// The value that `quarter` quarters of all values lie below; `None` without values.
+pub(crate) fn quartile(values: &[f64], quarter: usize) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_unstable_by(f64::total_cmp);
+    values
+        .get(values.len().saturating_sub(1) * quarter / 4)
+        .copied()
+}
+
 /// Prints rows as a table: the first column to the left, the others to the right.
 pub(crate) fn table(rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
@@ -147,6 +156,15 @@ mod tests {
     #[test]
     fn nothing_measured_is_an_error() {
         assert!(Spread::of_micros(&[]).is_err());
+    }
+
+    #[test]
+    fn quartiles_are_of_the_values_in_order() {
+        let values = [5.0, 1.0, 4.0, 2.0, 3.0];
+        let found = [1, 2, 3].map(|quarter| quartile(&values, quarter));
+        assert_eq!(found, [Some(2.0), Some(3.0), Some(4.0)]);
+        assert_eq!(quartile(&[7.0], 3), Some(7.0));
+        assert_eq!(quartile(&[], 2), None);
     }
 
     #[test]

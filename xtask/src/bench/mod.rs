@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
+use self::datapath::DatapathArguments;
+
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchPart {
@@ -39,23 +41,6 @@ pub(crate) struct AttachArguments {
     /// Slots of the pool; every client holds at least one.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1000..=10_000))]
     slots: u32,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DatapathArguments {
-    /// Numbers of attached slots, for instance 10,100,1000,4000.
-    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_value = "10,1000",
-          value_parser = clap::value_parser!(u32).range(2..=10_000))]
-    slots: Vec<u32>,
-    /// How long each kind of load runs on each path in each round.
-    #[arg(long, default_value_t = 0.5)]
-    seconds: f64,
-    /// How often all paths are measured, one after the other.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: u32,
     /// Write all figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,

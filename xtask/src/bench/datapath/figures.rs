@@ -1,11 +1,11 @@
 //! Medians, ratios and aims of `bench datapath`.
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::conditions::Conditions;
 use super::load::Sample;
-use super::paths::{Kind, RULES_PER_SLOT, Route};
-use crate::report::{median, ratio, table, time};
+use super::paths::{Kind, Route};
+use crate::report::{quartile, ratio, table, time};
 
 /// The least share of a bare pair's throughput.
 const LEAST_THROUGHPUT: f64 = 0.95;
@@ -22,23 +22,31 @@ pub(super) struct Row {
 
 #[derive(Debug, Serialize)]
 pub(super) struct Figures {
-    seconds: f64,
-    rules_per_slot: u32,
+    #[serde(flatten)]
+    conditions: Conditions,
     rows: Vec<Row>,
     medians: Vec<Medians>,
     ratios: Vec<Ratios>,
     aims: Vec<Aim>,
 }
 
+/// A figure over all rounds, if it was measured.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Figure {
+    median: f64,
+    lower_quartile: f64,
+    upper_quartile: f64,
+}
+
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Medians {
     route: Route,
     path: Kind,
-    throughput_bit_s: f64,
-    p50_us: f64,
-    p99_us: f64,
-    connections_s: f64,
-    small_packets_s: f64,
+    throughput_bit_s: Option<Figure>,
+    p50_us: Option<Figure>,
+    p99_us: Option<Figure>,
+    connections_s: Option<Figure>,
+    small_packets_s: Option<Figure>,
 }
 
 /// The product beside another path: throughput, round trip, connections and packets, more than 1
@@ -48,7 +56,7 @@ struct Ratios {
     route: Route,
     path: Kind,
     other: Kind,
-    times_as_good: [f64; MERITS.len()],
+    times_as_good: [Option<f64>; MERITS.len()],
 }
 
 /// Something the product shall reach.
@@ -64,7 +72,7 @@ struct Aim {
 #[derive(Clone, Copy)]
 struct Merit {
     name: &'static str,
-    of: fn(&Sample) -> f64,
+    of: fn(&Sample) -> Option<f64>,
 }
 
 const THROUGHPUT: Merit = Merit {
@@ -73,7 +81,7 @@ const THROUGHPUT: Merit = Merit {
 };
 const LATENCY: Merit = Merit {
     name: "round trip",
-    of: |sample| 1.0 / sample.round_trip.p50_us,
+    of: |sample| Some(1.0 / sample.round_trip?.p50_us),
 };
 const CONNECTIONS: Merit = Merit {
     name: "connections/s",
@@ -103,39 +111,64 @@ impl Row {
     }
 
     fn medians(&self) -> Medians {
-        let of = |figure: fn(&Sample) -> f64| median(self.rounds.iter().map(figure));
+        let of = |figure: fn(&Sample) -> Option<f64>| Figure::of(self.rounds.iter().map(figure));
         Medians {
             route: self.route,
             path: self.path,
             throughput_bit_s: of(|sample| sample.throughput_bit_s),
-            p50_us: of(|sample| sample.round_trip.p50_us),
-            p99_us: of(|sample| sample.round_trip.p99_us),
+            p50_us: of(|sample| Some(sample.round_trip?.p50_us)),
+            p99_us: of(|sample| Some(sample.round_trip?.p99_us)),
             connections_s: of(|sample| sample.connections_s),
             small_packets_s: of(|sample| sample.small_packets_s),
         }
     }
 
     /// How many times as good as `other`, round by round.
-    fn over(&self, other: &Self, merit: Merit) -> f64 {
+    fn over(&self, other: &Self, merit: Merit) -> Option<f64> {
         let rounds = self.rounds.iter().zip(&other.rounds);
-        median(rounds.map(|(own, other)| (merit.of)(own) / (merit.of)(other)))
+        let ratios = rounds.map(|(own, other)| Some((merit.of)(own)? / (merit.of)(other)?));
+        Some(Figure::of(ratios)?.median)
     }
 }
 
-impl Figures {
-    pub(super) fn new(seconds: f64, rows: Vec<Row>) -> Result<Self> {
-        Ok(Self {
-            seconds,
-            rules_per_slot: RULES_PER_SLOT,
-            medians: rows.iter().map(Row::medians).collect(),
-            ratios: ratios(&rows),
-            aims: aims(&rows)?,
-            rows,
+impl Figure {
+    /// Over the rounds that measured it.
+    fn of(rounds: impl Iterator<Item = Option<f64>>) -> Option<Self> {
+        let values: Vec<_> = rounds.flatten().collect();
+        let at = |quarter| quartile(&values, quarter);
+        Some(Self {
+            median: at(2)?,
+            lower_quartile: at(1)?,
+            upper_quartile: at(3)?,
         })
     }
 
+    /// Half of what lies between the quartiles, as a percentage of the median.
+    fn spread(self) -> f64 {
+        50.0 * (self.upper_quartile - self.lower_quartile) / self.median
+    }
+}
+
+/// A cell of a table; `text` shows the median.
+fn cell(figure: Option<Figure>, text: fn(f64) -> String) -> String {
+    figure.map_or("-".to_owned(), |figure| {
+        format!("{} +-{:.0}%", text(figure.median), figure.spread())
+    })
+}
+
+impl Figures {
+    pub(super) fn new(conditions: Conditions, rows: Vec<Row>) -> Self {
+        Self {
+            conditions,
+            medians: rows.iter().map(Row::medians).collect(),
+            ratios: ratios(&rows),
+            aims: aims(&rows),
+            rows,
+        }
+    }
+
     pub(super) fn show(&self) {
-        println!("{}", self.conditions());
+        self.conditions.show();
         for route in Route::ALL {
             self.show_route(route);
         }
@@ -143,19 +176,6 @@ impl Figures {
         for aim in &self.aims {
             println!("{}", aim.line());
         }
-    }
-
-    fn conditions(&self) -> String {
-        format!(
-            "Medians of {} interleaved rounds of {} s, and within them the median round trip, the median connection, \
-             the median 5 ms of throughput and packets. Everywhere: MTU 1500, the offloads of veth on, the same \
-             code as client and server; both on one CPU for round trips and connections, on two for throughput \
-             and packets. (c) and (d) see bridged packets as well (bridge-nf-call-iptables), and let known \
-             connections pass first; (d) has {} rules a slot.",
-            self.rows.first().map_or(0, |row| row.rounds.len()),
-            self.seconds,
-            self.rules_per_slot,
-        )
     }
 
     fn show_route(&self, route: Route) {
@@ -168,12 +188,16 @@ impl Figures {
         let heading = "|throughput|round trip p50|p99|connections/s|64-byte packets/s";
         let heading = heading.split('|').map(str::to_owned).collect();
         table(&[vec![heading], rows].concat());
-        println!();
         let ratios = self.ratios.iter().filter(|row| row.route == route);
+        let ratios: Vec<_> = ratios.map(Ratios::row).collect();
+        if ratios.is_empty() {
+            return;
+        }
+        println!();
         let heading = ["times as good as"].into_iter();
         let heading = heading.chain(MERITS.map(|merit| merit.name));
         let heading = heading.map(str::to_owned).collect();
-        table(&[vec![heading], ratios.map(Ratios::row).collect()].concat());
+        table(&[vec![heading], ratios].concat());
     }
 }
 
@@ -195,33 +219,33 @@ fn ratios(rows: &[Row]) -> Vec<Ratios> {
         .collect()
 }
 
-fn aims(rows: &[Row]) -> Result<Vec<Aim>> {
-    let mut aims = Vec::new();
-    for product in rows.iter().filter(|row| row.is_product()) {
-        let peer = |kind| {
-            let mut rows = rows.iter();
-            rows.find(|row| row.route == product.route.compared() && row.path == kind)
-                .with_context(|| format!("no row for {}", kind.name()))
-        };
-        let share = product.over(peer(Kind::Veth)?, THROUGHPUT);
-        aims.push(Aim::at_least(
-            product,
-            LEAST_THROUGHPUT,
-            share,
-            "throughput of (a)",
-        ));
-        for (kind, letter) in [(Kind::Bridge, "(b)"), (Kind::Nftables, "(c)")] {
-            for merit in [LATENCY, CONNECTIONS] {
-                let times = product.over(peer(kind)?, merit);
-                let what = format!("{} of {letter}", merit.name);
-                aims.push(Aim::at_least(product, 1.0, times, &what));
-            }
-        }
-    }
-    for route in Route::ALL {
-        aims.extend(changes(rows, route));
-    }
-    Ok(aims)
+/// What was measured of what the product shall reach.
+fn aims(rows: &[Row]) -> Vec<Aim> {
+    let products = rows.iter().filter(|row| row.is_product());
+    let beside = products.flat_map(|product| aims_of(product, rows));
+    let changes = Route::ALL
+        .into_iter()
+        .flat_map(|route| changes(rows, route));
+    beside.chain(changes).collect()
+}
+
+/// The product beside others.
+fn aims_of(product: &Row, rows: &[Row]) -> Vec<Aim> {
+    let aims = [
+        (Kind::Veth, THROUGHPUT, LEAST_THROUGHPUT, "(a)"),
+        (Kind::Bridge, LATENCY, 1.0, "(b)"),
+        (Kind::Bridge, CONNECTIONS, 1.0, "(b)"),
+        (Kind::Nftables, LATENCY, 1.0, "(c)"),
+        (Kind::Nftables, CONNECTIONS, 1.0, "(c)"),
+    ];
+    let aims = aims.into_iter().filter_map(|(kind, merit, least, letter)| {
+        let mut rows = rows.iter();
+        let peer = rows.find(|row| row.route == product.route.compared() && row.path == kind)?;
+        let times = product.over(peer, merit)?;
+        let what = format!("{} of {letter}", merit.name);
+        Some(Aim::at_least(product, least, times, &what))
+    });
+    aims.collect()
 }
 
 /// The most slots beside the fewest.
@@ -232,11 +256,12 @@ fn changes(rows: &[Row], route: Route) -> Vec<Aim> {
     let (Some(few), Some(many)) = (products.next(), products.next_back()) else {
         return Vec::new();
     };
-    let changes = MERITS.map(|merit| {
+    let changes = MERITS.into_iter().filter_map(|merit| {
         let what = format!("{} of {}", merit.name, few.path.name());
-        Aim::at_least(many, 1.0 - SAME, many.over(few, merit), &what)
+        let times = many.over(few, merit)?;
+        Some(Aim::at_least(many, 1.0 - SAME, times, &what))
     });
-    changes.into()
+    changes.collect()
 }
 
 impl Aim {
@@ -260,11 +285,13 @@ impl Medians {
     fn row(&self) -> Vec<String> {
         vec![
             self.path.name(),
-            format!("{:.1} Gbit/s", self.throughput_bit_s / 1e9),
-            time(self.p50_us),
-            time(self.p99_us),
-            format!("{:.0}", self.connections_s),
-            format!("{:.0}", self.small_packets_s),
+            cell(self.throughput_bit_s, |bits| {
+                format!("{:.1} Gbit/s", bits / 1e9)
+            }),
+            cell(self.p50_us, time),
+            cell(self.p99_us, time),
+            cell(self.connections_s, |number| format!("{number:.0}")),
+            cell(self.small_packets_s, |number| format!("{number:.0}")),
         ]
     }
 }
@@ -272,7 +299,8 @@ impl Medians {
 impl Ratios {
     fn row(&self) -> Vec<String> {
         let name = format!("{} / {}", self.path.name(), self.other.name());
-        let cells = self.times_as_good.map(ratio);
+        let cells = self.times_as_good;
+        let cells = cells.map(|times| times.map_or("-".to_owned(), ratio));
         [name].into_iter().chain(cells).collect()
     }
 }

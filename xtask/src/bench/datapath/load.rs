@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
@@ -54,27 +55,59 @@ pub(super) struct Pair {
     pub(super) address: Ipv4Addr,
 }
 
-/// What one round through a pair measured.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// A kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Load {
+    /// One TCP connection that sends as much as it can.
+    Throughput,
+    /// One byte there and one back.
+    RoundTrips,
+    /// Connect, one byte, close.
+    Connections,
+    /// Datagrams of 64 bytes, as many as the sender can.
+    Packets,
+}
+
+impl Load {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Throughput,
+        Self::RoundTrips,
+        Self::Connections,
+        Self::Packets,
+    ];
+}
+
+/// What one round through a pair measured of the loads that were asked for.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Sample {
-    pub(super) throughput_bit_s: f64,
-    pub(super) round_trip: Spread,
-    pub(super) connections_s: f64,
-    pub(super) small_packets_s: f64,
+    pub(super) throughput_bit_s: Option<f64>,
+    pub(super) round_trip: Option<Spread>,
+    pub(super) connections_s: Option<f64>,
+    pub(super) small_packets_s: Option<f64>,
 }
 
 impl Pair {
-    /// Each kind of load for `span`.
+    /// Each of `loads` for `span`.
     ///
     /// # Errors
     /// When anything that must arrive does not.
-    pub(super) fn measure(&self, span: Duration) -> Result<Sample> {
-        Ok(Sample {
-            throughput_bit_s: self.throughput(span).context("throughput")?,
-            round_trip: self.round_trips(span).context("round trips")?,
-            connections_s: self.connections(span).context("connections")?,
-            small_packets_s: self.small_packets(span).context("small packets")?,
-        })
+    pub(super) fn measure(&self, loads: &[Load], span: Duration) -> Result<Sample> {
+        let mut sample = Sample::default();
+        for load in loads {
+            let measured = self.measure_one(*load, span, &mut sample);
+            measured.with_context(|| format!("{load:?}"))?;
+        }
+        Ok(sample)
+    }
+
+    fn measure_one(&self, load: Load, span: Duration, sample: &mut Sample) -> Result<()> {
+        match load {
+            Load::Throughput => sample.throughput_bit_s = Some(self.throughput(span)?),
+            Load::RoundTrips => sample.round_trip = Some(self.round_trips(span)?),
+            Load::Connections => sample.connections_s = Some(self.connections(span)?),
+            Load::Packets => sample.small_packets_s = Some(self.small_packets(span)?),
+        }
+        Ok(())
     }
 
     /// What the server receives of one TCP connection, in bits per second of the median moment.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use pcpm_tests::{Daemon, HOST_ADDRESS, INTERNET_ADDRESS, Place, World};
 use serde::Serialize;
 use serde_json::json;
@@ -33,8 +34,30 @@ pub(super) enum Kind {
     Product(u32),
 }
 
+/// What is measured beside the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Beside {
+    Nothing,
+    Veth,
+    Routed,
+    Bridge,
+    Nftables,
+    /// For three numbers of slots.
+    Iptables,
+}
+
+impl Beside {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Veth,
+        Self::Routed,
+        Self::Bridge,
+        Self::Nftables,
+        Self::Iptables,
+    ];
+}
+
 /// From where to where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Route {
     SlotToSlot,
@@ -105,6 +128,17 @@ impl Path {
             Kind::Nftables => filtered(kind, &["nft", "-f", "-"], nftables()),
             Kind::Iptables(slots) => filtered(kind, &["iptables-restore"], iptables(slots)),
         }
+    }
+
+    /// Those who ask and answer.
+    pub(super) fn ends(&self) -> Vec<(&'static str, &Place)> {
+        let ends = [
+            ("a slot", &self.one),
+            ("another slot", &self.other),
+            ("the world", &self.internet),
+        ];
+        let far = self.far.as_ref().map(|(place, _)| ("a far slot", place));
+        ends.into_iter().chain(far).collect()
     }
 
     /// The two ends of `route`, if this path has it.
