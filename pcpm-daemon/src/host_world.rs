@@ -155,11 +155,18 @@ fn network_facts(config: &Config, state_dir: &Path) -> anyhow::Result<NetworkFac
     let mut host = Host::open(state_dir).context("look at the host's network")?;
     let uplinks = host.find_uplinks(&uplink_choice(&config.uplink));
     let conflict = host.conflict(config.pool_cidr.into());
+    let conflict6 = match config.pool_cidr6.prefix {
+        Some(prefix) => host.conflict(prefix.into()),
+        None => Ok(None),
+    };
     Ok(NetworkFacts {
         uplinks: uplinks
             .as_ref()
             .map(uplink_facts)
             .map_err(ToString::to_string),
+        conflict6: conflict6
+            .map(|found| found.map(|c| c.0))
+            .map_err(|e| e.to_string()),
         conflict: conflict
             .map(|found| found.map(|c| c.0))
             .map_err(|e| e.to_string()),
@@ -215,6 +222,7 @@ fn programs_config(config: &Config) -> abi::Config {
         capacity: config.capacity,
         nat_port_first: config.nat.ports.first,
         nat_port_last: config.nat.ports.last,
+        ipv6_is_routed: (config.ipv6.egress == config::Ipv6Egress::Routed).into(),
         world_is_closed: (config.policy.default == config::DefaultPolicy::Closed).into(),
         ..abi::Config::default()
     }

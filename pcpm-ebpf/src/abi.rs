@@ -174,8 +174,8 @@ pub struct Config {
     pub nat_port_last: u16,
     /// 1 if slots reach nothing of the world but what their rules open, else 0.
     pub world_is_closed: u32,
-    /// Zero.
-    pub padding: u32,
+    /// 1 if slots' IPv6 packets leave for the world as they are, 0 if they are translated.
+    pub ipv6_is_routed: u32,
     /// The cookie of the host's network namespace; 0: nothing is done for the host's own sockets.
     pub host_netns: u64,
 }
@@ -201,6 +201,9 @@ pub mod flow_kind {
     /// A datagram in fragments, in a table of its own: local = slot, or the uplink's address in its
     /// place, and the datagram's identification as its port.
     pub const FRAGMENT: u8 = 4;
+    /// As [`FRAGMENT`], of a datagram that comes to a slot: where slots are routed, both ways have the same
+    /// addresses.
+    pub const ARRIVING_FRAGMENT: u8 = 5;
 }
 
 /// Key of the flow table. Ports are in host byte order; for ICMP echo the identifier stands in the

@@ -56,6 +56,13 @@ impl Config {
         }
     }
 
+    /// Whether slots' packets of this version of IP leave for the world as they are, and answers come
+    /// to the slots' own addresses.
+    #[inline(always)]
+    pub fn is_routed(&self, family: Family) -> bool {
+        matches!(family, Family::V6) && self.ipv6_is_routed != 0
+    }
+
     /// Whether slots have IPv6 addresses.
     #[inline(always)]
     pub fn has_ipv6(&self) -> bool {

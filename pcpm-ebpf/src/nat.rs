@@ -294,6 +294,7 @@ impl FlowKey {
         Self {
             local: frame.destination,
             remote: frame.source,
+            kind: flow_kind::ARRIVING_FRAGMENT,
             ..Self::leaving_fragment(frame)
         }
     }

@@ -21,6 +21,7 @@ pub(super) struct Layer {
     pub(super) ready: Option<Given<i64>>,
     pub(super) pool_cidr: Option<Given<String>>,
     pub(super) pool_cidr6: Option<Given<String>>,
+    pub(super) ipv6_egress: Option<Given<String>>,
     pub(super) uplink: Option<Given<Vec<String>>>,
     pub(super) refill: RefillLayer,
     pub(super) nat_ports: Option<Given<String>>,
@@ -89,6 +90,7 @@ impl Layer {
         let file = File { text, path };
         let document = DeTable::parse(text).map_err(|e| file.syntax_error(&e))?;
         let mut root = Table::new(file, "", document.get_ref());
+        let mut ipv6 = root.table("ipv6")?;
         let mut refill = root.table("refill")?;
         let mut nat = root.table("nat")?;
         let mut publish = root.table("publish")?;
@@ -105,6 +107,7 @@ impl Layer {
             ready: root.integer("ready")?,
             pool_cidr: root.text("pool_cidr")?,
             pool_cidr6: root.text("pool_cidr6")?,
+            ipv6_egress: ipv6.text("egress")?,
             uplink: root.text_or_texts("uplink")?,
             refill: refill.refill()?,
             nat_ports: nat.text("ports")?,
@@ -123,7 +126,7 @@ impl Layer {
             quota_tenants: quota.table("tenants")?.quotas()?,
         };
         [
-            root, refill, nat, publish, policy, api, access, quota, locks,
+            root, ipv6, refill, nat, publish, policy, api, access, quota, locks,
         ]
         .iter()
         .try_for_each(Table::deny_unknown)?;
@@ -140,6 +143,7 @@ impl Layer {
             ready: over.ready.or(self.ready),
             pool_cidr: over.pool_cidr.or(self.pool_cidr),
             pool_cidr6: over.pool_cidr6.or(self.pool_cidr6),
+            ipv6_egress: over.ipv6_egress.or(self.ipv6_egress),
             uplink: over.uplink.or(self.uplink),
             refill: RefillLayer {
                 target: over.refill.target.or(self.refill.target),

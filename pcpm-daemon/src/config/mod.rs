@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) pool_cidr: Ipv4Net,
     /// IPv6 addresses of the slots.
     pub(crate) pool_cidr6: PoolV6,
+    /// How IPv6 packets leave.
+    pub(crate) ipv6: Ipv6,
     /// The host's ways out.
     pub(crate) uplink: UplinkSetting,
     /// How slots are made.
@@ -71,6 +73,22 @@ pub(crate) struct PoolV6 {
     pub(crate) prefix: Option<Ipv6Net>,
     /// Whether somebody asked for it. If not, a host without IPv6 is no reason not to start.
     pub(crate) is_asked_for: bool,
+}
+
+/// How IPv6 packets of slots leave for the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ipv6 {
+    /// Under which addresses.
+    pub(crate) egress: Ipv6Egress,
+}
+
+/// Under which addresses IPv6 packets leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ipv6Egress {
+    /// Translated to the uplink's.
+    Nat,
+    /// The slots' own.
+    Routed,
 }
 
 /// Which interfaces of the host lead to the world.

@@ -4,7 +4,9 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::validate::socket_in;
-use super::{Access, Config, DefaultPolicy, Locks, PoolV6, PortRange, Principal, UplinkSetting};
+use super::{
+    Access, Config, DefaultPolicy, Ipv6Egress, Locks, PoolV6, PortRange, Principal, UplinkSetting,
+};
 use crate::pool::{Quota, Quotas};
 
 const HEAD: &str = "\
@@ -48,7 +50,8 @@ fn pool(file: &mut Printer, config: &Config) {
     file.set("pool_cidr", &quoted(&config.pool_cidr));
     file.about(&[
         "IPv6 addresses of the slots: a private prefix (fc00::/7) of at most 96 bits that nothing else on",
-        "this host uses, or off. Left out, a host without IPv6 has slots without IPv6.",
+        "this host uses, or off. Left out, a host without IPv6 has slots without IPv6. Where they are routed",
+        "(see [ipv6]), the prefix that the network routes to this host.",
     ]);
     file.set_unless(
         !config.pool_cidr6.is_asked_for,
@@ -63,6 +66,12 @@ fn pool(file: &mut Printer, config: &Config) {
 }
 
 fn tables(file: &mut Printer, config: &Config) {
+    file.table("ipv6");
+    file.about(&[
+        "How IPv6 leaves for the world: nat (translated to the uplink's address), or routed (with the slots'",
+        "own addresses, of pool_cidr6).",
+    ]);
+    file.set("egress", &quoted(&config.ipv6.egress));
     file.table("refill");
     file.about(&["Threads that make and destroy slots, 1 to 16. More than 2 seldom help: the kernel serialises."]);
     let refill = &config.refill;
@@ -216,6 +225,15 @@ impl Display for DefaultPolicy {
         f.write_str(match self {
             Self::Open => "open",
             Self::Closed => "closed",
+        })
+    }
+}
+
+impl Display for Ipv6Egress {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Nat => "nat",
+            Self::Routed => "routed",
         })
     }
 }

@@ -432,18 +432,44 @@ fn any_uplink() -> impl Strategy<Value = UplinkSetting> {
     ]
 }
 
-fn any_pool6() -> impl Strategy<Value = PoolV6> {
-    let asked_for = |prefix: Option<(u128, u8)>| PoolV6 {
+fn any_ipv6() -> impl Strategy<Value = (PoolV6, Ipv6Egress)> {
+    let pool = |first: u128, prefix: Option<(u128, u8)>| PoolV6 {
         prefix: prefix.map(|(bits, length)| {
-            let address = (0xfd << 120 | bits >> 8).into();
+            let address = (first << 120 | bits >> 8).into();
             Ipv6Net::new_assert(address, length).trunc()
         }),
         is_asked_for: true,
     };
+    let prefix = || (any::<u128>(), 8_u8..=96);
     prop_oneof![
-        Just(Config::default().pool_cidr6),
-        proptest::option::of((any::<u128>(), 8_u8..=96)).prop_map(asked_for),
+        Just((Config::default().pool_cidr6, Ipv6Egress::Nat)),
+        proptest::option::of(prefix()).prop_map(move |net| (pool(0xfd, net), Ipv6Egress::Nat)),
+        prefix().prop_map(move |net| (pool(0x20, Some(net)), Ipv6Egress::Routed)),
     ]
+}
+
+#[test]
+fn ipv6_is_routed_with_a_prefix_that_somebody_asked_for() {
+    let routed = "pool_cidr6 = \"2001:db8:7::/64\"\n[ipv6]\negress = \"routed\"";
+    let config = parse(routed).unwrap();
+    assert_eq!(config.ipv6.egress, Ipv6Egress::Routed);
+    let cases = [
+        ("[ipv6]\negress = \"routed\"", "needs pool_cidr6"),
+        (
+            "pool_cidr6 = \"off\"\n[ipv6]\negress = \"routed\"",
+            "needs pool_cidr6",
+        ),
+        ("pool_cidr6 = \"2001:db8:7::/64\"", "not within fc00::/7"),
+        (
+            "pool_cidr6 = \"fe80::/64\"\n[ipv6]\negress = \"routed\"",
+            "not within",
+        ),
+        ("[ipv6]\negress = \"bridged\"", "neither 'nat' nor 'routed'"),
+    ];
+    for (text, reason) in cases {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(reason), "{text}: {error}");
+    }
 }
 
 fn any_principals() -> impl Strategy<Value = Vec<Principal>> {
@@ -510,7 +536,7 @@ prop_compose! {
     fn any_config()(
         (state_dir, socket, bpffs) in (any_path(), proptest::option::of(any_path()), any_path()),
         (pool_cidr, slots, warm) in (any_pool(), any::<u32>(), any::<u32>()),
-        pool_cidr6 in any_pool6(),
+        (pool_cidr6, egress) in any_ipv6(),
         uplink in any_uplink(),
         ports in (1024_u16.., 1024_u16..),
         (refill, flows) in (any_refill(), 1024_u32..=16_777_216),
@@ -528,6 +554,7 @@ prop_compose! {
             ready: warm % (capacity + 1),
             pool_cidr,
             pool_cidr6,
+            ipv6: Ipv6 { egress },
             uplink,
             refill: within(refill, capacity),
             nat: Nat {

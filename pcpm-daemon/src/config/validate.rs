@@ -13,8 +13,8 @@ use pcpm_api::types::TargetMode;
 use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
-    Access, Api, Config, DefaultPolicy, Locks, Nat, Policy, PoolV6, PortRange, Principal, Publish,
-    Refill, UplinkSetting,
+    Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Nat, Policy, PoolV6, PortRange,
+    Principal, Publish, Refill, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
 
@@ -46,6 +46,8 @@ const UNUSABLE: [(Ipv4Net, &str); 5] = [
 /// Unique enough: nobody else routes to it, as it never leaves the host.
 const POOL_PREFIX: Ipv6Net =
     Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x7063, 0x706d, 0, 0, 0, 0, 0), 64);
+/// What the internet routes.
+const GLOBAL_UNICAST: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 /// Bits of an IPv6 address that number the slots.
 const SLOT_BITS: u8 = 32;
 
@@ -61,6 +63,9 @@ impl Default for Config {
             pool_cidr6: PoolV6 {
                 prefix: Some(POOL_PREFIX),
                 is_asked_for: false,
+            },
+            ipv6: Ipv6 {
+                egress: Ipv6Egress::Nat,
             },
             uplink: UplinkSetting::Auto,
             refill: Refill {
@@ -95,6 +100,9 @@ impl Default for Config {
 
 pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
     let default = Config::default();
+    let ipv6 = Ipv6 {
+        egress: ipv6_egress(layer.ipv6_egress, layer.pool_cidr6.as_ref())?,
+    };
     let state_dir = state_dir(layer.state_dir, layer.socket.is_none())?;
     let capacity = set(
         "capacity",
@@ -112,8 +120,9 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             pool_cidr(&text, capacity)
         })?,
         pool_cidr6: set("pool_cidr6", layer.pool_cidr6, default.pool_cidr6, |text| {
-            pool_cidr6(&text)
+            pool_cidr6(&text, ipv6.egress)
         })?,
+        ipv6,
         uplink: set("uplink", layer.uplink, default.uplink, uplink)?,
         refill: refill(layer.refill, capacity)?,
         nat: Nat {
@@ -276,8 +285,31 @@ fn principal_name(text: String) -> Result<String, String> {
     ))
 }
 
-/// A prefix of unique local addresses (RFC 4193): slots are translated, so they need no others.
-fn pool_cidr6(text: &str) -> Result<PoolV6, String> {
+/// Routed slots have the addresses of a prefix that the network routes here; there is no default for it.
+fn ipv6_egress(
+    given: Option<Given<String>>,
+    pool: Option<&Given<String>>,
+) -> Result<Ipv6Egress, ConfigError> {
+    let has_pool = pool.is_some_and(|pool| pool.value != "off");
+    set(
+        "ipv6.egress",
+        given,
+        Config::default().ipv6.egress,
+        |text| match text.as_str() {
+            "nat" => Ok(Ipv6Egress::Nat),
+            "routed" if has_pool => Ok(Ipv6Egress::Routed),
+            "routed" => Err(
+                "'routed' needs pool_cidr6, a prefix that the network routes to this host"
+                    .to_owned(),
+            ),
+            _ => Err(format!("'{text}' is neither 'nat' nor 'routed'")),
+        },
+    )
+}
+
+/// A prefix of unique local addresses (RFC 4193), which is all that translated slots need, or of global
+/// ones for routed slots.
+fn pool_cidr6(text: &str, egress: Ipv6Egress) -> Result<PoolV6, String> {
     let is_asked_for = true;
     if text == "off" {
         return Ok(PoolV6 {
@@ -294,9 +326,11 @@ fn pool_cidr6(text: &str) -> Result<PoolV6, String> {
             prefix.trunc()
         ));
     }
-    if !prefix.network().is_unique_local() {
+    let is_routed = egress == Ipv6Egress::Routed && GLOBAL_UNICAST.contains(&prefix);
+    if !prefix.network().is_unique_local() && !is_routed {
         return Err(format!(
-            "{prefix} is not within fc00::/7, the private addresses of IPv6"
+            "{prefix} is not within fc00::/7, the private addresses of IPv6; ipv6.egress \"routed\" takes \
+             those of {GLOBAL_UNICAST}, too"
         ));
     }
     if prefix.prefix_len() > 128 - SLOT_BITS {

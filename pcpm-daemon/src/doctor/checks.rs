@@ -7,13 +7,13 @@ use std::path::Path;
 use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::BpfHelper;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::types::{self, Check, CheckStatus};
 use pcpm_ebpf::abi::GATEWAY_V4;
 
-use super::{Feature, HostFacts, LockState, Probe, SocketUse};
+use super::{Fact, Feature, HostFacts, LockState, Probe, SocketUse};
 use crate::api::Access;
-use crate::config::{Config, PortRange, UplinkSetting};
+use crate::config::{Config, Ipv6Egress, PortRange, UplinkSetting};
 use crate::open_files;
 
 /// tcx, by which the uplink keeps other people's programs, is there since then. Everything else is
@@ -281,9 +281,30 @@ fn pool_cidr6(config: &Config, host: &dyn HostFacts) -> Check {
     let missing = "this kernel has no IPv6";
     match (config.pool_cidr6.prefix, host.has_ipv6()) {
         (None, _) => ok(name, "off"),
-        (Some(prefix), true) => ok(name, prefix.to_string()),
+        (Some(prefix), true) => ipv6_prefix(name, prefix, config.ipv6.egress, host.conflict6()),
         (Some(_), false) if config.pool_cidr6.is_asked_for => failed(name, missing, remedy),
         (Some(_), false) => warning(name, format!("{missing}: slots have IPv4 only"), remedy),
+    }
+}
+
+fn ipv6_prefix(
+    name: &'static str,
+    prefix: Ipv6Net,
+    egress: Ipv6Egress,
+    conflict: Fact<Option<String>>,
+) -> Check {
+    match (conflict, egress) {
+        (Err(e), _) => unknown(name, e),
+        (Ok(Some(other)), _) => warning(
+            name,
+            format!("{prefix} overlaps {other}: slots do not reach what is there"),
+            "choose a network that nothing else uses with --pool-cidr6",
+        ),
+        (Ok(None), Ipv6Egress::Nat) => ok(name, format!("{prefix} is free")),
+        (Ok(None), Ipv6Egress::Routed) => ok(
+            name,
+            format!("{prefix}, which the network has to route to this host"),
+        ),
     }
 }
 

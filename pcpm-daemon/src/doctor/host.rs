@@ -143,6 +143,10 @@ impl HostFacts for Host {
     fn conflict(&self) -> Fact<Option<String>> {
         self.network.conflict.clone()
     }
+
+    fn conflict6(&self) -> Fact<Option<String>> {
+        self.network.conflict6.clone()
+    }
 }
 
 const TC: ProgramType = ProgramType::SchedClassifier;
@@ -255,6 +259,7 @@ mod tests {
         Host::new(NetworkFacts {
             uplinks: Ok(UplinkFacts::default()),
             conflict: Ok(None),
+            conflict6: Ok(None),
         })
     }
 

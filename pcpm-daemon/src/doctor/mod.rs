@@ -56,6 +56,8 @@ pub(crate) trait HostFacts {
     /// A route or address of the host, not the daemon's own, that overlaps the pool, named as an
     /// operator knows it ("route 10.213.4.0/24 dev docker0").
     fn conflict(&self) -> Fact<Option<String>>;
+    /// As [`conflict`](Self::conflict), a route in the way of the slots' IPv6 addresses.
+    fn conflict6(&self) -> Fact<Option<String>>;
 }
 
 /// A fact, or why it is not known.
@@ -68,6 +70,8 @@ pub(crate) struct NetworkFacts {
     pub(crate) uplinks: Fact<UplinkFacts>,
     /// See [`HostFacts::conflict`].
     pub(crate) conflict: Fact<Option<String>>,
+    /// See [`HostFacts::conflict6`].
+    pub(crate) conflict6: Fact<Option<String>>,
 }
 
 /// Interfaces that lead to the world.

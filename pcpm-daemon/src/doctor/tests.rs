@@ -26,6 +26,7 @@ struct FakeHost {
     socket: SocketUse,
     uplinks: UplinkFacts,
     conflict: Fact<Option<String>>,
+    conflict6: Option<String>,
     has_ipv6: bool,
 }
 
@@ -56,6 +57,7 @@ fn good() -> FakeHost {
         socket: SocketUse::Free,
         uplinks: uplinks(&["eth0"], &[]),
         conflict: Ok(None),
+        conflict6: None,
         has_ipv6: true,
     }
 }
@@ -133,6 +135,10 @@ impl HostFacts for FakeHost {
     }
     fn conflict(&self) -> Fact<Option<String>> {
         self.conflict.clone()
+    }
+
+    fn conflict6(&self) -> Fact<Option<String>> {
+        Ok(self.conflict6.clone())
     }
 }
 
@@ -566,4 +572,17 @@ fn the_report_has_a_line_for_each_check_and_the_advice_below() {
             .starts_with("-> add a default route"),
         "{report}"
     );
+}
+
+#[test]
+fn a_route_in_the_way_of_ipv6_slots_is_warned_of() {
+    let host = FakeHost {
+        conflict6: Some("route fd00:7063:706d::/48 on eth1".to_owned()),
+        ..good()
+    };
+    let words = [
+        "fd00:7063:706d::/64",
+        "overlaps route fd00:7063:706d::/48 on eth1",
+    ];
+    assert_complaint(&host, CheckStatus::Warning, "pool-cidr6", &words);
 }

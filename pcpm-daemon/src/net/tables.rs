@@ -215,6 +215,15 @@ fn read_route(message: &RouteMessage) -> Option<Route> {
     ) {
         return None;
     }
+    // Whoever has an IPv6 prefix routes the rest of it to nowhere.
+    let nowhere = [
+        RouteType::BlackHole,
+        RouteType::Unreachable,
+        RouteType::Prohibit,
+    ];
+    if message.header.address_family == AddressFamily::Inet6 && nowhere.contains(&kind) {
+        return None;
+    }
     let mut address = match message.header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),

@@ -21,7 +21,7 @@ const CONFIG: Config = Config {
     nat_port_first: 16_384,
     nat_port_last: 32_767,
     world_is_closed: 0,
-    padding: 0,
+    ipv6_is_routed: 0,
     host_netns: 0,
 };
 

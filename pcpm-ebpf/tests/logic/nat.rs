@@ -317,11 +317,17 @@ fn the_fragments_of_a_datagram_have_one_key() {
     let last = fragment(0x0010, slot, peer).frame();
     let key = FlowKey::leaving_fragment(&first);
     assert_eq!(key, FlowKey::leaving_fragment(&last));
-    let answer = fragment(0x0010, peer, slot).frame();
-    assert_eq!(key, FlowKey::arriving_fragment(&answer));
+    let [first, last] = [0x2000, 0x0010].map(|flags| fragment(flags, peer, slot).frame());
+    let answer = FlowKey::arriving_fragment(&first);
+    assert_eq!(answer, FlowKey::arriving_fragment(&last));
+    assert_eq!((answer.local, answer.remote), (key.local, key.remote));
+    assert_ne!(
+        answer, key,
+        "the answer has the same identification by chance"
+    );
     let mut other = last;
     other.identification += 1;
-    assert_ne!(key, FlowKey::leaving_fragment(&other));
+    assert_ne!(answer, FlowKey::arriving_fragment(&other));
 }
 
 #[test]

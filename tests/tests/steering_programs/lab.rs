@@ -311,7 +311,7 @@ fn config() -> Config {
         nat_port_first: *LAB_PORTS.start(),
         nat_port_last: *LAB_PORTS.end(),
         world_is_closed: 0,
-        padding: 0,
+        ipv6_is_routed: 0,
         host_netns: 0,
     }
 }

@@ -15,6 +15,7 @@ mod packet;
 mod path;
 mod programs;
 mod published;
+mod routed;
 mod rules;
 mod traffic;
 mod translation;

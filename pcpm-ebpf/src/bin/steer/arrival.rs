@@ -127,11 +127,15 @@ fn packet<A: Arrivals>(
     transport: &Transport,
     receiver: &mut Receiver,
 ) -> Result<bool, DropReason> {
-    if !A::follow(skb, frame, transport, receiver)? && !A::enter(frame, transport, receiver)? {
-        return Ok(false);
+    let config = maps::config()?;
+    if !A::follow(skb, frame, transport, receiver)? {
+        // A published port is the host's: at slots' own addresses there are only answers.
+        if config.in_pool(&frame.destination) || !A::enter(frame, transport, receiver)? {
+            return Ok(false);
+        }
     }
     fragments::let_others_arrive(frame, receiver.slot, receiver.epoch)?;
-    let inside = receiver.inside(maps::config()?, frame.family);
+    let inside = receiver.inside(config, frame.family);
     global::rewrite_destination(*skb, frame, transport, &inside)?;
     Ok(true)
 }

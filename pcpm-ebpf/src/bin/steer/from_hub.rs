@@ -107,7 +107,7 @@ fn to_world(
     frame: &Frame,
     hop: Hop,
 ) -> Result<Verdict, DropReason> {
-    let uplink = uplink_address(frame, hop);
+    let uplink = uplink_address(maps::config()?, frame, hop);
     let Some(ttl) = next_ttl(frame.ttl) else {
         return Ok(expired(slot));
     };
@@ -141,10 +141,18 @@ fn to_world(
     Ok(Verdict::Redirect(skb.redirect_neighbour(hop)))
 }
 
-/// What packets that take the way `hop` are translated to.
+/// What packets that take the way `hop` are shown as: the uplink's address, or the slot's own where
+/// that is routed.
 #[inline(always)]
-fn uplink_address(frame: &Frame, hop: Hop) -> Result<&'static Address, DropReason> {
+fn uplink_address<'a>(
+    config: &Config,
+    frame: &'a Frame,
+    hop: Hop,
+) -> Result<&'a Address, DropReason> {
     let uplink = maps::uplink(hop.ifindex()).ok_or(DropReason::NotUplink)?;
+    if config.is_routed(frame.family) {
+        return Ok(&frame.source);
+    }
     uplink.address(frame.family).ok_or(DropReason::NoUplink)
 }
 

@@ -32,18 +32,23 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     if !skb.is_for_this_host() {
         return Ok(Verdict::Next);
     }
-    if config.in_pool(&frame.destination) {
+    // A slot's own address is one for answers where slots are routed.
+    let is_slots = config.in_pool(&frame.destination);
+    if is_slots && !config.is_routed(frame.family) {
         return Err(DropReason::PoolFromUplink);
     }
     // What claims to come from the host itself is for the host to judge: connections between slots
     // through published ports have such sources.
     let (to, from) = (&frame.destination, &frame.source);
-    if !maps::is_host_address(to) || maps::is_host_address(from) {
+    if !is_slots && (!maps::is_host_address(to) || maps::is_host_address(from)) {
         return Ok(Verdict::Next);
     }
-    let Some(receiver) = arrival::translate::<Here>(skb, frame)? else {
-        return Ok(Verdict::Next);
-    };
-    skb.set_mark(receiver.epoch);
-    Ok(skb.redirect_peer(maps::hub_link(receiver.slot)?))
+    match arrival::translate::<Here>(skb, frame)? {
+        Some(receiver) => {
+            skb.set_mark(receiver.epoch);
+            Ok(skb.redirect_peer(maps::hub_link(receiver.slot)?))
+        }
+        None if is_slots => Err(DropReason::PoolFromUplink),
+        None => Ok(Verdict::Next),
+    }
 }

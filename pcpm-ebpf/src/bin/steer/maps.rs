@@ -123,7 +123,7 @@ struct Workspace {
     reading: Reading,
     pair: Pair,
     /// By kind.
-    found: [Flow; flow_kind::FRAGMENT as usize + 1],
+    found: [Flow; flow_kind::ARRIVING_FRAGMENT as usize + 1],
 }
 
 /// An entry of the flow table that is being made.

@@ -156,7 +156,7 @@ impl Connection {
         (agree && ingress.stands(&key, self.word, self.now)).then_some(ingress)
     }
 
-    /// Opens it, shown as a free port of `address`.
+    /// Opens it, shown as a free port of `address`, or as it is where that is the slot's own.
     #[inline(always)]
     pub(crate) fn open_as(
         &mut self,
@@ -169,19 +169,38 @@ impl Connection {
         }
         let draft = maps::draft()?;
         self.shown.address = *address;
-        self.shown.port = self.claim_port(skb, maps::config()?, draft)?;
+        self.shown.port = if *address == self.egress.local {
+            self.keep_port(draft)?
+        } else {
+            self.claim_port(skb, maps::config()?, draft)?
+        };
         draft.entry.flow = self.flow(&self.shown);
         insert(&self.egress, &mut draft.entry, BPF_ANY)
     }
 
+    /// The slot's own port, which nobody else can have: the same entry as for a port of an uplink, but
+    /// no search.
     #[inline(always)]
-    fn claim_port(&self, skb: Skb, config: &Config, draft: &mut Draft) -> Result<u16, DropReason> {
+    fn keep_port(&mut self, draft: &mut Draft) -> Result<u16, DropReason> {
+        self.shown.port = self.egress.local_port;
+        self.draft_ingress(draft);
+        insert(&draft.key, &mut draft.entry, BPF_ANY)?;
+        Ok(self.shown.port)
+    }
+
+    #[inline(always)]
+    fn draft_ingress(&self, draft: &mut Draft) {
         let inside = Endpoint {
             address: Address::ANY,
             port: self.egress.local_port,
         };
         draft.key = self.egress.translated(&self.shown);
         draft.entry.flow = self.flow(&inside);
+    }
+
+    #[inline(always)]
+    fn claim_port(&self, skb: Skb, config: &Config, draft: &mut Draft) -> Result<u16, DropReason> {
+        self.draft_ingress(draft);
         let mut search = Search {
             skb,
             draft,
