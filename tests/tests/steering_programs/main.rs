@@ -19,4 +19,5 @@ mod routed;
 mod rules;
 mod traffic;
 mod translation;
+mod verifier;
 mod world;

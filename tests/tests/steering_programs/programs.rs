@@ -26,7 +26,7 @@ use pcpm_ebpf::drop_reason::DropReason;
 pub(crate) const CAPACITY: u32 = SLOTS_PER_HUB + 100;
 
 const FLOWS: u32 = 1024;
-const PROGRAMS: [&str; 5] = [
+pub(crate) const PROGRAMS: [&str; 5] = [
     names::FROM_SLOT,
     names::FROM_HOST,
     names::FROM_HUB,
@@ -366,6 +366,7 @@ unsafe impl Pod for Plain<PortTarget> {}
 /// Loads the committed object as the daemon does, without pins.
 fn load() -> Result<Ebpf> {
     let mut ebpf = EbpfLoader::new()
+        .btf(None)
         .map_max_entries(names::ATTACHMENTS, CAPACITY)
         .map_max_entries(names::SLOT_COUNTERS, CAPACITY)
         .map_max_entries(names::SETTINGS, CAPACITY)

@@ -29,13 +29,25 @@ pub(crate) fn let_others_follow(
     if frame.fragment != Fragment::First {
         return Ok(());
     }
-    let key = FlowKey::leaving_fragment(frame);
-    // A copy: a constant stands in a map that a global function might write to.
-    let shown = *shown;
-    global::remember_first(&key, slot, word.epoch(), &shown)
+    let pair = maps::pair()?;
+    pair.egress = FlowKey::leaving_fragment(frame);
+    pair.shown.address = *shown;
+    global::remember_first(&pair.egress, slot, word.epoch(), &pair.shown.address)
 }
 
-/// Lets a later fragment of `slot` pass if the first one did, as one of the same address: `shown`.
+/// Lets a later fragment of `slot` pass if the first one did, as one of the address that is returned.
+#[inline(always)]
+pub(crate) fn follow_first(
+    frame: &Frame,
+    slot: u32,
+    word: AttachmentWord,
+) -> Result<&'static Address, DropReason> {
+    let shown = &mut maps::pair()?.shown.address;
+    global::follow_first(frame, slot, word, shown)?;
+    Ok(shown)
+}
+
+/// As [`follow_first`]: `shown` becomes the address.
 #[inline(always)]
 pub(crate) fn follow(
     frame: &Frame,
@@ -59,9 +71,10 @@ pub(crate) fn let_others_arrive(frame: &Frame, slot: u32, epoch: u32) -> Result<
     if frame.fragment != Fragment::First {
         return Ok(());
     }
-    let key = FlowKey::arriving_fragment(frame);
-    let shown = Address::ANY;
-    global::remember_first(&key, slot, epoch, &shown)
+    let pair = maps::pair()?;
+    pair.ingress = FlowKey::arriving_fragment(frame);
+    pair.shown.address = Address::ANY;
+    global::remember_first(&pair.ingress, slot, epoch, &pair.shown.address)
 }
 
 /// Whether the first fragment of a datagram from the world went to a slot, and to which `receiver`.

@@ -74,12 +74,11 @@ fn to_this_host(
         }
         Err(DropReason::NotReply) => error_to_this_host(skb, slot, word, frame),
         Err(DropReason::Fragment) => {
-            let mut shown = Address::ANY;
-            global::follow_first(frame, slot, word, &mut shown)?;
-            if shown == Address::ANY {
+            let shown = fragments::follow_first(frame, slot, word)?;
+            if *shown == Address::ANY {
                 return Ok(Verdict::Pass);
             }
-            hairpin::later_fragment_leaves(skb, slot, frame, &shown)
+            hairpin::later_fragment_leaves(skb, slot, frame, shown)
         }
         Err(reason) => Err(reason),
     }
@@ -129,10 +128,9 @@ fn to_world(
             hop
         }
         Err(DropReason::Fragment) => {
-            let mut shown = Address::ANY;
-            global::follow_first(frame, slot, word, &mut shown)?;
-            let hop = way_out(skb, frame, hop, uplink, &shown)?;
-            rewrite::ip_source(skb, frame, &shown)?;
+            let shown = fragments::follow_first(frame, slot, word)?;
+            let hop = way_out(skb, frame, hop, uplink, shown)?;
+            rewrite::ip_source(skb, frame, shown)?;
             hop
         }
         Err(reason) => return Err(reason),

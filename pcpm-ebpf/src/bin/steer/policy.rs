@@ -92,8 +92,7 @@ pub(crate) fn check_between(
 ) -> Result<(), DropReason> {
     let talk = match talk(&skb, frame) {
         Err(DropReason::Fragment) => {
-            let mut shown = Address::ANY;
-            return global::follow_first(frame, sender.slot, sender.word, &mut shown);
+            return fragments::follow_first(frame, sender.slot, sender.word).map(drop);
         }
         talk => talk?,
     };
