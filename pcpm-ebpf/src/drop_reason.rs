@@ -126,4 +126,6 @@ drop_reasons! {
          gateway and needs none."
     Redirect "redirect"
         "A slot sent a redirect of IPv6."
+    ExtensionHeaders "extension-headers"
+        "The packet has more IPv6 extension headers than are looked behind."
 }

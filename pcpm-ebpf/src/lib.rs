@@ -24,5 +24,6 @@ pub mod packet;
 pub mod policy;
 pub mod published;
 pub mod rate;
+pub mod rewrite;
 #[cfg(not(target_arch = "bpf"))]
 pub use object::{LOCKS_OBJECT, STEER_OBJECT};

@@ -203,7 +203,8 @@ impl Frame {
     ///
     /// # Errors
     /// [`DropReason::Arp`], [`DropReason::NotIp`] by ethertype; [`DropReason::Malformed`] for a frame
-    /// that is too short or no valid IP.
+    /// that is too short or no valid IP; [`DropReason::ExtensionHeaders`] for IPv6 with more of them than
+    /// are passed over.
     #[inline(always)]
     pub fn parse(packet: &(impl PacketFields + ?Sized)) -> Result<Self, DropReason> {
         let [d0, d1, d2, s0, s1, s2, ethertype, ip @ ..] =
@@ -307,6 +308,10 @@ impl IpHeader {
                 break;
             }
         }
+        // What is behind more of them would not be looked at.
+        if header.is_at_extension() && !header.fragment.is_later() {
+            return Err(DropReason::ExtensionHeaders);
+        }
         let [s0, s1, s2, s3, d0, d1, d2, d3] = packet
             .raw_words(offset + SOURCE_IN_IPV6)
             .ok_or(DropReason::Malformed)?;
@@ -316,6 +321,17 @@ impl IpHeader {
             return Err(DropReason::Malformed);
         }
         Ok(header)
+    }
+
+    #[inline(always)]
+    const fn is_at_extension(&self) -> bool {
+        matches!(
+            self.protocol,
+            protocol::HOP_BY_HOP
+                | protocol::ROUTING
+                | protocol::FRAGMENT
+                | protocol::DESTINATION_OPTIONS
+        )
     }
 
     /// Passes over an extension header, if there is one: whether there may be another.

@@ -115,9 +115,17 @@ fn ports_are_found_behind_extension_headers() {
 }
 
 #[test]
-fn more_extension_headers_than_there_may_be_are_not_passed_over() {
-    let packet = Ipv6::with(&vec![(DESTINATION_OPTIONS, options(1)); 9]);
-    assert_eq!(packet.transport(), Err(DropReason::UnsupportedProtocol));
+fn more_extension_headers_than_are_looked_behind_are_refused() {
+    for (extensions, is_read) in [(5, true), (6, false), (9, false)] {
+        let packet = Ipv6::with(&vec![(DESTINATION_OPTIONS, options(1)); extensions]);
+        let found = Frame::parse(packet.bytes().as_slice()).map(drop);
+        let expected = if is_read {
+            Ok(())
+        } else {
+            Err(DropReason::ExtensionHeaders)
+        };
+        assert_eq!(found, expected, "{extensions}");
+    }
 }
 
 #[test]

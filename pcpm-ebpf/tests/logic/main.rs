@@ -12,3 +12,4 @@ mod packet;
 mod policy;
 mod published;
 mod rate;
+mod rewrite;

@@ -199,6 +199,28 @@ fn a_slot_finds_no_routers_and_no_neighbours_and_is_none() -> Result<()> {
     Ok(())
 }
 
+/// What is behind more headers than are looked at could be anything, discovery for instance.
+#[test]
+fn a_slot_hides_nothing_behind_many_headers() -> Result<()> {
+    let mut lab = lab()?;
+    let advertisement = Content::Icmp {
+        kind: 136,
+        identifier: 0,
+    };
+    for content in [advertisement, UDP] {
+        for destination in [V6.slot(1), V6.slot(OTHER_HUB), V6.gateway, V6.peer] {
+            let packet = Packet {
+                extensions: &[extension::DESTINATION_OPTIONS; 6],
+                ..Packet::of_slot(0, destination, content)
+            };
+            let fate = lab.send(Hook::FromSlot(0), &packet)?;
+            let reason = DropReason::ExtensionHeaders;
+            assert_eq!(fate, Fate::Dropped(reason), "{packet:?}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_pool_without_ipv6_carries_none() -> Result<()> {
     let mut lab = lab()?;

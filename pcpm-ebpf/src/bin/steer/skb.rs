@@ -20,6 +20,7 @@ use pcpm_ebpf::{
     drop_reason::DropReason,
     icmp_error::Quote,
     packet::{Frame, PacketFields, Transport},
+    rewrite::{Field, PacketEditor},
 };
 
 use crate::{global, host::Hop, maps, verdict::Verdict};
@@ -154,70 +155,6 @@ impl Skb {
         Ok(place)
     }
 
-    /// Overwrites bytes; checksums are the caller's business.
-    #[inline(always)]
-    pub(crate) fn store<T>(&self, offset: u32, value: &T) -> Result<(), DropReason> {
-        let from = ptr::from_ref(value).cast();
-        // SAFETY: `from` points to `size_of::<T>()` readable bytes.
-        done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size_of::<T>() as u32, 0) })
-    }
-
-    /// Overwrites bytes that no checksum in the packet covers, only what the device may have computed.
-    #[inline(always)]
-    pub(crate) fn store_summed<T>(&self, offset: u32, value: &T) -> Result<(), DropReason> {
-        let (from, size) = (ptr::from_ref(value).cast(), size_of::<T>() as u32);
-        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
-        // SAFETY: `from` points to `size` readable bytes.
-        done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size, flags) })
-    }
-
-    /// What a change of an address does to a checksum that covers it.
-    #[inline(always)]
-    pub(crate) fn difference(&self, from: &Address, to: &Address) -> u64 {
-        let (mut from, mut to) = (*from, *to);
-        let size = size_of::<Address>() as u32;
-        let (old, new) = ((&raw mut from).cast(), (&raw mut to).cast());
-        // SAFETY: both point to `size` readable bytes.
-        unsafe { bpf_csum_diff(old, size, new, size, 0) as u64 }
-    }
-
-    /// Leaves what the device computed over the whole packet as it was before a transport checksum was
-    /// changed by `difference`. The helper for transport checksums takes it that the IP header makes
-    /// up for addresses, which that of IPv6 does not: there the change of the address does (Linux 6.16
-    /// has a flag for it).
-    #[inline(always)]
-    pub(crate) fn keep_received_sum(&self, difference: u64) {
-        // SAFETY: scalars only besides the context. It fails where the device computed nothing.
-        unsafe { bpf_csum_update(self.raw, difference as u32) };
-    }
-
-    /// Updates the IP header checksum for a change of a field of `size` bytes. Values are as they
-    /// stand in memory.
-    #[inline(always)]
-    pub(crate) fn replace_ip_checksum(
-        &self,
-        offset: u32,
-        from: u64,
-        to: u64,
-        size: u64,
-    ) -> Result<(), DropReason> {
-        // SAFETY: scalars only besides the context.
-        done(unsafe { bpf_l3_csum_replace(self.raw, offset, from, to, size) })
-    }
-
-    /// Updates a transport checksum; `flags` are those of `bpf_l4_csum_replace`.
-    #[inline(always)]
-    pub(crate) fn replace_transport_checksum(
-        &self,
-        offset: u32,
-        from: u64,
-        to: u64,
-        flags: u64,
-    ) -> Result<(), DropReason> {
-        // SAFETY: scalars only besides the context.
-        done(unsafe { bpf_l4_csum_replace(self.raw, offset, from, to, flags) })
-    }
-
     /// Delivers to the peer of `ifindex`, in the peer's namespace.
     #[inline(always)]
     pub(crate) fn redirect_peer(&self, ifindex: u32) -> Verdict {
@@ -258,6 +195,64 @@ pub(crate) fn read_transport(
 pub(crate) fn read_quote(skb: Skb, frame: &Frame, place: &mut Quote) -> Result<(), DropReason> {
     *place = Quote::parse(&skb, frame)?;
     Ok(())
+}
+
+impl PacketEditor for Skb {
+    #[inline(always)]
+    fn store<T: Field>(&self, offset: u32, value: &T) -> Result<(), DropReason> {
+        let from = ptr::from_ref(value).cast();
+        // SAFETY: `from` points to `size_of::<T>()` readable bytes.
+        done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size_of::<T>() as u32, 0) })
+    }
+
+    #[inline(always)]
+    fn store_summed<T: Field>(&self, offset: u32, value: &T) -> Result<(), DropReason> {
+        let (from, size) = (ptr::from_ref(value).cast(), size_of::<T>() as u32);
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        // SAFETY: `from` points to `size` readable bytes.
+        done(unsafe { bpf_skb_store_bytes(self.raw, offset, from, size, flags) })
+    }
+
+    #[inline(always)]
+    fn difference(&self, from: &Address, to: &Address) -> u64 {
+        let (mut from, mut to) = (*from, *to);
+        let size = size_of::<Address>() as u32;
+        let (old, new) = ((&raw mut from).cast(), (&raw mut to).cast());
+        // SAFETY: both point to `size` readable bytes.
+        unsafe { bpf_csum_diff(old, size, new, size, 0) as u64 }
+    }
+
+    /// The helper for transport checksums takes it that the IP header makes up for addresses, which that
+    /// of IPv6 does not: there the change of the address does (Linux 6.16 has a flag for it).
+    #[inline(always)]
+    fn keep_received_sum(&self, difference: u64) {
+        // SAFETY: scalars only besides the context. It fails where the device computed nothing.
+        unsafe { bpf_csum_update(self.raw, difference as u32) };
+    }
+
+    #[inline(always)]
+    fn replace_ip_checksum(
+        &self,
+        offset: u32,
+        from: u64,
+        to: u64,
+        size: u64,
+    ) -> Result<(), DropReason> {
+        // SAFETY: scalars only besides the context.
+        done(unsafe { bpf_l3_csum_replace(self.raw, offset, from, to, size) })
+    }
+
+    #[inline(always)]
+    fn replace_transport_checksum(
+        &self,
+        offset: u32,
+        from: u64,
+        to: u64,
+        flags: u64,
+    ) -> Result<(), DropReason> {
+        // SAFETY: scalars only besides the context.
+        done(unsafe { bpf_l4_csum_replace(self.raw, offset, from, to, flags) })
+    }
 }
 
 impl NameSource for Skb {
