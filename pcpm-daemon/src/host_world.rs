@@ -1,7 +1,8 @@
-//! What the daemon makes around the pool before the first slot: programs and maps, hubs, routes, the
-//! uplinks' program. Everything made here is removed here, also after a failure half way.
+//! What there is around the pool before the first slot: programs and maps, hubs, routes, the uplinks'
+//! program. What an earlier life left of it is gone on with where it can be, made where it is missing, and
+//! replaced under traffic where it is not ours. Everything made here is removed here.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -12,12 +13,20 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    bpf::{DatapathSetup as _, DropEvents, PinDir, Sizes, Steering, control_group},
+    adoption,
+    bpf::{
+        DatapathSetup as _, DropEvents, Earlier, HostAddresses, Object, PinDir, Sizes, Steering,
+        control_group,
+    },
     config::{self, Config, UplinkSetting},
     doctor::{self, NetworkFacts, UplinkFacts},
     engine::World,
     found::Found,
-    net::{FoundUplinks, Host, HostKernel as _, Hub, HubSpec, SlotKernel, Uplink, UplinkChoice},
+    net::{
+        FoundUplinks, Host, HostKernel as _, Hub, HubSpec, HubState, RetiredSlot, SlotKernel,
+        Swept, Uplink, UplinkChoice,
+    },
+    pin_note,
     uplink::UplinkFollower,
 };
 
@@ -27,10 +36,12 @@ const DEFAULT_MTU: u32 = 1500;
 /// The longest that removing everything may take.
 const REMOVE_WITHIN: Duration = Duration::from_secs(15);
 
-/// What there is to remove in the end.
+/// The host around the pool.
 pub(crate) struct HostWorld {
     host: Host,
     pins: Option<PinDir>,
+    /// Whether it is known that there was nothing of an earlier life.
+    is_first_life: bool,
 }
 
 /// What the pool runs on.
@@ -45,41 +56,62 @@ pub(crate) struct Built {
     pub(crate) found: Found,
 }
 
+/// What was removed, and what could not be.
+#[derive(Debug, Default)]
+pub(crate) struct Removed {
+    pub(crate) links: usize,
+    pub(crate) mounts: usize,
+    pub(crate) pins: usize,
+    pub(crate) errors: Vec<String>,
+}
+
 impl HostWorld {
     pub(crate) fn new(host: Host) -> Self {
-        Self { host, pins: None }
+        Self {
+            host,
+            pins: None,
+            is_first_life: false,
+        }
     }
 
-    /// Makes everything but the slots.
-    pub(crate) fn build(&mut self, config: &Config) -> anyhow::Result<Built> {
+    /// Makes everything but the slots, around those of an earlier life. Before it is clear that this can be
+    /// done, nothing that an earlier life left is changed.
+    pub(crate) fn build(&mut self, config: &Config, object: &Object) -> anyhow::Result<Built> {
         let found = self.find_uplinks(&config.uplink)?;
-        let pins = self.pins.insert(PinDir::create(&config.bpffs)?);
-        let mut steering = Steering::load(sizes(config), pins)?;
-        steering.configure(abi::Config {
+        pin_note::refuse_other(&config.state_dir, &config.bpffs)?;
+        let pins = self.pins.insert(PinDir::open(&config.bpffs)?);
+        let programs_config = abi::Config {
             host_netns: self.host.netns_cookie()?,
             ..programs_config(config)
-        })?;
-        if let Some(root) = control_group::root()? {
-            steering.attach_to_sockets(&control_group::open(&root)?, pins)?;
+        };
+        let earlier = Earlier::look(pins)?;
+        self.is_first_life = earlier.is_none() && !self.host.has_remains();
+        let adopt = can_adopt(earlier.as_ref(), &programs_config)?;
+        let mut steering = Steering::load(object, sizes(config), pins)?;
+        if steering.is_new() {
+            tracing::info!("loaded the kernel programs");
         } else {
-            tracing::warn!("no cgroup2: the host's own programs do not reach published ports");
+            tracing::info!("the kernel programs of an earlier life are ours");
         }
-        let (program, addresses) = (steering.uplinks(pins)?, steering.host_addresses()?);
-        self.host.prepare()?;
-        let mtu = found.usable.first().map_or(DEFAULT_MTU, |best| best.mtu);
-        let hubs = self.create_hubs(config, mtu, &mut steering)?;
+        pin_note::write(&config.state_dir, &config.bpffs)?;
+        steering.configure(programs_config)?;
+        let drop_events = DropEvents::open(pins)?;
         let mut uplinks = UplinkFollower {
             state_dir: config.state_dir.clone(),
             choice: uplink_choice(&config.uplink),
-            uplinks: program,
-            addresses,
+            uplinks: steering.uplinks(pins)?,
+            addresses: HostAddresses::open(pins)?,
             followed: Vec::new(),
         };
-        uplinks.take(&found);
         uplinks.follow_addresses(&mut self.host);
-        let kernels = (0..config.refill.workers)
+        let mtu = found.usable.first().map_or(DEFAULT_MTU, |best| best.mtu);
+        let (hubs, slots) = self.hubs(config, mtu, adopt, &mut steering)?;
+        uplinks.take(&found);
+        self.finish_replacement(&mut steering, object)?;
+        let mut kernels: Vec<_> = (0..config.refill.workers)
             .map(|_| self.host.worker(hubs.clone()))
             .collect();
+        let slots = without_surplus(slots, config.capacity, &mut *kernels[0]);
         let world = World {
             state_dir: config.state_dir.clone(),
             pool_cidr: config.pool_cidr,
@@ -89,22 +121,104 @@ impl HostWorld {
         };
         Ok(Built {
             world,
-            drop_events: steering.drop_events()?,
+            drop_events,
             steering,
             kernels,
             uplinks,
-            found: Found::default(),
+            found: slots,
         })
     }
 
-    /// Removes everything, slots included. Every step is tried; what failed is returned.
-    pub(crate) fn remove(mut self) -> Vec<String> {
+    /// Whether there was nothing of an earlier life. If there was, or nobody knows, a start that fails
+    /// removes nothing: attachments go on.
+    pub(crate) fn is_first_life(&self) -> bool {
+        self.is_first_life
+    }
+
+    /// Removes everything, slots included. Every step is tried.
+    pub(crate) fn remove(mut self, config: &Config) -> Removed {
         let network = self.host.remove_everything(REMOVE_WITHIN);
-        let pins = self.pins.take().map(PinDir::remove).unwrap_or_default();
-        let network = network.iter().map(ToString::to_string);
-        network
-            .chain(pins.iter().map(ToString::to_string))
-            .collect()
+        let (pins, failed) = self.pins.take().map(PinDir::remove).unwrap_or_default();
+        let note = pin_note::remove(&config.state_dir);
+        let errors = network.errors.iter().map(ToString::to_string);
+        let errors = errors.chain(failed.iter().map(ToString::to_string));
+        Removed {
+            links: network.links,
+            mounts: network.mounts,
+            pins,
+            errors: errors.chain(note.err().map(|e| format!("{e:#}"))).collect(),
+        }
+    }
+
+    /// Removes what an earlier life left, pins in its directory too.
+    pub(crate) fn clean_up(mut self, config: &Config) -> Removed {
+        let noted = pin_note::read(&config.state_dir);
+        let mut removed = Removed::default();
+        for bpffs in noted.iter().filter(|noted| **noted != config.bpffs) {
+            let (pins, errors) = remove_pins(bpffs);
+            removed.pins += pins;
+            removed.errors.extend(errors);
+        }
+        match PinDir::open_existing(&config.bpffs) {
+            Ok(pins) => self.pins = pins,
+            Err(error) => removed.errors.push(error.to_string()),
+        }
+        let rest = self.remove(config);
+        Removed {
+            links: rest.links,
+            mounts: rest.mounts,
+            pins: removed.pins + rest.pins,
+            errors: removed.errors.into_iter().chain(rest.errors).collect(),
+        }
+    }
+
+    /// The hubs, those of an earlier life and new ones, with the slots that were found in them. All of
+    /// them run our programs when this returns. What else an earlier life left is removed.
+    fn hubs(
+        &mut self,
+        config: &Config,
+        mtu: u32,
+        adopt: bool,
+        steering: &mut Steering,
+    ) -> anyhow::Result<(Arc<[Hub]>, Found)> {
+        let numbers: Vec<u32> = (0..hub_count(config)).collect();
+        let (kept, found) = sound(self.host.survey(&numbers), adopt);
+        let left: Vec<Hub> = kept.values().cloned().collect();
+        log_swept(self.host.sweep(&left));
+        self.host.prepare()?;
+        // The programs look here for the way to a hub as soon as they run.
+        for hub in &left {
+            steering.set_hub(hub.number, hub.host_ifindex)?;
+        }
+        let programs = steering.programs()?;
+        let hubs = numbers.iter().map(|number| {
+            let spec = hub_spec(config, mtu, *number);
+            let Some(hub) = kept.get(number) else {
+                let hub = self.host.create_hub(&spec, &programs)?;
+                steering.set_hub(*number, hub.host_ifindex)?;
+                return Ok(hub);
+            };
+            for missing in self.host.mend_hub(hub, &spec, &programs)? {
+                tracing::warn!(hub = number, "repaired: {missing}");
+            }
+            Ok(hub.clone())
+        });
+        let hubs = hubs.collect::<anyhow::Result<_>>()?;
+        Ok((hubs, found))
+    }
+
+    fn finish_replacement(
+        &mut self,
+        steering: &mut Steering,
+        object: &Object,
+    ) -> anyhow::Result<()> {
+        let pins = self.pins.as_ref().context("find the pins")?;
+        if let Some(root) = control_group::root()? {
+            steering.attach_to_sockets(&control_group::open(&root)?, pins)?;
+        } else {
+            tracing::warn!("no cgroup2: the host's own programs do not reach published ports");
+        }
+        Ok(steering.finish_replacement(object, pins)?)
     }
 
     /// A default route that cannot be used is no uplink; of interfaces that were asked for one must
@@ -120,28 +234,83 @@ impl HostWorld {
         }
         Ok(found)
     }
+}
 
-    fn create_hubs(
-        &mut self,
-        config: &Config,
-        mtu: u32,
-        steering: &mut Steering,
-    ) -> anyhow::Result<Arc<[Hub]>> {
-        let programs = steering.programs()?;
-        let hubs = (0..hub_count(config)).map(|number| {
-            let share = share_of(config.pool_cidr, number);
-            let share6 = pool_prefix6(config).map(|prefix| share6_of(prefix, number));
-            let spec = HubSpec {
-                number,
-                mtu,
-                share,
-                share6,
-            };
-            let hub = self.host.create_hub(&spec, &programs)?;
-            steering.set_hub(number, hub.host_ifindex)?;
-            Ok(hub)
-        });
-        hubs.collect()
+/// Whether what the pins hold can be gone on with; an error if it can neither be nor go.
+fn can_adopt(earlier: Option<&Earlier>, now: &abi::Config) -> anyhow::Result<bool> {
+    let Some(earlier) = earlier else {
+        return Ok(false);
+    };
+    let left = adoption::Left {
+        config: earlier.config,
+        attached: &earlier.attached,
+    };
+    adoption::can_adopt(left, now).map_err(anyhow::Error::msg)
+}
+
+/// The hubs that can be used, and their slots.
+fn sound(states: Vec<HubState>, adopt: bool) -> (BTreeMap<u32, Hub>, Found) {
+    let mut kept = BTreeMap::new();
+    let mut slots = Vec::new();
+    for (number, state) in states.into_iter().enumerate() {
+        match state {
+            HubState::Missing => {}
+            HubState::Broken(reason) => {
+                tracing::warn!(hub = number, "made anew, with its slots: {reason}");
+            }
+            HubState::Sound(_) if !adopt => {}
+            HubState::Sound(found) => {
+                kept.insert(found.hub.number, found.hub);
+                slots.extend(found.slots);
+            }
+        }
+    }
+    (kept, Found { slots })
+}
+
+fn log_swept(swept: Swept) {
+    if swept.links + swept.mounts > 0 {
+        let (links, mounts) = (swept.links, swept.mounts);
+        tracing::info!(links, mounts, "removed what an earlier life left");
+    }
+    for error in swept.errors {
+        tracing::warn!("remove what an earlier life left: {error}");
+    }
+}
+
+/// Destroys slots beyond the capacity; nobody holds one.
+fn without_surplus(mut found: Found, capacity: u32, worker: &mut dyn SlotKernel) -> Found {
+    let surplus = found.slots.extract_if(.., |slot| slot.index >= capacity);
+    let surplus = surplus.map(|slot| RetiredSlot {
+        index: slot.index,
+        netns: slot.netns,
+    });
+    let surplus: Vec<_> = surplus.collect();
+    for (slot, outcome) in worker.destroy_slots(surplus) {
+        if let Err(error) = outcome {
+            tracing::warn!("remove slot {slot}, beyond the capacity: {error}");
+        }
+    }
+    found
+}
+
+fn remove_pins(bpffs: &Path) -> (usize, Vec<String>) {
+    match PinDir::open_existing(bpffs) {
+        Ok(None) => (0, Vec::new()),
+        Ok(Some(pins)) => {
+            let (removed, errors) = pins.remove();
+            (removed, errors.iter().map(ToString::to_string).collect())
+        }
+        Err(error) => (0, vec![error.to_string()]),
+    }
+}
+
+fn hub_spec(config: &Config, mtu: u32, number: u32) -> HubSpec {
+    HubSpec {
+        number,
+        mtu,
+        share: share_of(config.pool_cidr, number),
+        share6: pool_prefix6(config).map(|prefix| share6_of(prefix, number)),
     }
 }
 

@@ -95,6 +95,12 @@ impl LockFile {
         }
     }
 
+    /// As [`release`](Self::release), and takes the state directory away if it is empty, whoever made it.
+    pub(crate) fn release_with_directory(mut self) -> Result<(), LockError> {
+        self.made_state_dir = true;
+        self.release()
+    }
+
     /// Removes the file, and the state directory if [`acquire`] made it and it is empty.
     ///
     /// [`acquire`]: LockFile::acquire

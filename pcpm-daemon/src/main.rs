@@ -1,5 +1,6 @@
 //! `pcpmd`: keeps a pool of ready network namespaces and hands them to starting containers.
 
+mod adoption;
 mod api;
 mod bpf;
 mod config;
@@ -13,6 +14,7 @@ mod locks;
 mod memory;
 mod net;
 mod open_files;
+mod pin_note;
 mod policy;
 mod pool;
 mod process;
@@ -20,13 +22,14 @@ mod reservation;
 mod serve;
 mod uplink;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{fs, io::IsTerminal, os::unix::fs::FileTypeExt as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use pcpm_api::types::{CheckStatus, DoctorReply};
 
-use config::{Args, Config};
+use bpf::Object;
+use config::{Args, Config, OnExit};
 use lock_file::LockFile;
 
 fn main() -> ExitCode {
@@ -52,7 +55,11 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return check(&config, args.json);
     }
     start_log(args);
-    daemon(&config)?;
+    if args.cleanup {
+        return clean_up(&config);
+    }
+    let object = args.steer_object.as_deref().map(Object::read).transpose()?;
+    daemon(&config, &object.unwrap_or_else(Object::built_in))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,29 +81,22 @@ fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs the daemon until it is told to stop. Whatever it made is gone when this returns.
-fn daemon(config: &Config) -> anyhow::Result<()> {
+/// Runs the daemon until it is told to stop. Whatever it made is gone when this returns, or kept as a whole
+/// for the next one.
+fn daemon(config: &Config, object: &Object) -> anyhow::Result<()> {
     let lock = LockFile::acquire(&config.state_dir)?;
-    let done = locked_daemon(config);
+    let done = locked_daemon(config, object);
     let released = lock.release();
     done?;
     Ok(released?)
 }
 
-fn locked_daemon(config: &Config) -> anyhow::Result<()> {
+fn locked_daemon(config: &Config, object: &Object) -> anyhow::Result<()> {
     let stop = serve::StopSignals::listen()?;
     let room_for_ports = open_files::room_for_ports(config, open_files::raise_limit());
     let mut host = net::Host::open(&config.state_dir)?;
     let netns = net::HostKernel::netns_cookie(&mut host)?;
     let journal = journal::Journal::of_host(&config.state_dir, netns)?;
-    let swept = net::HostKernel::sweep(&mut host);
-    if swept.links + swept.mounts > 0 {
-        let (links, mounts) = (swept.links, swept.mounts);
-        tracing::info!(links, mounts, "removed what a killed daemon left");
-    }
-    for error in swept.errors {
-        tracing::warn!("remove what a killed daemon left: {error}");
-    }
     let failures = doctor::failures(&host_world::checks(config)?);
     if !failures.is_empty() {
         bail!(
@@ -105,16 +105,60 @@ fn locked_daemon(config: &Config) -> anyhow::Result<()> {
         );
     }
     let mut world = host_world::HostWorld::new(host);
-    let served = world
-        .build(config)
-        .and_then(|built| serve::until_stopped(config, room_for_ports, built, journal, stop));
-    let errors = world.remove();
+    let built = world.build(config, object);
+    if built.is_err() && !world.is_first_life() {
+        return built.map(drop);
+    }
+    let served =
+        built.and_then(|built| serve::until_stopped(config, room_for_ports, built, journal, stop));
+    if served.is_ok() && config.on_exit == OnExit::Keep {
+        tracing::info!("slots, attachments and traffic are kept for the next start");
+        return Ok(());
+    }
+    let removed = world.remove(config);
     journal::remove(&config.state_dir).context("remove the journal")?;
     served?;
-    if !errors.is_empty() {
-        bail!("something was left behind:\n  {}", errors.join("\n  "));
+    if !removed.errors.is_empty() {
+        bail!(
+            "something was left behind:\n  {}",
+            removed.errors.join("\n  ")
+        );
     }
     Ok(())
+}
+
+/// Removes all that an earlier life left, and says what it was.
+fn clean_up(config: &Config) -> anyhow::Result<ExitCode> {
+    let lock = LockFile::acquire(&config.state_dir)?;
+    let world = host_world::HostWorld::new(net::Host::open(&config.state_dir)?);
+    let mut removed = world.clean_up(config);
+    if let Err(error) = journal::remove(&config.state_dir) {
+        removed.errors.push(format!("remove the journal: {error}"));
+    }
+    removed.errors.extend(remove_socket(&config.socket).err());
+    let released = lock.release_with_directory();
+    println!(
+        "removed {} links, {} mounted namespaces, {} pins",
+        removed.links, removed.mounts, removed.pins
+    );
+    for error in &removed.errors {
+        eprintln!("pcpmd: {error}");
+    }
+    released?;
+    Ok(if removed.errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Removes the socket of a killed daemon: nobody listens, or the lock would be taken.
+fn remove_socket(path: &Path) -> Result<(), String> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if !is_socket {
+        return Ok(());
+    }
+    fs::remove_file(path).map_err(|e| format!("remove {}: {e}", path.display()))
 }
 
 /// Logs to stderr; without time where the service manager adds its own.

@@ -20,6 +20,11 @@ pub use policy::{PolicyKey, PolicyNode, PolicyRule, RULES_PER_NODE, verdict};
 pub use ports::{HostPeer, HostPeerKey, PortKey, PortTarget};
 pub use settings::{Bucket, Buckets, RateLimit, Settings, settings_flag};
 
+/// The version of everything in this module that maps outlive a daemon with. Raised by a change that leaves
+/// sizes as they are but not the meaning of what is in them: a daemon goes on with maps of its own version
+/// only.
+pub const ABI_VERSION: u32 = 1;
+
 /// Slots that share one hub namespace. `peernet2id` (`net/core/net_namespace.c`) scans all namespace
 /// ids a namespace knows for each link message, so the number is kept small.
 pub const SLOTS_PER_HUB: u32 = 512;
@@ -157,6 +162,8 @@ pub mod names {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
+    /// [`ABI_VERSION`] of the daemon that wrote it. Stays the first word, whatever else changes.
+    pub abi_version: u32,
     /// First address of the pool, in host byte order: slot `i` has `pool_base + i`.
     pub pool_base: u32,
     /// Netmask of the pool CIDR.
@@ -176,6 +183,8 @@ pub struct Config {
     pub world_is_closed: u32,
     /// 1 if slots' IPv6 packets leave for the world as they are, 0 if they are translated.
     pub ipv6_is_routed: u32,
+    /// Zero.
+    pub padding: u32,
     /// The cookie of the host's network namespace; 0: nothing is done for the host's own sockets.
     pub host_netns: u64,
 }
@@ -285,7 +294,8 @@ pub struct SlotCounters {
 
 const _: () = {
     assert!(size_of::<AttachmentWord>() == 8);
-    assert!(size_of::<Config>() == 64);
+    assert!(size_of::<Config>() == 72);
+    assert!(core::mem::offset_of!(Config, abi_version) == 0);
     assert!(size_of::<Uplink>() == 32);
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Flow>() == 40);

@@ -152,6 +152,8 @@ impl Wire {
                 self.received.extend_from_slice(&buffer[..count]);
                 Ok(true)
             }
+            // A process that was stopped and goes on finds its timed reads interrupted.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(false),
             Err(error) => Err(error).context("read from the socket"),
         }

@@ -256,7 +256,8 @@ fn what_the_command_line_says_is_what_packets_meet() -> Result<()> {
 }
 
 #[test]
-fn a_lease_that_ends_and_a_daemon_that_is_killed_free_their_ports() -> Result<()> {
+fn a_lease_that_ends_frees_its_ports_and_the_next_life_takes_those_of_a_killed_daemon() -> Result<()>
+{
     let world = World::new()?;
     let mut daemon = world.pool_of(2)?;
     let mut leased = daemon.connect()?;
@@ -271,7 +272,9 @@ fn a_lease_that_ends_and_a_daemon_that_is_killed_free_their_ports() -> Result<()
     daemon.signal(Signal::SIGKILL)?;
     daemon.wait(Duration::from_secs(10))?;
     assert_free(&world, "STREAM", "0.0.0.0", 8080)?;
-    let again = world.pool_of(2)?;
+    let again = world.spawn_daemon(&["--capacity", "2"])?;
+    assert_taken(&world, "STREAM", "0.0.0.0", 8080)?;
+    again.detach("b")?;
     again.attach_with(&json!({"owner": "c", "publish": ["8080:80"]}))?;
     Ok(())
 }

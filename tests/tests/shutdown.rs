@@ -40,14 +40,15 @@ fn nothing_is_left_after_sigint_while_it_fills() -> Result<()> {
 }
 
 #[test]
-fn a_new_daemon_clears_what_a_killed_one_left() -> Result<()> {
+fn a_daemon_that_stops_clears_what_a_killed_one_left_too() -> Result<()> {
     let world = World::new()?;
     let before = HostState::of(world.host())?;
     let mut killed = world.pool_of(10)?;
     killed.attach("web", "t")?;
     killed.signal(Signal::SIGKILL)?;
     killed.wait(PATIENCE)?;
-    let mut next = world.pool_of(10)?;
+    let mut next = world.spawn_daemon(&["--capacity", "10"])?;
+    assert_eq!(next.status()?.slots.attached, 1);
     next.stop(PATIENCE)?;
     let difference = HostState::of(world.host())?.difference(&before);
     // It cannot know who made the directory that it found.

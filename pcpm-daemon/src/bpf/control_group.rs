@@ -6,12 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    Ebpf,
-    programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink},
-};
+use aya::programs::{CgroupAttachMode, links::FdLink};
 
-use super::{BpfError, PinDir, steering::missing};
+use super::{BpfError, PinDir, links, programs::ProgramSet};
 
 const MOUNTS: &str = "/proc/self/mountinfo";
 
@@ -27,28 +24,28 @@ pub(crate) fn open(root: &Path) -> Result<File, BpfError> {
     File::open(root).map_err(|e| BpfError::new(format!("open {}", root.display()), &e))
 }
 
-/// Attaches the program `name` to `group`, beside those of others, and pins the link: removing the
-/// pin detaches it.
+/// Has the program `name` run for `group`, beside those of others. A link of an earlier life goes on with
+/// it; a new one is pinned: removing the pin detaches it.
 pub(super) fn attach(
-    ebpf: &mut Ebpf,
+    programs: &ProgramSet,
     name: &str,
     group: &File,
     pins: &PinDir,
 ) -> Result<(), BpfError> {
+    let pin = pins.path(name);
+    if links::adopt(&pin, &programs.fd(name)?, programs.id(name)?)? {
+        return Ok(());
+    }
     let what = || format!("attach {name} to the root control group");
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| missing("program", name))?;
-    let program: &mut CgroupSockAddr = program.try_into().map_err(|e| BpfError::new(what(), &e))?;
+    let mut program = programs.socket_program(name)?;
     // A link always allows others beside it; the kernel wants no flags to say so.
     let link = program
         .attach(group, CgroupAttachMode::Single)
         .and_then(|id| program.take_link(id))
         .map_err(|e| BpfError::new(what(), &e))?;
     let link = FdLink::try_from(link).map_err(|e| BpfError::new(what(), &e))?;
-    let path = pins.path(name);
-    link.pin(&path)
-        .map_err(|e| BpfError::new(format!("pin {}", path.display()), &e))?;
+    link.pin(&pin)
+        .map_err(|e| BpfError::new(format!("pin {}", pin.display()), &e))?;
     Ok(())
 }
 

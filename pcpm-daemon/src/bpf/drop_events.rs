@@ -6,9 +6,11 @@
 
 use std::io;
 
-use aya::maps::{MapData, RingBuf};
-use pcpm_ebpf::abi::DropRecord;
+use aya::maps::{Map, MapData, RingBuf};
+use pcpm_ebpf::abi::{DropRecord, names};
 use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{BpfError, PinDir, steering::use_map};
 
 /// The reading end, before anybody listens.
 pub(crate) struct DropEvents(RingBuf<MapData>);
@@ -18,8 +20,9 @@ pub(crate) struct DropEvents(RingBuf<MapData>);
 pub(crate) struct DropInbox(AsyncFd<RingBuf<MapData>>);
 
 impl DropEvents {
-    pub(super) fn new(ring: RingBuf<MapData>) -> Self {
-        Self(ring)
+    /// Opens the ring; there is one reader.
+    pub(crate) fn open(pins: &PinDir) -> Result<Self, BpfError> {
+        use_map(pins, names::DROP_EVENTS, Map::RingBuf).map(Self)
     }
 
     /// Begins to listen, within a runtime.

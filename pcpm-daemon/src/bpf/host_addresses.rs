@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use aya::maps::{HashMap, MapData};
-use pcpm_ebpf::address::Address;
+use aya::maps::{HashMap, Map, MapData};
+use pcpm_ebpf::{abi::names, address::Address};
 
-use super::BpfError;
+use super::{BpfError, PinDir, steering::use_map};
 
 /// The table, and what stands in it. It is written by whoever follows the host's network.
 #[derive(Debug)]
@@ -15,11 +15,16 @@ pub(crate) struct HostAddresses {
 }
 
 impl HostAddresses {
-    pub(super) fn new(table: HashMap<MapData, [u32; 4], u32>) -> Self {
-        Self {
-            table,
-            known: BTreeSet::new(),
-        }
+    /// Opens the table, with what an earlier life left in it; for one writer.
+    pub(crate) fn open(pins: &PinDir) -> Result<Self, BpfError> {
+        let table: HashMap<MapData, [u32; 4], u32> =
+            use_map(pins, names::HOST_ADDRESSES, Map::HashMap)?;
+        let known = table
+            .keys()
+            .map(|key| key.map(|words| Address(words).into()));
+        let known = known.collect::<Result<_, _>>();
+        let known = known.map_err(|e| BpfError::new("read the host's addresses", &e))?;
+        Ok(Self { table, known })
     }
 
     /// Makes the table say `now`. All changes are tried; the first failure is returned, and what

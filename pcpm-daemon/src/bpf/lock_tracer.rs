@@ -8,7 +8,7 @@ use std::sync::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod, RawTracePointRunOptions, TestRun as _,
-    maps::{Array, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::RawTracePoint,
 };
 use pcpm_ebpf::{
@@ -16,11 +16,7 @@ use pcpm_ebpf::{
     locks::{self, Blocked, BlockerKey, LongWait, Missed, Tracing, WaiterKey, Waiters, names},
 };
 
-use super::{
-    BpfError,
-    steering::{take_map, take_map_data},
-    words::SharedWords,
-};
+use super::{BpfError, steering::missing, words::SharedWords};
 
 /// A type of the ABI as aya reads and writes it.
 #[derive(Clone, Copy)]
@@ -223,4 +219,20 @@ fn long_wait(bytes: &[u8]) -> Option<LongWait> {
 
 fn failed(what: &str, map: &str, error: &MapError) -> BpfError {
     BpfError::new(format!("{what} {map}"), error)
+}
+fn take_map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, BpfError>
+where
+    T: TryFrom<Map>,
+    T::Error: std::error::Error + 'static,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| missing("map", name))?;
+    map.try_into()
+        .map_err(|e: T::Error| BpfError::new(format!("use map {name}"), &e))
+}
+
+fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
+    match ebpf.take_map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(missing("array map", name)),
+    }
 }

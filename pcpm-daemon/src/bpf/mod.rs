@@ -7,12 +7,19 @@
 mod btf;
 pub(crate) mod control_group;
 mod drop_events;
+mod earlier;
 #[cfg(test)]
 pub(crate) mod fake;
 mod host_addresses;
+mod layout;
+mod links;
+mod load;
 mod lock_tracer;
+mod object;
 mod pins;
+mod programs;
 mod steering;
+mod sys;
 mod uplinks;
 mod words;
 
@@ -25,8 +32,10 @@ use crate::net::Programs;
 
 pub(crate) use btf::Btf;
 pub(crate) use drop_events::DropEvents;
+pub(crate) use earlier::Earlier;
 pub(crate) use host_addresses::HostAddresses;
 pub(crate) use lock_tracer::{Counted, LockTracer, WorkerMarks};
+pub(crate) use object::Object;
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};
 pub(crate) use uplinks::Uplinks;

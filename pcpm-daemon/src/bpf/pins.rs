@@ -15,11 +15,10 @@ use nix::{
 
 use pcpm_ebpf::abi::names;
 
-use super::BpfError;
+use super::{BpfError, programs};
 
-/// What is pinned beside [`names::SOCKET_PROGRAMS`] and [`UplinkPins`]: all maps that are declared (the
-/// compiler's own live with the programs).
-const PINNED: [&str; 18] = [
+/// The maps that are pinned: all that are declared (the compiler's own live with the programs).
+pub(super) const MAPS: [&str; 18] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
@@ -40,13 +39,29 @@ const PINNED: [&str; 18] = [
     names::CONFIG,
 ];
 
-/// Whether `name` is the name of a pin.
+/// How the names of directories of programs begin.
+const PROGRAMS: &str = "programs-";
+
+/// The directory of programs that are being pinned.
+pub(super) const NEXT_PROGRAMS: &str = "next-programs";
+
+/// Whether `name` is the name of a pinned map.
 pub(super) fn is_pinned(name: &str) -> bool {
-    pinned().any(|pinned| pinned == name)
+    MAPS.contains(&name)
 }
 
-fn pinned() -> impl Iterator<Item = &'static str> {
-    PINNED.into_iter().chain(names::SOCKET_PROGRAMS)
+/// The name under which a map is pinned that is to take the place of another. (A bpf file system takes
+/// no names with dots.)
+pub(super) fn next(name: &str) -> String {
+    format!("next-{name}")
+}
+
+/// All files that we may have pinned beside [`UplinkPins`] and the sets of programs.
+fn files() -> impl Iterator<Item = String> {
+    let maps = MAPS
+        .into_iter()
+        .flat_map(|name| [name.to_owned(), next(name)]);
+    maps.chain(names::SOCKET_PROGRAMS.map(str::to_owned))
 }
 
 const MOUNTS: &str = "/proc/self/mounts";
@@ -64,18 +79,25 @@ pub(crate) struct PinDir {
 }
 
 impl PinDir {
-    /// Makes `path` an empty directory of pins; what a killed daemon pinned there is removed. Those of
-    /// a living one, which may have another state directory, are protected by a lock.
-    pub(crate) fn create(path: &Path) -> Result<Self, BpfError> {
+    /// Opens the directory of pins at `path`, with all that an earlier life pinned there; makes it if
+    /// there is none. Those of a living daemon, which may have another state directory, are protected by
+    /// a lock.
+    pub(crate) fn open(path: &Path) -> Result<Self, BpfError> {
         let mounted = mount_if_missing(path)?;
         fs::create_dir_all(path).map_err(|e| failed("create", path, &e))?;
-        let dir = Self {
+        Ok(Self {
             path: path.to_owned(),
             mounted,
             lock: lock(path)?,
-        };
-        dir.remove_pins()?;
-        Ok(dir)
+        })
+    }
+
+    /// Opens the directory of pins at `path`, to be removed; `None` where no file system takes pins.
+    pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, BpfError> {
+        if !is_bpffs(existing_part(path)) {
+            return Ok(None);
+        }
+        Self::open(path).map(Some)
     }
 
     /// Where `name` is pinned.
@@ -83,8 +105,50 @@ impl PinDir {
         self.path.join(name)
     }
 
-    /// Removes the pins, the directory and the file system if [`create`](Self::create) mounted it.
-    pub(crate) fn remove(self) -> Vec<BpfError> {
+    /// Whether `name` is pinned.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.path(name).exists()
+    }
+
+    /// The directory, to be shown.
+    pub(super) fn shown(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+
+    /// Where the programs of the object with this hash are pinned.
+    pub(super) fn program_set(&self, hash: &str) -> PathBuf {
+        self.path(&format!("{PROGRAMS}{hash}"))
+    }
+
+    /// The directories of programs that are there, complete or not.
+    pub(super) fn program_sets(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let is_set = |name: &str| name.starts_with(PROGRAMS) || name == NEXT_PROGRAMS;
+        entries
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_set))
+            .map(|entry| entry.path())
+            .collect()
+    }
+
+    /// Removes a pin; fine if it is gone.
+    pub(super) fn unpin(&self, name: &str) -> Result<bool, BpfError> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(failed("unpin", &path, &e)),
+        }
+    }
+
+    /// Puts a pin in the place of another.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), BpfError> {
+        let from = self.path(from);
+        fs::rename(&from, self.path(to)).map_err(|e| failed("rename", &from, &e))
+    }
+
+    /// Removes the pins, the directory and the file system if a daemon mounted it. Says how many pins
+    /// there were, and what could not be removed.
+    pub(crate) fn remove(self) -> (usize, Vec<BpfError>) {
         let pins = self.remove_pins();
         // An open file would keep the file system busy.
         drop(self.lock);
@@ -95,10 +159,12 @@ impl PinDir {
         let mount = self.mounted.as_ref().map_or(Ok(()), |at| {
             umount(at).map_err(|e| BpfError::new(format!("unmount {}", at.display()), &e))
         });
-        [pins, dir, mount]
-            .into_iter()
-            .filter_map(Result::err)
-            .collect()
+        let (removed, pins) = match pins {
+            Ok(removed) => (removed, Ok(())),
+            Err(error) => (0, Err(error)),
+        };
+        let errors = [pins, dir, mount].into_iter().filter_map(Result::err);
+        (removed, errors.collect())
     }
 
     /// Where the links that hold the uplinks' program are pinned.
@@ -107,17 +173,20 @@ impl PinDir {
     }
 
     /// Removes what we pin, by name: the root of a bpf file system has files of the kernel's own.
-    fn remove_pins(&self) -> Result<(), BpfError> {
-        let uplinks = self.uplinks().present()?;
-        for path in pinned().map(|name| self.path(name)).chain(uplinks) {
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("unpin", &path, &e));
-                }
-                _ => {}
-            }
+    fn remove_pins(&self) -> Result<usize, BpfError> {
+        let mut removed = 0;
+        for name in files() {
+            removed += usize::from(self.unpin(&name)?);
         }
-        Ok(())
+        for uplink in self.uplinks().present()? {
+            fs::remove_file(&uplink).map_err(|e| failed("unpin", &uplink, &e))?;
+            removed += 1;
+        }
+        for set in self.program_sets() {
+            programs::remove(&set)?;
+            removed += 1;
+        }
+        Ok(removed)
     }
 }
 
@@ -129,6 +198,12 @@ impl UplinkPins {
     /// The pin for the interface with this index.
     pub(super) fn path(&self, ifindex: u32) -> PathBuf {
         self.0.join(format!("{}_{ifindex}", names::FROM_UPLINK))
+    }
+
+    /// The interfaces that there are pins for.
+    pub(super) fn interfaces(&self) -> Result<Vec<u32>, BpfError> {
+        let index = |path: &PathBuf| path.file_name()?.to_str()?.rsplit_once('_')?.1.parse().ok();
+        Ok(self.present()?.iter().filter_map(index).collect())
     }
 
     /// All that there are.

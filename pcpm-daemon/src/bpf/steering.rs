@@ -4,29 +4,28 @@
 use std::{fs::File, io, net::IpAddr};
 
 use aya::{
-    Ebpf, EbpfLoader, Pod,
+    Pod,
     maps::{
         Array, HashMap, Map, MapData, MapError, PerCpuArray,
         lpm_trie::{Key, LpmTrie},
     },
-    programs::{Program, SchedClassifier},
 };
 use pcpm_ebpf::{
-    STEER_OBJECT,
     abi::{
-        AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings,
-        SlotCounters, names,
+        ABI_VERSION, AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget,
+        Settings, SlotCounters, names,
     },
     address::Address,
 };
 
 use super::{
-    BpfError, CompiledPolicy, Datapath, DatapathSetup, DropEvents, HostAddresses, PinDir,
-    PolicyTable, Uplinks, control_group,
-    pins::is_pinned,
+    BpfError, CompiledPolicy, Datapath, DatapathSetup, Object, PinDir, PolicyTable, Uplinks,
+    control_group,
+    load::{Loaded, Outgrown, forget_others, load},
+    programs::ProgramSet,
     words::{AttachmentWords, SettingsTable},
 };
-use crate::net::Programs;
+use crate::net::{Program, Programs};
 
 /// How many of what the maps hold.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +60,9 @@ unsafe impl Pod for Plain<PortTarget> {}
 
 /// The loaded programs and maps.
 pub(crate) struct Steering {
-    ebpf: Ebpf,
+    programs: ProgramSet,
+    outgrown: Vec<Outgrown>,
+    is_new: bool,
     words: AttachmentWords,
     settings: SettingsTable,
     policy: LpmTrie<MapData, PolicyPrefix, Plain<PolicyNode>>,
@@ -74,96 +75,73 @@ pub(crate) struct Steering {
 }
 
 impl Steering {
-    /// Loads the programs and pins every map under `pins`.
-    pub(crate) fn load(sizes: Sizes, pins: &PinDir) -> Result<Self, BpfError> {
-        let mut ebpf = EbpfLoader::new()
-            // The programs use no relocation against the kernel's types, whose table is megabytes.
-            .btf(None)
-            .map_max_entries(names::ATTACHMENTS, sizes.slots)
-            .map_max_entries(names::SLOT_COUNTERS, sizes.slots)
-            .map_max_entries(names::SETTINGS, sizes.slots)
-            .map_max_entries(names::BUCKETS, sizes.slots)
-            .map_max_entries(names::PORTS, sizes.ports)
-            .map_max_entries(names::HUBS, sizes.hubs)
-            .map_max_entries(names::FLOWS, sizes.flows)
-            .load(STEER_OBJECT)
-            .map_err(|e| BpfError::new("load the steering object", &e))?;
-        for (name, map) in ebpf.maps().filter(|(name, _)| is_pinned(name)) {
-            pin(map, pins, name)?;
-        }
-        load_programs(&mut ebpf)?;
-        let attachments = take_map_data(&mut ebpf, names::ATTACHMENTS)?;
-        let words = AttachmentWords::map(attachments.fd(), sizes.slots)
+    /// Goes on with what is pinned under `pins`, or loads and pins it. Hooks of an earlier life go on
+    /// with its programs until they are given ours.
+    pub(crate) fn load(object: &Object, sizes: Sizes, pins: &PinDir) -> Result<Self, BpfError> {
+        let Loaded {
+            programs,
+            outgrown,
+            is_new,
+        } = load(object, sizes, pins)?;
+        let (attachments, slots) = open_array(pins, names::ATTACHMENTS)?;
+        let words = AttachmentWords::map(attachments.fd(), slots)
             .map_err(|e| BpfError::new(format!("map {} into memory", names::ATTACHMENTS), &e))?;
-        let settings = take_map_data(&mut ebpf, names::SETTINGS)?;
-        let settings = SettingsTable::map(settings.fd(), sizes.slots)
+        let (settings, slots) = open_array(pins, names::SETTINGS)?;
+        let settings = SettingsTable::map(settings.fd(), slots)
             .map_err(|e| BpfError::new(format!("map {} into memory", names::SETTINGS), &e))?;
         Ok(Self {
+            programs,
+            outgrown,
+            is_new,
             words,
             settings,
-            policy: take_map(&mut ebpf, names::POLICY)?,
-            names: take_map(&mut ebpf, names::DOMAIN_NAMES)?,
-            ports: take_map(&mut ebpf, names::PORTS)?,
-            config: take_map(&mut ebpf, names::CONFIG)?,
-            hubs: take_map(&mut ebpf, names::HUBS)?,
-            slot_counters: take_map(&mut ebpf, names::SLOT_COUNTERS)?,
-            drops: take_map(&mut ebpf, names::DROPS)?,
-            ebpf,
+            policy: use_map(pins, names::POLICY, Map::LpmTrie)?,
+            names: use_map(pins, names::DOMAIN_NAMES, Map::HashMap)?,
+            ports: use_map(pins, names::PORTS, Map::HashMap)?,
+            config: use_map(pins, names::CONFIG, Map::Array)?,
+            hubs: use_map(pins, names::HUBS, Map::Array)?,
+            slot_counters: use_map(pins, names::SLOT_COUNTERS, Map::PerCpuArray)?,
+            drops: use_map(pins, names::DROPS, Map::PerCpuArray)?,
         })
     }
 
-    /// The table of the host's addresses; once.
-    pub(crate) fn host_addresses(&mut self) -> Result<HostAddresses, BpfError> {
-        take_map(&mut self.ebpf, names::HOST_ADDRESSES).map(HostAddresses::new)
+    /// Whether programs were loaded, and not those of an earlier life found.
+    pub(crate) fn is_new(&self) -> bool {
+        self.is_new
     }
 
-    /// The program on the uplinks and their table; once.
-    pub(crate) fn uplinks(&mut self, pins: &PinDir) -> Result<Uplinks, BpfError> {
-        let table = take_map(&mut self.ebpf, names::UPLINKS)?;
-        Uplinks::new(self.program(names::FROM_UPLINK)?, table, pins)
+    /// The program on the uplinks and their table; for one owner.
+    pub(crate) fn uplinks(&self, pins: &PinDir) -> Result<Uplinks, BpfError> {
+        let table = use_map(pins, names::UPLINKS, Map::HashMap)?;
+        Uplinks::new(&self.programs, table, pins)
     }
 
     /// Takes the connections of the host's own sockets to published ports to the slots. The programs
     /// stay, pinned, when the daemon is killed.
-    pub(crate) fn attach_to_sockets(
-        &mut self,
-        group: &File,
-        pins: &PinDir,
-    ) -> Result<(), BpfError> {
+    pub(crate) fn attach_to_sockets(&self, group: &File, pins: &PinDir) -> Result<(), BpfError> {
         names::SOCKET_PROGRAMS
             .iter()
-            .try_for_each(|name| control_group::attach(&mut self.ebpf, name, group, pins))
+            .try_for_each(|name| control_group::attach(&self.programs, name, group, pins))
     }
 
-    /// The programs' samples of dropped packets; there is one reader.
-    pub(crate) fn drop_events(&mut self) -> Result<DropEvents, BpfError> {
-        take_map(&mut self.ebpf, names::DROP_EVENTS).map(DropEvents::new)
+    /// To be called when all hooks run our programs: takes the last of what larger maps took the place
+    /// of, and forgets the programs of earlier lives.
+    pub(crate) fn finish_replacement(
+        &mut self,
+        object: &Object,
+        pins: &PinDir,
+    ) -> Result<(), BpfError> {
+        self.outgrown.drain(..).try_for_each(Outgrown::finish)?;
+        forget_others(pins, object)
     }
 
-    fn program(&self, name: &str) -> Result<&SchedClassifier, BpfError> {
-        let program = self
-            .ebpf
-            .program(name)
-            .ok_or_else(|| missing("program", name))?;
-        program
-            .try_into()
-            .map_err(|e| BpfError::new(format!("use program {name}"), &e))
+    fn program(&self, name: &str) -> Result<Program, BpfError> {
+        Ok(Program {
+            fd: self.programs.fd(name)?,
+            id: self.programs.id(name)?,
+        })
     }
 
-    fn program_fd(&self, name: &str) -> Result<std::os::fd::OwnedFd, BpfError> {
-        use std::os::fd::AsFd as _;
-        let what = || format!("take the file descriptor of program {name}");
-        let fd = self
-            .program(name)?
-            .fd()
-            .map_err(|e| BpfError::new(what(), &e))?;
-        fd.as_fd()
-            .try_clone_to_owned()
-            .map_err(|e| BpfError::new(what(), &e))
-    }
-}
-
-impl Steering {
     fn write_policy(&mut self, policy: &CompiledPolicy) -> Result<(), MapError> {
         for (key, node) in &policy.nodes {
             self.policy.insert(&trie_key(key), Plain(*node), 0)?;
@@ -274,6 +252,10 @@ impl Datapath for Steering {
 
 impl DatapathSetup for Steering {
     fn configure(&mut self, config: Config) -> Result<(), BpfError> {
+        let config = Config {
+            abi_version: ABI_VERSION,
+            ..config
+        };
         self.config
             .set(0, Plain(config), 0)
             .map_err(|e| BpfError::new("write the programs' configuration", &e))
@@ -287,47 +269,43 @@ impl DatapathSetup for Steering {
 
     fn programs(&self) -> Result<Programs, BpfError> {
         Ok(Programs {
-            from_slot: self.program_fd(names::FROM_SLOT)?,
-            from_host: self.program_fd(names::FROM_HOST)?,
-            from_hub: self.program_fd(names::FROM_HUB)?,
-            to_hub: self.program_fd(names::TO_HUB)?,
+            from_slot: self.program(names::FROM_SLOT)?,
+            from_host: self.program(names::FROM_HOST)?,
+            from_hub: self.program(names::FROM_HUB)?,
+            to_hub: self.program(names::TO_HUB)?,
         })
     }
 }
 
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), BpfError> {
-    for (name, program) in ebpf.programs_mut() {
-        let loaded = match program {
-            Program::SchedClassifier(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
-            _ => return Err(missing("a known type for program", name)),
-        };
-        loaded.map_err(|e| BpfError::new(format!("load program {name}"), &e))?;
-    }
-    Ok(())
+/// The map that is pinned under `name`.
+fn open_map(pins: &PinDir, name: &str) -> Result<MapData, BpfError> {
+    MapData::from_pin(pins.path(name)).map_err(|e| BpfError::new(format!("open map {name}"), &e))
 }
 
-fn pin(map: &Map, pins: &PinDir, name: &str) -> Result<(), BpfError> {
-    let path = pins.path(name);
-    map.pin(&path)
-        .map_err(|e| BpfError::new(format!("pin map {}", path.display()), &e))
+/// The array that is pinned under `name`, and its length.
+pub(super) fn open_array(pins: &PinDir, name: &str) -> Result<(MapData, u32), BpfError> {
+    let array = open_map(pins, name)?;
+    let info = array.info();
+    let info = info.map_err(|e| BpfError::new(format!("look at map {name}"), &e))?;
+    Ok((array, info.max_entries()))
 }
 
-pub(super) fn take_map<T>(ebpf: &mut Ebpf, name: &str) -> Result<T, BpfError>
+/// The same as what `kind` says that it is.
+pub(super) fn use_map<T>(pins: &PinDir, name: &str, kind: fn(MapData) -> Map) -> Result<T, BpfError>
 where
     T: TryFrom<Map>,
     T::Error: std::error::Error + 'static,
 {
-    let map = ebpf.take_map(name).ok_or_else(|| missing("map", name))?;
-    map.try_into()
+    kind(open_map(pins, name)?)
+        .try_into()
         .map_err(|e: T::Error| BpfError::new(format!("use map {name}"), &e))
 }
 
-pub(super) fn take_map_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, BpfError> {
-    match ebpf.take_map(name) {
-        Some(Map::Array(data)) => Ok(data),
-        _ => Err(missing("array map", name)),
-    }
+/// The configuration in the bytes of a map's value, if they are one.
+pub(super) fn plain_config(bytes: &[u8]) -> Option<Config> {
+    let bytes: &[u8; size_of::<Config>()] = bytes.try_into().ok()?;
+    // SAFETY: there are enough bytes, and every bit pattern is a configuration.
+    Some(unsafe { bytes.as_ptr().cast::<Config>().read_unaligned() })
 }
 
 fn trie_key(key: &PolicyKey) -> Key<PolicyPrefix> {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use aya::{
     Pod,
@@ -20,7 +21,9 @@ use pcpm_ebpf::{
     address::Address,
 };
 
-use super::{BpfError, PinDir, pins::UplinkPins, steering::ignore_missing};
+use super::{
+    BpfError, PinDir, links, pins::UplinkPins, programs::ProgramSet, steering::ignore_missing,
+};
 use crate::net::{Uplink, UplinkAddresses};
 
 #[derive(Clone, Copy)]
@@ -36,35 +39,33 @@ pub(super) type Table = HashMap<MapData, u32, Plain>;
 /// Which interfaces carry the program and may be left through.
 pub(crate) struct Uplinks {
     program: SchedClassifier,
+    program_fd: OwnedFd,
     program_id: u32,
     table: Table,
     pins: UplinkPins,
-    /// By interface index.
-    followed: BTreeMap<u32, UplinkAddresses>,
+    /// By interface index, with what stands in the table; `None` for what an earlier life left.
+    followed: BTreeMap<u32, Option<UplinkAddresses>>,
 }
 
 impl Uplinks {
+    /// With what an earlier life followed; what of it is no uplink any more goes with the first
+    /// [`follow`](Self::follow).
     pub(super) fn new(
-        program: &SchedClassifier,
+        programs: &ProgramSet,
         table: Table,
         pins: &PinDir,
     ) -> Result<Self, BpfError> {
-        let what = format!("use program {}", names::FROM_UPLINK);
-        let own = |info: aya::programs::ProgramInfo| {
-            let id = info.id();
-            SchedClassifier::from_program_info(info, names::FROM_UPLINK.into())
-                .map(|program| (id, program))
-        };
-        let (program_id, program) = program
-            .info()
-            .and_then(own)
-            .map_err(|e| BpfError::new(what, &e))?;
+        let pins = pins.uplinks();
+        let known = table.keys().collect::<Result<Vec<u32>, _>>();
+        let known = known.map_err(|e| BpfError::new("read the table of uplinks", &e))?;
+        let earlier = known.into_iter().chain(pins.interfaces()?);
         Ok(Self {
-            program,
-            program_id,
+            program: programs.packet_program(names::FROM_UPLINK)?,
+            program_fd: programs.fd(names::FROM_UPLINK)?,
+            program_id: programs.id(names::FROM_UPLINK)?,
             table,
-            pins: pins.uplinks(),
-            followed: BTreeMap::new(),
+            pins,
+            followed: earlier.map(|index| (index, None)).collect(),
         })
     }
 
@@ -86,17 +87,17 @@ impl Uplinks {
 
     /// The program is on the interface before anything leaves through it.
     fn join(&mut self, uplink: &Uplink) -> Result<(), BpfError> {
-        if !self.is_attached(uplink) {
+        if !self.is_attached(uplink) && !self.adopt(uplink)? {
             self.leave(uplink.ifindex)?;
             self.attach(uplink)?;
         }
-        if self.followed.get(&uplink.ifindex) == Some(&uplink.addresses) {
+        if self.followed.get(&uplink.ifindex) == Some(&Some(uplink.addresses)) {
             return Ok(());
         }
         self.table
             .insert(uplink.ifindex, Plain(shown(uplink.addresses)), 0)
             .map_err(|e| BpfError::new(format!("write the addresses of {}", uplink.name), &e))?;
-        self.followed.insert(uplink.ifindex, uplink.addresses);
+        self.followed.insert(uplink.ifindex, Some(uplink.addresses));
         Ok(())
     }
 
@@ -125,6 +126,15 @@ impl Uplinks {
                     .iter()
                     .any(|program| program.id() == self.program_id)
             })
+    }
+
+    /// Has a link of an earlier life run our program. False: there is none on this interface.
+    fn adopt(&self, uplink: &Uplink) -> Result<bool, BpfError> {
+        let pin = self.pins.path(uplink.ifindex);
+        if links::interface(&pin)? != Some(uplink.ifindex) {
+            return Ok(false);
+        }
+        links::adopt(&pin, &self.program_fd, self.program_id)
     }
 
     /// Attaches beside whatever programs others have there. The tcx link is pinned, so the program

@@ -23,7 +23,16 @@ impl AttachmentWords {
         SharedWords::map(map, slots as usize).map(Self)
     }
 
-    /// The slot's word.
+    /// The slots that somebody holds, those beyond the capacity of this life too.
+    pub(super) fn attached(&self) -> Vec<u32> {
+        let words = (0..).zip(self.0.words());
+        words
+            .map(|(slot, _)| slot)
+            .filter(|slot| self.load(*slot).is_attached())
+            .collect()
+    }
+
+    /// A slot's word as it is.
     pub(super) fn load(&self, slot: u32) -> AttachmentWord {
         AttachmentWord(self.0.words()[slot as usize].load(Ordering::Acquire))
     }

@@ -16,6 +16,10 @@ use super::layer::{Given, Layer, RefillLayer};
 /// Settings come from the built-in defaults, then the configuration file, then these options.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "pcpmd", version)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 pub(crate) struct Args {
     /// Configuration file [default: /etc/pcpm/pcpmd.toml if it exists]
     #[arg(long, value_name = "FILE")]
@@ -57,6 +61,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "auto|IFACE,...", value_delimiter = ',')]
     pub(crate) uplink: Option<Vec<String>>,
 
+    /// What becomes of slots, attachments and traffic when the daemon is told to stop [default: remove]
+    #[arg(long, value_name = "remove|keep")]
+    pub(crate) on_exit: Option<String>,
+
+    /// Removes all that an earlier life of the daemon left, attachments too, and exits. Refused while a
+    /// daemon runs
+    #[arg(long, conflicts_with_all = ["print_config", "check"])]
+    pub(crate) cleanup: bool,
+
     /// Checks the host, prints what was found and exits: 0 if the daemon can run, 1 if not
     #[arg(long, conflicts_with = "print_config")]
     pub(crate) check: bool,
@@ -68,6 +81,10 @@ pub(crate) struct Args {
     /// Prints the effective settings as a configuration file and exits
     #[arg(long)]
     pub(crate) print_config: bool,
+
+    /// Kernel programs to run in place of those of the build, for those who work on them
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) steer_object: Option<PathBuf>,
 
     /// What is logged [default: $RUST_LOG, or info]
     #[arg(long, value_name = "LEVEL")]
@@ -114,6 +131,7 @@ impl Args {
             pool_cidr: option(self.pool_cidr.as_ref(), "--pool-cidr"),
             pool_cidr6: option(self.pool_cidr6.as_ref(), "--pool-cidr6"),
             uplink: option(self.uplink.as_ref(), "--uplink"),
+            on_exit: option(self.on_exit.as_ref(), "--on-exit"),
             ..Layer::default()
         }
     }

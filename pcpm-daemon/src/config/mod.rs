@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     /// Where maps and programs are pinned; a bpf file system is mounted there if there is none.
     pub(crate) bpffs: PathBuf,
+    /// What becomes of everything when the daemon is told to stop.
+    pub(crate) on_exit: OnExit,
     /// All slots, whatever their state.
     pub(crate) capacity: u32,
     /// How many of them are kept ready.
@@ -64,6 +66,15 @@ pub(crate) struct Config {
     pub(crate) locks: Locks,
     /// How much of the pool one tenant or user may have.
     pub(crate) quotas: Quotas,
+}
+
+/// What becomes of slots, attachments and traffic when the daemon is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnExit {
+    /// All of it is removed.
+    Remove,
+    /// All of it goes on, for the next daemon.
+    Keep,
 }
 
 /// IPv6 addresses of the slots: slot `i` has `i` in the last 32 bits.

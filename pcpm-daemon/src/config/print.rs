@@ -5,7 +5,8 @@ use std::fmt::{Display, Formatter, Result};
 
 use super::validate::socket_in;
 use super::{
-    Access, Config, DefaultPolicy, Ipv6Egress, Locks, PoolV6, PortRange, Principal, UplinkSetting,
+    Access, Config, DefaultPolicy, Ipv6Egress, Locks, OnExit, PoolV6, PortRange, Principal,
+    UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
 
@@ -34,6 +35,11 @@ fn places(file: &mut Printer, config: &Config) {
         "Directory of the pinned BPF maps and programs. A bpf file system is mounted if there is none.",
     ]);
     file.set("bpffs", &quoted(&config.bpffs.display()));
+    file.about(&[
+        "What becomes of slots, attachments and traffic when the daemon is told to stop: remove, or keep",
+        "them for the next one. A service that is restarted wants keep.",
+    ]);
+    file.set("on_exit", &quoted(&config.on_exit));
 }
 
 fn pool(file: &mut Printer, config: &Config) {
@@ -234,6 +240,15 @@ impl Display for Ipv6Egress {
         f.write_str(match self {
             Self::Nat => "nat",
             Self::Routed => "routed",
+        })
+    }
+}
+
+impl Display for OnExit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Remove => "remove",
+            Self::Keep => "keep",
         })
     }
 }

@@ -542,6 +542,7 @@ prop_compose! {
         (refill, flows) in (any_refill(), 1024_u32..=16_777_216),
         (published, closed) in (1_u32..=65_536, any::<bool>()),
         max_clients in 1_u32..=65_536,
+        keep in any::<bool>(),
         (access, quotas) in (any_access(), any_quotas()),
         (enabled, long_wait_ms) in (any::<bool>(), 1_u64..=60_000),
     ) -> Config {
@@ -550,6 +551,7 @@ prop_compose! {
             socket: socket.unwrap_or_else(|| state_dir.join("pcpm.sock")),
             state_dir,
             bpffs,
+            on_exit: if keep { OnExit::Keep } else { OnExit::Remove },
             capacity,
             ready: warm % (capacity + 1),
             pool_cidr,

@@ -13,8 +13,8 @@ use pcpm_api::types::TargetMode;
 use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
-    Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Nat, Policy, PoolV6, PortRange,
-    Principal, Publish, Refill, UplinkSetting,
+    Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Nat, OnExit, Policy, PoolV6,
+    PortRange, Principal, Publish, Refill, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
 
@@ -57,6 +57,7 @@ impl Default for Config {
             socket: "/run/pcpm/pcpm.sock".into(),
             state_dir: "/run/pcpm".into(),
             bpffs: "/sys/fs/bpf/pcpm".into(),
+            on_exit: OnExit::Remove,
             capacity: 64,
             ready: 64,
             pool_cidr: network([10, 213, 0, 0], 16),
@@ -114,6 +115,9 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         socket: set("socket", layer.socket, socket_in(&state_dir), socket)?,
         state_dir,
         bpffs: set("bpffs", layer.bpffs, default.bpffs, absolute)?,
+        on_exit: set("on_exit", layer.on_exit, default.on_exit, |text| {
+            on_exit(&text)
+        })?,
         capacity,
         ready: set("ready", layer.ready, capacity, |n| ready(n, capacity))?,
         pool_cidr: set("pool_cidr", layer.pool_cidr, default.pool_cidr, |text| {
@@ -512,6 +516,14 @@ fn default_policy(text: &str) -> Result<DefaultPolicy, String> {
         "open" => Ok(DefaultPolicy::Open),
         "closed" => Ok(DefaultPolicy::Closed),
         _ => Err(format!("'{text}' is neither 'open' nor 'closed'")),
+    }
+}
+
+fn on_exit(text: &str) -> Result<OnExit, String> {
+    match text {
+        "remove" => Ok(OnExit::Remove),
+        "keep" => Ok(OnExit::Keep),
+        _ => Err(format!("'{text}' is neither 'remove' nor 'keep'")),
     }
 }
 

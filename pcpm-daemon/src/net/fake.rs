@@ -12,8 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Conflict, CreateTimings, FoundUplinks, HostKernel, Hub, HubSpec, NetError, NewSlot, Programs,
-    RetiredSlot, SlotKernel, SlotSpec, Swept, UplinkChoice,
+    Conflict, CreateTimings, FoundUplinks, HostKernel, Hub, HubSpec, HubState, NetError, NewSlot,
+    Programs, RetiredSlot, SlotKernel, SlotSpec, Swept, UplinkChoice,
 };
 
 /// What was asked of the kernel.
@@ -110,7 +110,15 @@ impl SlotKernel for FakeKernel {
 }
 
 impl HostKernel for FakeKernel {
-    fn sweep(&mut self) -> Swept {
+    fn has_remains(&self) -> bool {
+        false
+    }
+
+    fn survey(&mut self, hubs: &[u32]) -> Vec<HubState> {
+        hubs.iter().map(|_| HubState::Missing).collect()
+    }
+
+    fn sweep(&mut self, _: &[Hub]) -> Swept {
         self.record(Call::Sweep);
         Swept::default()
     }
@@ -127,6 +135,10 @@ impl HostKernel for FakeKernel {
             host_ifindex: 100 + spec.number,
             netns: Arc::new(some_netns()),
         })
+    }
+
+    fn mend_hub(&mut self, _: &Hub, _: &HubSpec, _: &Programs) -> Result<Vec<String>, NetError> {
+        Ok(Vec::new())
     }
 
     fn worker(&mut self, _: Arc<[Hub]>) -> Box<dyn SlotKernel> {
@@ -149,9 +161,9 @@ impl HostKernel for FakeKernel {
         Ok(1)
     }
 
-    fn remove_everything(&mut self, _: Duration) -> Vec<NetError> {
+    fn remove_everything(&mut self, _: Duration) -> Swept {
         self.record(Call::RemoveEverything);
-        Vec::new()
+        Swept::default()
     }
 }
 

@@ -15,8 +15,8 @@ use super::netlink::Netlink;
 use super::slot::SlotWorker;
 use super::tables::Tables;
 use super::{
-    Conflict, FoundUplinks, HostKernel, Hub, HubSpec, Programs, SlotKernel, Swept, UplinkChoice,
-    addresses, cookie, hub, mark, sweep, uplink,
+    Conflict, FoundUplinks, HostKernel, Hub, HubSpec, HubState, Programs, SlotKernel, Swept,
+    UplinkChoice, addresses, cookie, hub, mark, survey, sweep, uplink,
 };
 
 /// A sweep that takes longer waits for somebody else who holds `rtnl_mutex`.
@@ -68,14 +68,29 @@ impl Host {
         })
     }
 
+    /// The host's namespace.
+    #[cfg(test)]
+    pub(super) fn home_netns(&self) -> OwnedFd {
+        self.home.netns.try_clone().expect("a descriptor is free")
+    }
+
     fn tables(&mut self) -> Result<Tables, NetError> {
         Tables::read(&mut self.socket, &self.home.mark())
     }
 }
 
 impl HostKernel for Host {
-    fn sweep(&mut self) -> Swept {
-        sweep::remove_everything(&self.home, SWEEP_WITHIN)
+    fn has_remains(&self) -> bool {
+        !sweep::find_remains(&self.home).is_empty()
+    }
+
+    fn survey(&mut self, hubs: &[u32]) -> Vec<HubState> {
+        survey::hubs(&self.home, hubs)
+    }
+
+    fn sweep(&mut self, kept: &[Hub]) -> Swept {
+        let kept = kept.iter().map(|hub| (hub.number, hub.host_ifindex));
+        sweep::remove_others(&self.home, kept.collect(), SWEEP_WITHIN)
     }
 
     fn prepare(&mut self) -> Result<(), NetError> {
@@ -85,6 +100,15 @@ impl HostKernel for Host {
 
     fn create_hub(&mut self, spec: &HubSpec, programs: &Programs) -> Result<Hub, NetError> {
         hub::create(&self.home, &mut self.socket, spec, programs)
+    }
+
+    fn mend_hub(
+        &mut self,
+        hub: &Hub,
+        spec: &HubSpec,
+        programs: &Programs,
+    ) -> Result<Vec<String>, NetError> {
+        hub::mend(&self.home, &mut self.socket, hub, spec, programs)
     }
 
     fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel> {
@@ -108,7 +132,7 @@ impl HostKernel for Host {
         cookie::current()
     }
 
-    fn remove_everything(&mut self, within: Duration) -> Vec<NetError> {
-        sweep::remove_everything(&self.home, within).errors
+    fn remove_everything(&mut self, within: Duration) -> Swept {
+        sweep::remove_everything(&self.home, within)
     }
 }

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use ipnet::Ipv6Net;
+use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
@@ -16,7 +17,7 @@ use super::link::{self, End};
 use super::netlink::{Batch, Netlink};
 use super::sysctl::Sysctls;
 use super::tc::{self, Hook};
-use super::{Hub, HubSpec, Programs, namespace, routes};
+use super::{Hub, HubSpec, Program, Programs, namespace, routes, survey};
 
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -32,7 +33,7 @@ pub(super) fn create(
 }
 
 /// The name of a hub's link in the host.
-fn link_name(number: u32) -> String {
+pub(super) fn link_name(number: u32) -> String {
     format!("pcpm{number}")
 }
 
@@ -80,18 +81,135 @@ fn furnish(
     programs: &Programs,
 ) -> Result<u32, NetError> {
     hub.run(hub_side(&programs.from_host))?;
+    hub.run(set_up_hub_side())?;
     let host_ifindex = peer_of_uplink(hub)?;
     namespace::enter(&home.netns)?;
-    let name = link_name(spec.number);
     let sysctls = Sysctls::open()?;
-    match spec.share6 {
-        None => sysctls.disable_ipv6_on(&name)?,
-        Some(_) => sysctls.route_ipv6_on(&name)?,
+    for (name, value) in link_sysctls(spec) {
+        sysctls.ensure(&name, value)?;
     }
-    // bpf_fib_lookup refuses to look for packets from an interface that does not forward.
-    sysctls.set(&format!("ipv4/conf/{name}/forwarding"), "1")?;
     host.run(host_side(spec, host_ifindex, &home.mark(), programs))?;
     Ok(host_ifindex)
+}
+
+/// What the host's end of the link needs. `force_forwarding` (6.17) has the host answer what has no hops
+/// left as long as it forwards IPv6 nowhere else.
+fn link_sysctls(spec: &HubSpec) -> Vec<(String, &'static str)> {
+    let name = link_name(spec.number);
+    let ipv6: &[_] = match spec.share6 {
+        None => &[("disable_ipv6", "1")],
+        Some(_) => &[
+            ("disable_ipv6", "0"),
+            ("accept_ra", "0"),
+            ("forwarding", "1"),
+            ("force_forwarding", "1"),
+        ],
+    };
+    let ipv6 = ipv6
+        .iter()
+        .map(|(key, value)| (format!("ipv6/conf/{name}/{key}"), *value));
+    // bpf_fib_lookup refuses to look for packets from an interface that does not forward.
+    let forwarding = (format!("ipv4/conf/{name}/forwarding"), "1");
+    ipv6.chain([forwarding]).collect()
+}
+
+/// Gives a hub that is there what it is to have, and returns what was missing. `host` is a socket in the
+/// host's namespace. All is made as if nothing was there, and only where it is not: an address, a route
+/// or a filter is never taken away, not for a moment.
+pub(super) fn mend(
+    home: &Home,
+    host: &mut Netlink,
+    hub: &Hub,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<Vec<String>, NetError> {
+    namespace::in_thread(|| {
+        namespace::enter(&hub.netns)?;
+        let mut inside = Netlink::open()?;
+        let mut missing = inside.ensure(slot_filter(&programs.from_slot))?;
+        missing.extend(inside.ensure(hub_side(&programs.from_host))?);
+        missing.extend(mend_link(&mut inside, HUB_UPLINK_INDEX, spec.mtu)?);
+        let slots = Hook::Block(tc::SLOT_BLOCK);
+        let from_host = Hook::Ingress(HUB_UPLINK_INDEX);
+        replace_filter(&mut inside, slots, &programs.from_slot, names::FROM_SLOT)?;
+        replace_filter(
+            &mut inside,
+            from_host,
+            &programs.from_host,
+            names::FROM_HOST,
+        )?;
+        namespace::enter(&home.netns)?;
+        missing.extend(mend_host_side(host, hub, spec, programs)?);
+        Ok(missing)
+    })
+    .map_err(|error: NetError| error.of(&format!("hub {}", spec.number)))
+}
+
+fn mend_host_side(
+    host: &mut Netlink,
+    hub: &Hub,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<Vec<String>, NetError> {
+    let mut missing = Vec::new();
+    let sysctls = Sysctls::open()?;
+    for (name, value) in link_sysctls(spec) {
+        if sysctls.ensure(&name, value)? {
+            missing.push(format!("set sysctl net/{name}"));
+        }
+    }
+    let ifindex = hub.host_ifindex;
+    missing.extend(host.ensure(host_filters(spec, ifindex, programs))?);
+    let (ingress, egress) = (Hook::Ingress(ifindex), Hook::Egress(ifindex));
+    replace_filter(host, ingress, &programs.from_hub, names::FROM_HUB)?;
+    replace_filter(host, egress, &programs.to_hub, names::TO_HUB)?;
+    missing.extend(mend_link(host, ifindex, spec.mtu)?);
+    missing.extend(host.ensure(way_to_slots(spec, ifindex))?);
+    Ok(missing)
+}
+
+/// Sets a link up that is down, gives it the MTU it is to have, and says what it did.
+fn mend_link(socket: &mut Netlink, ifindex: u32, mtu: u32) -> Result<Vec<String>, NetError> {
+    let Some(link) = survey::link(socket, ifindex)? else {
+        return Ok(Vec::new());
+    };
+    let mut batch = Batch::default();
+    let mut done = Vec::new();
+    if link.mtu != mtu {
+        done.push(format!("set the MTU of {} to {mtu}", link.name));
+        batch.add(done[0].as_str(), 0, link::set_mtu(ifindex, mtu));
+    }
+    if !link.is_up {
+        let what = format!("set up {}", link.name);
+        batch.add(what.as_str(), 0, link::set_up(ifindex));
+        done.push(what);
+    }
+    socket.run(batch)?;
+    Ok(done)
+}
+
+/// Has a filter run `program`, if it runs another.
+fn replace_filter(
+    socket: &mut Netlink,
+    hook: Hook,
+    program: &Program,
+    name: &str,
+) -> Result<(), NetError> {
+    let what = format!("replace the program of the filter {name}");
+    let filters = socket.dump(&what, tc::filters(hook))?;
+    if filters
+        .iter()
+        .any(|filter| tc::program_of(filter) == Some(program.id))
+    {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    batch.add(
+        what,
+        NLM_F_CREATE,
+        tc::filter(hook, program.fd.as_fd(), name),
+    );
+    socket.run(batch)
 }
 
 /// Deletes the link between a hub and the host, from the hub; fine if there is none.
@@ -105,7 +223,7 @@ pub(super) fn remove_link(hub: &mut Netlink) -> Result<(), NetError> {
 }
 
 /// `lo` never carries a packet: it holds the slots' block while the hub has no slot.
-fn slot_filter(from_slot: &OwnedFd) -> Batch {
+fn slot_filter(from_slot: &Program) -> Batch {
     let mut batch = Batch::default();
     batch.add(
         "make the slots' filter block",
@@ -121,11 +239,11 @@ fn slot_filter(from_slot: &OwnedFd) -> Batch {
     batch
 }
 
-fn add_filter(batch: &mut Batch, hook: Hook, program: &OwnedFd, name: &str) {
+fn add_filter(batch: &mut Batch, hook: Hook, program: &Program, name: &str) {
     batch.add(
         format!("add the filter {name}"),
         link::CREATE,
-        tc::filter(hook, program.as_fd(), name),
+        tc::filter(hook, program.fd.as_fd(), name),
     );
 }
 
@@ -167,7 +285,8 @@ fn host_mac(number: u32) -> [u8; 6] {
     [0x02, 0x50, 0x43, 0xfe, high, low]
 }
 
-fn hub_side(from_host: &OwnedFd) -> Batch {
+/// The filter comes before the link is up, see [`host_side`].
+fn hub_side(from_host: &Program) -> Batch {
     let mut batch = Batch::default();
     batch.add(
         "add a qdisc to up0",
@@ -176,6 +295,11 @@ fn hub_side(from_host: &OwnedFd) -> Batch {
     );
     let hook = Hook::Ingress(HUB_UPLINK_INDEX);
     add_filter(&mut batch, hook, from_host, names::FROM_HOST);
+    batch
+}
+
+fn set_up_hub_side() -> Batch {
+    let mut batch = Batch::default();
     batch.add("set up up0", 0, link::set_up(HUB_UPLINK_INDEX));
     batch
 }
@@ -185,14 +309,7 @@ fn host_side(spec: &HubSpec, ifindex: u32, mark: &str, programs: &Programs) -> B
     let name = link_name(spec.number);
     let mut batch = Batch::default();
     batch.add(format!("mark {name}"), 0, link::set_alias(ifindex, mark));
-    batch.add(
-        format!("add a qdisc to {name}"),
-        link::CREATE,
-        tc::clsact(ifindex),
-    );
-    let (ingress, egress) = (Hook::Ingress(ifindex), Hook::Egress(ifindex));
-    add_filter(&mut batch, ingress, &programs.from_hub, names::FROM_HUB);
-    add_filter(&mut batch, egress, &programs.to_hub, names::TO_HUB);
+    add_host_filters(&mut batch, spec, ifindex, programs);
     if spec.share6.is_some() {
         let what = format!("keep {name} from making addresses");
         batch.add(what, 0, link::without_link_local(ifindex));
@@ -200,6 +317,29 @@ fn host_side(spec: &HubSpec, ifindex: u32, mark: &str, programs: &Programs) -> B
     batch.add(format!("set up {name}"), 0, link::set_up(ifindex));
     add_way_to_slots(&mut batch, spec, ifindex);
     batch
+}
+
+fn host_filters(spec: &HubSpec, ifindex: u32, programs: &Programs) -> Batch {
+    let mut batch = Batch::default();
+    add_host_filters(&mut batch, spec, ifindex, programs);
+    batch
+}
+
+fn way_to_slots(spec: &HubSpec, ifindex: u32) -> Batch {
+    let mut batch = Batch::default();
+    add_way_to_slots(&mut batch, spec, ifindex);
+    batch
+}
+
+fn add_host_filters(batch: &mut Batch, spec: &HubSpec, ifindex: u32, programs: &Programs) {
+    batch.add(
+        format!("add a qdisc to {}", link_name(spec.number)),
+        link::CREATE,
+        tc::clsact(ifindex),
+    );
+    let (ingress, egress) = (Hook::Ingress(ifindex), Hook::Egress(ifindex));
+    add_filter(batch, ingress, &programs.from_hub, names::FROM_HUB);
+    add_filter(batch, egress, &programs.to_hub, names::TO_HUB);
 }
 
 fn add_way_to_slots(batch: &mut Batch, spec: &HubSpec, ifindex: u32) {

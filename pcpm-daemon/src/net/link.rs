@@ -96,6 +96,11 @@ pub(super) fn set_alias(index: u32, alias: &str) -> RouteNetlinkMessage {
     set(index, LinkAttribute::IfAlias(alias.to_owned()))
 }
 
+/// Gives a link another MTU.
+pub(super) fn set_mtu(index: u32, mtu: u32) -> RouteNetlinkMessage {
+    set(index, LinkAttribute::Mtu(mtu))
+}
+
 /// Moves a link into a group.
 pub(super) fn set_group(index: u32, group: u32) -> RouteNetlinkMessage {
     set(index, LinkAttribute::Group(group))

@@ -9,10 +9,12 @@
 //!
 //! ```text
 //! let mut host = Host::open(state_dir)?;           // "the host" is the caller's namespace
-//! let swept = host.sweep();                        // what a killed daemon left behind
+//! let earlier = host.survey(&[0, 1]);              // what an earlier life left, to go on with
+//! host.sweep(&adopted);                            // the rest of it
 //! host.prepare()?;                                 // STATE_DIR/netns, STATE_DIR/hubs
 //! let found = host.find_uplinks(&UplinkChoice::Auto)?;
-//! let hubs: Arc<[Hub]> = (0..n).map(|h| host.create_hub(&hub_spec(h), &programs)).collect()?;
+//! host.mend_hub(&hub, &hub_spec(0), &programs)?;   // of those that were adopted
+//! let hubs: Arc<[Hub]> = (1..n).map(|h| host.create_hub(&hub_spec(h), &programs)).collect()?;
 //! let worker = host.worker(hubs.clone());          // one per refill thread, moved into it
 //! let slot = worker.create_slot(&spec)?;           // slot.netns, slot.timings
 //! worker.destroy_slots(vec![RetiredSlot { index, netns: Some(slot.netns) }]);
@@ -39,6 +41,7 @@ mod namespace;
 mod netlink;
 mod routes;
 mod slot;
+mod survey;
 mod sweep;
 mod sysctl;
 mod tables;
@@ -56,6 +59,8 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
+
+use crate::found::FoundSlot;
 
 pub(crate) use changes::HostChanges;
 pub(crate) use error::NetError;
@@ -126,13 +131,40 @@ pub(crate) struct Hub {
     pub(crate) netns: Arc<OwnedFd>,
 }
 
-/// File descriptors of the steering programs that every hub carries.
+/// What became of a hub since an earlier life.
+#[derive(Debug)]
+pub(crate) enum HubState {
+    /// There is none.
+    Missing,
+    /// Something is there that cannot be used, for this reason.
+    Broken(String),
+    /// It leads to the host. What else it needs may be missing, see [`HostKernel::mend_hub`].
+    Sound(FoundHub),
+}
+
+/// A hub of an earlier life.
+#[derive(Debug)]
+pub(crate) struct FoundHub {
+    pub(crate) hub: Hub,
+    /// All of which something is left.
+    pub(crate) slots: Vec<FoundSlot>,
+}
+
+/// A loaded program.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) fd: OwnedFd,
+    /// The number by which the kernel knows it.
+    pub(crate) id: u32,
+}
+
+/// The steering programs that every hub carries.
 #[derive(Debug)]
 pub(crate) struct Programs {
-    pub(crate) from_slot: OwnedFd,
-    pub(crate) from_host: OwnedFd,
-    pub(crate) from_hub: OwnedFd,
-    pub(crate) to_hub: OwnedFd,
+    pub(crate) from_slot: Program,
+    pub(crate) from_host: Program,
+    pub(crate) from_hub: Program,
+    pub(crate) to_hub: Program,
 }
 
 /// How the operator chooses the host's ways out.
@@ -197,14 +229,30 @@ pub(crate) trait SlotKernel: Send {
 
 /// The host: hubs, routes, uplinks.
 pub(crate) trait HostKernel: Send {
-    /// Removes what an earlier daemon on the same state directory left behind.
-    fn sweep(&mut self) -> Swept;
+    /// Whether an earlier daemon on the same state directory left hubs or slots.
+    fn has_remains(&self) -> bool;
+
+    /// Looks at the hubs with these numbers, and at their slots, and returns them in that order.
+    fn survey(&mut self, hubs: &[u32]) -> Vec<HubState>;
+
+    /// Removes what an earlier daemon on the same state directory left behind, but for `kept` and their
+    /// slots.
+    fn sweep(&mut self, kept: &[Hub]) -> Swept;
 
     /// Makes the directories that namespaces are mounted in.
     fn prepare(&mut self) -> Result<(), NetError>;
 
     /// Makes a hub, its link to the host, its filters and its route.
     fn create_hub(&mut self, spec: &HubSpec, programs: &Programs) -> Result<Hub, NetError>;
+
+    /// Gives a hub of an earlier life all that it is to have, these programs too, under the traffic of its
+    /// slots. Returns what was missing.
+    fn mend_hub(
+        &mut self,
+        hub: &Hub,
+        spec: &HubSpec,
+        programs: &Programs,
+    ) -> Result<Vec<String>, NetError>;
 
     /// Hands for one more worker thread. `hubs` by number.
     fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel>;
@@ -223,7 +271,7 @@ pub(crate) trait HostKernel: Send {
 
     /// Removes all slots, hubs, links, mounts and directories; what is not done `within` that time
     /// is an error. Namespaces held by file descriptors live on, empty.
-    fn remove_everything(&mut self, within: Duration) -> Vec<NetError>;
+    fn remove_everything(&mut self, within: Duration) -> Swept;
 }
 
 /// The name of a slot and of its link in the hub.

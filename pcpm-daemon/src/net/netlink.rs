@@ -130,6 +130,40 @@ impl Netlink {
         }
     }
 
+    /// Sends a batch of requests to make things, each with `NLM_F_EXCL`, and returns which of them were
+    /// missing. What is there already stays as it is.
+    pub(super) fn ensure(&mut self, batch: Batch) -> Result<Vec<String>, NetError> {
+        let mut missing: Vec<_> = batch
+            .requests
+            .iter()
+            .map(|r| Some(r.what.clone()))
+            .collect();
+        let mut errors = Vec::new();
+        for refused in self.execute(batch)? {
+            missing[refused.position] = None;
+            if refused.error.errno != Some(Errno::EEXIST) {
+                errors.push(refused.error);
+            }
+        }
+        NetError::collect(errors).map(|()| missing.into_iter().flatten().collect())
+    }
+
+    /// Sends questions and returns the answers, in order; `None` where there is none. All answers must fit
+    /// into the socket's buffer.
+    pub(super) fn ask(
+        &mut self,
+        batch: &mut Batch,
+    ) -> Result<Vec<Option<RouteNetlinkMessage>>, NetError> {
+        let Some(last) = batch.requests.last() else {
+            return Ok(Vec::new());
+        };
+        let what = last.what.clone();
+        let first = self.next_sequences(batch.requests.len());
+        batch.seal(first);
+        self.send(&batch.buffer).during(|| what.clone())?;
+        self.answers(batch, first).during(|| what)
+    }
+
     /// Reads a whole table.
     pub(super) fn dump(
         &mut self,
@@ -182,6 +216,32 @@ impl Netlink {
                 refused.extend(answer.refusal(position, &request.what));
                 if position + 1 == batch.requests.len() {
                     return Ok(refused);
+                }
+            }
+        }
+    }
+
+    /// Up to the acknowledgement of the last question, which comes behind its answer.
+    fn answers(
+        &mut self,
+        batch: &Batch,
+        first: u32,
+    ) -> io::Result<Vec<Option<RouteNetlinkMessage>>> {
+        let mut answered: Vec<_> = batch.requests.iter().map(|_| None).collect();
+        loop {
+            self.receive()?;
+            for answer in answers(&self.received) {
+                let Some(position) = answer.sequence.checked_sub(first) else {
+                    continue;
+                };
+                let position = position as usize;
+                let Some(request) = batch.requests.get(position) else {
+                    continue;
+                };
+                if answer.kind != NLMSG_ERROR {
+                    answered[position] = answer.parse(&request.what);
+                } else if position + 1 == batch.requests.len() {
+                    return Ok(answered);
                 }
             }
         }

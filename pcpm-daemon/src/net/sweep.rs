@@ -3,7 +3,7 @@
 //! What there is to remove is read from the state directory's mounts and the links' marks, never
 //! from memory, so that shutting down and starting after a crash are the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use super::error::NetError;
 use super::host::Home;
 use super::netlink::{Batch, Netlink};
-use super::tables::Tables;
+use super::tables::{Link, Tables};
 use super::{Swept, hub, hub_of, link, namespace};
 
 /// Threads that remove hubs. One waits for the kernel to forget mounts while another holds
@@ -26,11 +26,11 @@ const THREADS: usize = 4;
 
 /// A hub, or what is left of it.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Remains {
+pub(super) struct Remains {
     /// Its mount point.
     hub: Option<PathBuf>,
     /// Its slots' mount points.
-    slots: Vec<PathBuf>,
+    pub(super) slots: Vec<PathBuf>,
 }
 
 /// One thing that happened, on its way to whoever waits.
@@ -40,12 +40,33 @@ enum Event {
     Error(NetError),
 }
 
-/// Removes everything in threads of its own and waits at most that long for them.
+/// Removes everything, directories too, in threads of its own and waits at most that long for them.
 pub(super) fn remove_everything(home: &Arc<Home>, within: Duration) -> Swept {
+    in_time(home, within, |home, events| {
+        remove_all_but(home, &BTreeMap::new(), events);
+        let report = Report(events);
+        report.error(namespace::unshare_directory(&home.slots()));
+        report.error(namespace::unshare_directory(&home.hubs()));
+    })
+}
+
+/// Removes all hubs, and their slots, but those with a number in `kept`, each with the interface index of
+/// its link in the host.
+pub(super) fn remove_others(home: &Arc<Home>, kept: BTreeMap<u32, u32>, within: Duration) -> Swept {
+    in_time(home, within, move |home, events| {
+        remove_all_but(home, &kept, events);
+    })
+}
+
+fn in_time(
+    home: &Arc<Home>,
+    within: Duration,
+    work: impl FnOnce(&Home, &Sender<Event>) + Send + 'static,
+) -> Swept {
     let deadline = Instant::now() + within;
     let (events, happened) = mpsc::channel();
     let home = Arc::clone(home);
-    thread::spawn(move || remove(&home, &events));
+    thread::spawn(move || work(&home, &events));
     let mut swept = Swept::default();
     loop {
         match happened.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -55,23 +76,22 @@ pub(super) fn remove_everything(home: &Arc<Home>, within: Duration) -> Swept {
             Err(RecvTimeoutError::Disconnected) => return swept,
             Err(RecvTimeoutError::Timeout) => {
                 let cause = format!("not done within {within:?}");
-                swept
-                    .errors
-                    .push(NetError::new("remove all networks", cause));
+                swept.errors.push(NetError::new("remove networks", cause));
                 return swept;
             }
         }
     }
 }
 
-fn remove(home: &Home, events: &Sender<Event>) {
+fn remove_all_but(home: &Home, kept: &BTreeMap<u32, u32>, events: &Sender<Event>) {
     let report = Report(events);
     report.error(namespace::enter(&home.netns));
-    report.error(count_links(home, &report));
-    remove_hubs(home, events);
-    report.error(remove_host_links(home));
-    report.error(namespace::unshare_directory(&home.slots()));
-    report.error(namespace::unshare_directory(&home.hubs()));
+    let links: HashSet<u32> = kept.values().copied().collect();
+    report.error(count_links(home, &links, &report));
+    let mut remains = find_remains(home);
+    remains.retain(|number, _| !kept.contains_key(number));
+    remove_hubs(remains, events);
+    report.error(remove_host_links(home, &links));
 }
 
 /// Where outcomes go.
@@ -90,8 +110,8 @@ impl Report<'_> {
     }
 }
 
-fn remove_hubs(home: &Home, events: &Sender<Event>) {
-    let queue = Mutex::new(find_remains(home).into_iter());
+fn remove_hubs(remains: BTreeMap<u32, Remains>, events: &Sender<Event>) {
+    let queue = Mutex::new(remains.into_iter());
     let next = || queue.lock().expect("no thread panics with it").next();
     thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -106,7 +126,7 @@ fn remove_hubs(home: &Home, events: &Sender<Event>) {
 }
 
 /// What is mounted in the state directory, by hub.
-fn find_remains(home: &Home) -> BTreeMap<u32, Remains> {
+pub(super) fn find_remains(home: &Home) -> BTreeMap<u32, Remains> {
     let mut found = BTreeMap::<u32, Remains>::new();
     for path in namespace::files_below(&home.hubs()) {
         if let Some(number) = number_of(&path, "") {
@@ -122,7 +142,7 @@ fn find_remains(home: &Home) -> BTreeMap<u32, Remains> {
 }
 
 /// The number in a mount point's name; `None` when the name is not one that we give.
-fn number_of(path: &Path, prefix: &str) -> Option<u32> {
+pub(super) fn number_of(path: &Path, prefix: &str) -> Option<u32> {
     let digits = path.file_name()?.to_str()?.strip_prefix(prefix)?;
     let all_digits = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     all_digits.then(|| digits.parse().ok()).flatten()
@@ -177,18 +197,17 @@ fn host_tables(home: &Home) -> Result<(Netlink, Tables), NetError> {
     Ok((socket, tables))
 }
 
-fn count_links(home: &Home, report: &Report<'_>) -> Result<(), NetError> {
+fn count_links(home: &Home, kept: &HashSet<u32>, report: &Report<'_>) -> Result<(), NetError> {
     let (_, tables) = host_tables(home)?;
-    let ours = tables.links.iter().filter(|link| link.is_ours);
-    report.send(Event::Links(ours.count()));
+    report.send(Event::Links(unwanted(&tables, kept).count()));
     Ok(())
 }
 
 /// Links in the host whose hub lost its mount.
-fn remove_host_links(home: &Home) -> Result<(), NetError> {
+fn remove_host_links(home: &Home, kept: &HashSet<u32>) -> Result<(), NetError> {
     let (mut socket, tables) = host_tables(home)?;
     let mut batch = Batch::default();
-    for ours in tables.links.iter().filter(|link| link.is_ours) {
+    for ours in unwanted(&tables, kept) {
         batch.add(
             format!("delete link {}", ours.name),
             0,
@@ -200,4 +219,10 @@ fn remove_host_links(home: &Home) -> Result<(), NetError> {
         .into_iter()
         .map(|refused| refused.error);
     NetError::collect(refused.filter(|error| error.errno != Some(Errno::ENODEV)))
+}
+
+/// Links of ours that are not kept.
+fn unwanted<'a>(tables: &'a Tables, kept: &'a HashSet<u32>) -> impl Iterator<Item = &'a Link> {
+    let links = tables.links.iter();
+    links.filter(|link| link.is_ours && !kept.contains(&link.index))
 }

@@ -61,32 +61,8 @@ impl Sysctls {
     /// Not for "all", which would take in `lo`: that write needs `rtnl_mutex` and does not wait for
     /// it but spins (`addrconf_disable_ipv6`), which costs two workers a sixth of their speed.
     pub(super) fn disable_ipv6(&self) -> Result<(), NetError> {
-        self.disable_ipv6_on("default")
-    }
-
-    /// No IPv6 on one link.
-    pub(super) fn disable_ipv6_on(&self, link: &str) -> Result<(), NetError> {
-        let name = format!("ipv6/conf/{link}/disable_ipv6");
-        match self.set(&name, "1") {
+        match self.set("ipv6/conf/default/disable_ipv6", "1") {
             // A kernel without IPv6.
-            Err(error) if error.errno == Some(Errno::ENOENT) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Lets the host route between a link and others, without learning from it. `force_forwarding`
-    /// (6.17) has the host answer what has no hops left as long as it forwards IPv6 nowhere else.
-    ///
-    /// Writing `disable_ipv6` or `forwarding` spins until it gets `rtnl_mutex`, so no more is written
-    /// than has to be.
-    pub(super) fn route_ipv6_on(&self, link: &str) -> Result<(), NetError> {
-        let disabled = format!("ipv6/conf/{link}/disable_ipv6");
-        if self.reads(&disabled, "1") {
-            self.set(&disabled, "0")?;
-        }
-        self.set(&format!("ipv6/conf/{link}/accept_ra"), "0")?;
-        self.set(&format!("ipv6/conf/{link}/forwarding"), "1")?;
-        match self.set(&format!("ipv6/conf/{link}/force_forwarding"), "1") {
             Err(error) if error.errno == Some(Errno::ENOENT) => Ok(()),
             other => other,
         }
@@ -96,6 +72,19 @@ impl Sysctls {
     pub(super) fn open_to_users(&self) -> Result<(), NetError> {
         self.set("ipv4/ping_group_range", "0 2147483647")?;
         self.set("ipv4/ip_unprivileged_port_start", "0")
+    }
+
+    /// Sets a sysctl below `net/` if it has another value; true if it had. A kernel without it has no need
+    /// of it. Writing some of them spins until it gets `rtnl_mutex`, so no more is written than has to be.
+    pub(super) fn ensure(&self, name: &str, value: &str) -> Result<bool, NetError> {
+        if self.reads(name, value) {
+            return Ok(false);
+        }
+        match self.set(name, value) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno == Some(Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sets a sysctl below `net/`.

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::DefaultNla;
+use netlink_packet_core::{DefaultNla, Nla as _};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcHeader, TcMessage,
@@ -17,6 +17,9 @@ const TCA_INGRESS_BLOCK: u16 = 13;
 
 const ETH_P_ALL: u16 = 3;
 const PRIORITY: u32 = 1;
+
+/// What the kernel gives to the first filter; said, so that the same one is replaced.
+const FILTER_HANDLE: u32 = 1;
 
 /// Where a filter sits.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,16 @@ pub(super) fn ingress_in_block(ifindex: u32, block: u32) -> RouteNetlinkMessage 
     qdisc(ifindex, "ingress", vec![TcAttribute::Other(block)])
 }
 
+/// Whether an attribute of a qdisc says that it has joined the slots' block.
+pub(super) fn is_slot_block(attribute: &DefaultNla) -> bool {
+    let mut value = [0; 4];
+    let is_block = attribute.kind() == TCA_INGRESS_BLOCK && attribute.value_len() == value.len();
+    if is_block {
+        attribute.emit_value(&mut value);
+    }
+    is_block && u32::from_ne_bytes(value) == SLOT_BLOCK
+}
+
 /// A qdisc with both directions.
 pub(super) fn clsact(ifindex: u32) -> RouteNetlinkMessage {
     qdisc(ifindex, "clsact", vec![])
@@ -59,7 +72,8 @@ fn qdisc(ifindex: u32, kind: &str, more: Vec<TcAttribute>) -> RouteNetlinkMessag
     RouteNetlinkMessage::NewQueueDiscipline(TcMessage::from_parts(header, attributes))
 }
 
-/// A BPF filter whose return value decides about the packet.
+/// A BPF filter whose return value decides about the packet. Without `NLM_F_EXCL` it takes the place of the
+/// one that is there: every packet meets the old program or the new one (`cls_bpf_change`).
 pub(super) fn filter(hook: Hook, program: BorrowedFd<'_>, name: &str) -> RouteNetlinkMessage {
     let options = [
         TcFilterBpfOption::ProgFd(program.as_raw_fd().cast_unsigned()),
@@ -89,7 +103,40 @@ impl Hook {
             index: index.cast_signed(),
             parent,
             info: PRIORITY << 16 | u32::from(ETH_P_ALL.to_be()),
+            handle: TcHandle::from(FILTER_HANDLE),
             ..TcHeader::default()
         }
     }
+}
+
+/// The filters of a hook.
+pub(super) fn filters(hook: Hook) -> RouteNetlinkMessage {
+    let header = TcHeader {
+        handle: TcHandle::default(),
+        info: 0,
+        ..hook.header()
+    };
+    RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, vec![]))
+}
+
+/// The number of the program of our filter, if this is it.
+pub(super) fn program_of(message: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewTrafficFilter(filter) = message else {
+        return None;
+    };
+    if filter.header.handle != TcHandle::from(FILTER_HANDLE) || filter.header.info >> 16 != PRIORITY
+    {
+        return None;
+    }
+    let options = filter
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            TcAttribute::Options(options) => Some(options),
+            _ => None,
+        })?;
+    options.iter().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
+        _ => None,
+    })
 }

@@ -41,12 +41,15 @@ fn in_private_world(test: impl FnOnce(&Path) + Send) {
 fn programs() -> Programs {
     let object = aya::include_bytes_aligned!("../../../pcpm-ebpf/prebuilt/steer.o");
     let mut object = aya::Ebpf::load(object).unwrap();
-    let mut load = |name: &str| -> OwnedFd {
+    let mut load = |name: &str| -> Program {
         let program = object.program_mut(name).unwrap();
         let program: &mut SchedClassifier = program.try_into().unwrap();
         program.load().unwrap();
-        let program = program.fd().unwrap();
-        program.as_fd().try_clone_to_owned().unwrap()
+        let fd = program.fd().unwrap();
+        Program {
+            fd: fd.as_fd().try_clone_to_owned().unwrap(),
+            id: program.info().unwrap().id(),
+        }
     };
     Programs {
         from_slot: load(names::FROM_SLOT),
@@ -278,7 +281,8 @@ fn a_hub_whose_name_is_taken_is_refused_and_the_other_link_stays() {
         assert!(told.contains("pcpm0"), "{told}");
         assert!(told.contains("not ours"), "{told}");
         assert_eq!(look(state_dir), before);
-        assert!(host.remove_everything(SOON).is_empty());
+        let removed = host.remove_everything(SOON);
+        assert!(removed.errors.is_empty(), "{removed:?}");
         assert_eq!(look(state_dir).0, before.0);
     });
 }
@@ -292,7 +296,8 @@ fn removing_everything_leaves_the_host_as_it_was() {
         let mut worker = host.worker(hubs);
         let slots = [0, 1, 512].map(|index| worker.create_slot(&slot_spec(index)).unwrap());
         assert_ne!(look(state_dir), before);
-        assert!(host.remove_everything(SOON).is_empty());
+        let removed = host.remove_everything(SOON);
+        assert!(removed.errors.is_empty(), "{removed:?}");
         assert_eq!(look(state_dir), before);
         assert_eq!(fs::read_dir(state_dir).unwrap().count(), 0);
         drop(slots);
@@ -326,10 +331,161 @@ fn a_sweep_removes_what_a_killed_daemon_left_and_only_that() {
         let (mut host, hubs) = host_with(state_dir, 2);
         host.worker(hubs).create_slot(&slot_spec(513)).unwrap();
         drop(host);
-        let swept = Host::open(state_dir).unwrap().sweep();
+        let swept = Host::open(state_dir).unwrap().remove_everything(SOON);
         assert!(swept.errors.is_empty(), "{swept:?}");
         assert_eq!((swept.links, swept.mounts), (2, 3));
         assert_eq!(look(state_dir), before);
+    });
+}
+
+/// The slots that were found, with what is wrong with them.
+fn doubts(state: HubState) -> Vec<(u32, Option<String>)> {
+    let HubState::Sound(found) = state else {
+        panic!("{state:?}");
+    };
+    let slots = found.slots.into_iter();
+    let mut doubts: Vec<_> = slots.map(|slot| (slot.index, slot.doubt)).collect();
+    doubts.sort();
+    doubts
+}
+
+fn run_in(netns: &OwnedFd, commands: &str) {
+    namespace::in_thread(|| {
+        namespace::enter(netns).unwrap();
+        let mut ip = std::process::Command::new("ip")
+            .args(["-batch", "-"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut ip.stdin.take().unwrap(), commands.as_bytes()).unwrap();
+        assert!(ip.wait().unwrap().success(), "{commands}");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn slots_that_are_as_they_were_made_are_found_without_a_doubt() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 2);
+        let mut worker = host.worker(hubs);
+        for index in [0, 3, 512] {
+            worker.create_slot(&slot_spec(index)).unwrap();
+        }
+        let mut states = Host::open(state_dir)
+            .unwrap()
+            .survey(&[0, 1, 2])
+            .into_iter();
+        assert_eq!(doubts(states.next().unwrap()), [(0, None), (3, None)]);
+        assert_eq!(doubts(states.next().unwrap()), [(512, None)]);
+        assert!(matches!(states.next(), Some(HubState::Missing)));
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_slot_that_is_not_as_it_was_made_is_doubted_with_the_reason() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 1);
+        let mut worker = host.worker(Arc::clone(&hubs));
+        for index in 0..6 {
+            worker.create_slot(&slot_spec(index)).unwrap();
+        }
+        let path = |index| slot_path(state_dir, index);
+        run_in(
+            &hubs[0].netns,
+            "link set s0001 down\nlink del s0002\nlink set s0003 address 02:00:00:00:00:09\n",
+        );
+        namespace::detach(&path(4)).unwrap();
+        namespace::unmount(&path(5)).unwrap();
+        let state = host.survey(&[0]).pop().unwrap();
+        let told = |reason: &str| Some(reason.to_owned());
+        let expected = [
+            (0, None),
+            (1, told("its link is down")),
+            (2, told("its link is gone")),
+            (3, told("its link has another hardware address")),
+            (4, told("its namespace is not mounted")),
+            (5, told("it has a link and no mount")),
+        ];
+        assert_eq!(doubts(state), expected);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_hub_whose_link_leads_nowhere_is_broken() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 3);
+        run_in(&hubs[0].netns, "link del up0\n");
+        run_in(&host.home_netns(), "link set pcpm1 alias other\n");
+        namespace::detach(&state_dir.join("hubs/2")).unwrap();
+        let broken = host
+            .survey(&[0, 1, 2])
+            .into_iter()
+            .map(|state| match state {
+                HubState::Broken(reason) => reason,
+                other => panic!("{other:?}"),
+            });
+        let broken: Vec<_> = broken.collect();
+        let expected = [
+            "up0 is gone",
+            "the host's end is not pcpm1 with our mark",
+            "its namespace is not mounted",
+        ];
+        for (told, reason) in broken.iter().zip(expected) {
+            assert!(told.ends_with(reason), "{told}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_a_hub_lost_is_given_back_and_named() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 1);
+        let (hub, spec, programs) = (&hubs[0], hub_spec(0), programs());
+        assert_eq!(host.mend_hub(hub, &spec, &programs).unwrap(), [""; 0]);
+        let before = look(state_dir);
+        run_in(
+            &host.home_netns(),
+            "addr del 169.254.1.1/32 dev pcpm0\nlink set pcpm0 mtu 1300\n",
+        );
+        run_in(&hub.netns, "link set up0 down\n");
+        let mended = host.mend_hub(hub, &spec, &programs).unwrap();
+        let expected = [
+            "set up up0",
+            "set the MTU of pcpm0 to 1400",
+            "add the gateway's address to pcpm0",
+            "add a neighbour entry to pcpm0",
+            "add route 10.213.0.0/23 via pcpm0",
+        ];
+        assert_eq!(mended, expected);
+        let sorted = |mut tables: Tables| {
+            tables
+                .addresses
+                .sort_by_key(|address| address.network.addr());
+            tables
+        };
+        assert_eq!(sorted(look(state_dir).0), sorted(before.0));
+        assert_eq!(host.mend_hub(hub, &spec, &programs).unwrap(), [""; 0]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_sweep_spares_the_hubs_that_are_gone_on_with() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 2);
+        let mut worker = host.worker(Arc::clone(&hubs));
+        for index in [7, 600] {
+            worker.create_slot(&slot_spec(index)).unwrap();
+        }
+        let swept = host.sweep(&hubs[..1]);
+        assert!(swept.errors.is_empty(), "{swept:?}");
+        assert_eq!((swept.links, swept.mounts), (1, 2));
+        let mut states = host.survey(&[0, 1]).into_iter();
+        assert_eq!(doubts(states.next().unwrap()), [(7, None)]);
+        assert!(matches!(states.next(), Some(HubState::Missing)));
     });
 }
 

@@ -312,6 +312,8 @@ fn config() -> Config {
         nat_port_last: *LAB_PORTS.end(),
         world_is_closed: 0,
         ipv6_is_routed: 0,
+        padding: 0,
+        abi_version: pcpm_ebpf::abi::ABI_VERSION,
         host_netns: 0,
     }
 }

@@ -166,6 +166,8 @@ fn pinned() -> Result<Programs> {
         nat_port_last: 32_767,
         world_is_closed: 0,
         ipv6_is_routed: 0,
+        padding: 0,
+        abi_version: pcpm_ebpf::abi::ABI_VERSION,
         host_netns: 0,
     };
     let nothing: Option<&str> = None;

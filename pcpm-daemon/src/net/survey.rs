@@ -1,0 +1,363 @@
+//! Looking at a hub that is there: whether its link to the host is right, and which of its slots are. All
+//! of a hub's links are read in one dump and all of its qdiscs in another, so looking at a slot costs no
+//! system call but those for its mount. Nothing is changed here.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use nix::sys::statfs::{FsType, fstatfs};
+use pcpm_ebpf::abi::{
+    GATEWAY_MAC, HUB_UPLINK_INDEX, LINK_INDEX_BASE, SLOT_LINK_INDEX, SLOTS_PER_HUB,
+};
+
+use super::error::{During, NetError};
+use super::host::Home;
+use super::netlink::{Batch, Netlink};
+use super::sweep::{self, Remains};
+use super::{FoundHub, Hub, HubState, hub, link, namespace, slot_name, tc};
+use crate::found::FoundSlot;
+
+/// From include/uapi/linux/magic.h.
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+/// How many namespaces the kernel is asked about in one go: its answers must fit into the socket's buffer.
+const NAMESPACES_AT_ONCE: usize = 64;
+
+const LOOPBACK_INDEX: u32 = 1;
+
+/// Threads that look at hubs.
+const THREADS: usize = 4;
+
+/// Looks at hubs, several at a time.
+pub(super) fn hubs(home: &Home, numbers: &[u32]) -> Vec<HubState> {
+    let remains = sweep::find_remains(home);
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for _ in 0..THREADS.min(numbers.len()) {
+            scope.spawn(|| {
+                while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let state = hub(home, *number, remains.get(number));
+                    found
+                        .lock()
+                        .expect("no thread panics with it")
+                        .insert(*number, state);
+                }
+            });
+        }
+    });
+    found
+        .into_inner()
+        .expect("as above")
+        .into_values()
+        .collect()
+}
+
+/// Looks at one hub, in a thread that may go there.
+fn hub(home: &Home, number: u32, remains: Option<&Remains>) -> HubState {
+    let Some(remains) = remains else {
+        return HubState::Missing;
+    };
+    let netns = match open_namespace(&home.hub(number)) {
+        Ok(Some(netns)) => netns,
+        Ok(None) => return HubState::Broken("its namespace is not mounted".to_owned()),
+        Err(error) => return HubState::Broken(error.to_string()),
+    };
+    match look(home, number, &netns, &remains.slots) {
+        Ok((host_ifindex, slots)) => HubState::Sound(FoundHub {
+            hub: Hub {
+                number,
+                host_ifindex,
+                netns: Arc::new(netns),
+            },
+            slots,
+        }),
+        Err(error) => HubState::Broken(error.to_string()),
+    }
+}
+
+/// Opens the namespace mounted at `path`; `None` where none is.
+fn open_namespace(path: &Path) -> Result<Option<OwnedFd>, NetError> {
+    let Ok(file) = File::open(path) else {
+        return Ok(None);
+    };
+    let kind = fstatfs(&file).during(|| format!("look at {}", path.display()))?;
+    Ok((kind.filesystem_type() == NSFS_MAGIC).then(|| file.into()))
+}
+
+/// From inside of the hub. Returns the interface index of its link in the host, and its slots.
+fn look(
+    home: &Home,
+    number: u32,
+    netns: &OwnedFd,
+    mounts: &[PathBuf],
+) -> Result<(u32, Vec<FoundSlot>), NetError> {
+    namespace::enter(netns)?;
+    let mut socket = Netlink::open()?;
+    let picture = Picture::take(&mut socket)?;
+    let host_ifindex = way_to_host(home, number, netns, &mut socket, &picture)?;
+    let slots = slots(number, &mut socket, &picture, mounts)?;
+    Ok((host_ifindex, slots))
+}
+
+/// What a hub looks like from inside.
+#[derive(Debug, Default)]
+struct Picture {
+    links: HashMap<u32, Link>,
+    /// Links whose packets meet the filters of the slots' block.
+    steered: HashSet<u32>,
+}
+
+/// What is to be known of a link.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    pub(super) name: String,
+    mac: Vec<u8>,
+    pub(super) is_up: bool,
+    pub(super) mtu: u32,
+    is_veth: bool,
+    alias: Option<String>,
+    group: u32,
+    /// The other end: its interface index, and the number of its namespace in this one.
+    peer: Option<u32>,
+    peer_netns: Option<i32>,
+}
+
+impl Picture {
+    fn take(socket: &mut Netlink) -> Result<Self, NetError> {
+        let links = links(socket)?;
+        let qdiscs = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+        let qdiscs = socket.dump("list qdiscs", qdiscs)?;
+        let steered = qdiscs.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewQueueDiscipline(qdisc) => steered_link(qdisc),
+            _ => None,
+        });
+        Ok(Self {
+            links,
+            steered: steered.collect(),
+        })
+    }
+}
+
+/// All links of the socket's namespace, by index.
+pub(super) fn links(socket: &mut Netlink) -> Result<HashMap<u32, Link>, NetError> {
+    let mut request = LinkMessage::default();
+    let without_counters = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    request.attributes.push(without_counters);
+    let messages = socket.dump("list links", RouteNetlinkMessage::GetLink(request))?;
+    let links = messages.into_iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewLink(message) => Some((message.header.index, read(message))),
+        _ => None,
+    });
+    Ok(links.collect())
+}
+
+/// One link of the socket's namespace, if there is such a link.
+pub(super) fn link(socket: &mut Netlink, ifindex: u32) -> Result<Option<Link>, NetError> {
+    let mut request = LinkMessage::default();
+    request.header.index = ifindex;
+    let mut batch = Batch::default();
+    let request = RouteNetlinkMessage::GetLink(request);
+    batch.add(format!("look at link {ifindex}"), 0, request);
+    let answer = socket.ask(&mut batch)?.pop().flatten();
+    Ok(answer.and_then(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(read(link)),
+        _ => None,
+    }))
+}
+
+fn read(message: LinkMessage) -> Link {
+    let mut link = Link {
+        is_up: message.header.flags.contains(LinkFlags::Up),
+        ..Link::default()
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(mac) => link.mac = mac,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Group(group) => link.group = group,
+            LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),
+            LinkAttribute::LinkInfo(info) => {
+                link.is_veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+/// The link of an ingress qdisc that has joined the slots' block.
+fn steered_link(qdisc: &TcMessage) -> Option<u32> {
+    let joined = qdisc.attributes.iter().any(
+        |attribute| matches!(attribute, TcAttribute::Other(other) if tc::is_slot_block(other)),
+    );
+    (qdisc.header.parent == TcHandle::INGRESS && joined)
+        .then_some(qdisc.header.index.cast_unsigned())
+}
+
+/// The interface index in the host of the hub's way there, which must lead back here.
+fn way_to_host(
+    home: &Home,
+    number: u32,
+    netns: &OwnedFd,
+    socket: &mut Netlink,
+    picture: &Picture,
+) -> Result<u32, NetError> {
+    let wrong = |what: &str| NetError::new("look at its link to the host", what);
+    let up0 = picture.links.get(&HUB_UPLINK_INDEX);
+    let up0 = up0.ok_or_else(|| wrong("up0 is gone"))?;
+    if !picture.steered.contains(&LOOPBACK_INDEX) {
+        return Err(wrong("lo has left the slots' filter block"));
+    }
+    let host = number_of_netns(socket, &home.netns)?;
+    let far = up0
+        .peer
+        .filter(|_| up0.is_veth && up0.peer_netns == host && host.is_some());
+    let far = far.ok_or_else(|| wrong("up0 does not lead to the host"))?;
+    if up0.mac != GATEWAY_MAC {
+        return Err(wrong("up0 has another hardware address"));
+    }
+    namespace::enter(&home.netns)?;
+    let mut host = Netlink::open()?;
+    let links = links(&mut host)?;
+    let here = number_of_netns(&mut host, netns)?;
+    let link = links
+        .get(&far)
+        .ok_or_else(|| wrong("the host's end is gone"))?;
+    let leads_here = link.peer == Some(HUB_UPLINK_INDEX) && link.peer_netns == here;
+    let name = hub::link_name(number);
+    if !leads_here || link.name != name || link.alias.as_ref() != Some(&home.mark()) {
+        return Err(wrong(&format!(
+            "the host's end is not {name} with our mark"
+        )));
+    }
+    Ok(far)
+}
+
+/// The number of a namespace in the socket's; `None` if it has none there.
+fn number_of_netns(socket: &mut Netlink, netns: &OwnedFd) -> Result<Option<i32>, NetError> {
+    let mut numbers = numbers_of(socket, &[netns])?;
+    Ok(numbers.pop().flatten())
+}
+
+fn numbers_of(socket: &mut Netlink, namespaces: &[&OwnedFd]) -> Result<Vec<Option<i32>>, NetError> {
+    let mut numbers = Vec::with_capacity(namespaces.len());
+    for some in namespaces.chunks(NAMESPACES_AT_ONCE) {
+        let mut batch = Batch::default();
+        for netns in some {
+            let mut message = NsidMessage::default();
+            let fd = netns.as_fd().as_raw_fd().cast_unsigned();
+            message.attributes.push(NsidAttribute::Fd(fd));
+            let request = RouteNetlinkMessage::GetNsId(message);
+            batch.add("ask for a namespace's number", 0, request);
+        }
+        let answers = socket.ask(&mut batch)?;
+        numbers.extend(answers.into_iter().map(|answer| answer.and_then(number)));
+    }
+    Ok(numbers)
+}
+
+fn number(answer: RouteNetlinkMessage) -> Option<i32> {
+    let RouteNetlinkMessage::NewNsId(message) = answer else {
+        return None;
+    };
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+            _ => None,
+        })
+}
+
+/// Every slot of the hub of which a mount or a link is there.
+fn slots(
+    number: u32,
+    socket: &mut Netlink,
+    picture: &Picture,
+    mounts: &[PathBuf],
+) -> Result<Vec<FoundSlot>, NetError> {
+    let mut opened = Vec::new();
+    for path in mounts {
+        let index = sweep::number_of(path, "s");
+        opened.extend(index.map(|index| (index, open_namespace(path))));
+    }
+    let first = number * SLOTS_PER_HUB;
+    let named: HashSet<u32> = opened.iter().map(|(index, _)| *index).collect();
+    let nameless = (first..first + SLOTS_PER_HUB).filter(|index| {
+        !named.contains(index) && picture.links.contains_key(&(LINK_INDEX_BASE + index))
+    });
+    let nameless = nameless.map(|index| FoundSlot {
+        index,
+        netns: None,
+        doubt: Some("it has a link and no mount".to_owned()),
+    });
+    let namespaces: Vec<&OwnedFd> = opened
+        .iter()
+        .filter_map(|(_, netns)| netns.as_ref().ok()?.as_ref())
+        .collect();
+    let mut numbers = numbers_of(socket, &namespaces)?.into_iter();
+    let mut found: Vec<_> = nameless.collect();
+    for (index, netns) in opened {
+        let (netns, doubt) = match netns {
+            Ok(Some(netns)) => {
+                let here = numbers.next().flatten();
+                (Some(netns), doubt(picture, index, here))
+            }
+            Ok(None) => (None, Some("its namespace is not mounted".to_owned())),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        found.push(FoundSlot {
+            index,
+            netns,
+            doubt,
+        });
+    }
+    Ok(found)
+}
+
+/// What is wrong with a slot whose namespace is mounted and has the number `netns` in the hub.
+fn doubt(picture: &Picture, index: u32, netns: Option<i32>) -> Option<String> {
+    let ifindex = LINK_INDEX_BASE + index;
+    let Some(link) = picture.links.get(&ifindex) else {
+        return Some("its link is gone".to_owned());
+    };
+    let leads_there =
+        link.is_veth && link.peer == Some(SLOT_LINK_INDEX) && link.peer_netns == netns;
+    let complaints = [
+        (link.name != slot_name(index), "its link has another name"),
+        (
+            !leads_there || netns.is_none(),
+            "its link does not lead to the namespace that is mounted",
+        ),
+        (
+            link.mac != GATEWAY_MAC,
+            "its link has another hardware address",
+        ),
+        (
+            link.group != link::SLOT_GROUP,
+            "its link was about to be deleted",
+        ),
+        (!link.is_up, "its link is down"),
+        (
+            !picture.steered.contains(&ifindex),
+            "its link is not joined to the steering filter",
+        ),
+    ];
+    let first = complaints.into_iter().find(|(is_wrong, _)| *is_wrong);
+    first.map(|(_, complaint)| complaint.to_owned())
+}
