@@ -250,6 +250,25 @@ fn named_uplinks_may_come_later() -> Result<()> {
 }
 
 #[test]
+fn a_new_daemon_takes_over_every_uplink_of_a_killed_one() -> Result<()> {
+    let world = World::new()?;
+    add_second_link(&world, SECOND_UPLINK)?;
+    let mut killed = world.pool_of(2)?;
+    wait_for_uplinks(&killed, &[HOST_ADDRESS, SECOND_ADDRESS])?;
+    killed.signal(nix::sys::signal::Signal::SIGKILL)?;
+    killed.wait(PATIENCE)?;
+    world.tool("ip route del default via 203.0.113.1").run()?;
+    world.tool("ip route del default via 2001:db8:1::1").run()?;
+    let daemon = world.pool_of(2)?;
+    wait_for_uplinks(&daemon, &[HOST_ADDRESS])?;
+    let pins = world.tool("ls /sys/fs/bpf/pcpm").run()?;
+    let links = pins.lines().filter(|pin| pin.starts_with("from_uplink"));
+    assert_eq!(links.count(), 1, "{pins}");
+    let slot = daemon.place(&daemon.attach("web2", "t")?);
+    reaches_the_world(&slot)
+}
+
+#[test]
 fn published_ports_answer_on_every_uplink_through_which_they_are_asked() -> Result<()> {
     let world = World::new()?;
     add_second_link(&world, SECOND_UPLINK)?;

@@ -73,9 +73,8 @@ fn uplinks(uplinks: &[Uplink]) -> Vec<Vec<Cell>> {
         let alone = "no uplink: slots reach each other and the host only";
         return vec![field("uplink", Cell::painted(Hue::Warning, alone))];
     }
-    let names = std::iter::once("uplink").chain(std::iter::repeat(""));
-    let rows = names.zip(uplinks);
-    rows.map(|(name, each)| field(name, uplink(each))).collect()
+    let rows = uplinks.iter().map(|each| field("uplink", uplink(each)));
+    rows.collect()
 }
 
 fn uplink(uplink: &Uplink) -> Cell {
@@ -426,6 +425,34 @@ warnings
             coloured.contains("\u{1b}[31m1 failed\u{1b}[0m"),
             "{coloured}"
         );
+    }
+
+    #[test]
+    fn every_uplink_has_a_line() {
+        let uplink = |interface: &str, address: &str, address6: Option<&str>| Uplink {
+            interface: interface.into(),
+            address: address.into(),
+            address6: address6.map(Into::into),
+            mtu: 1500,
+        };
+        let uplinks = vec![
+            uplink("eth0", "192.0.2.2", Some("2001:db8:1::2")),
+            uplink("eth1", "2001:db8:3::2", Some("2001:db8:3::2")),
+        ];
+        let status = Status {
+            uplinks,
+            ..status()
+        };
+        let lines: Vec<_> = screen(&status, PIPE)
+            .lines()
+            .filter(|line| line.starts_with("uplink"))
+            .map(str::to_owned)
+            .collect();
+        let expected = [
+            "uplink\teth0, 192.0.2.2, 2001:db8:1::2, mtu 1500",
+            "uplink\teth1, 2001:db8:3::2, mtu 1500",
+        ];
+        assert_eq!(lines, expected);
     }
 
     #[test]

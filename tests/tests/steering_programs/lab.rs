@@ -23,6 +23,8 @@ pub(crate) const LAB_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 
 const HUB_LINK: u32 = 50;
 pub(crate) const UPLINK: u32 = 60;
+/// A link beside the uplink.
+pub(crate) const OTHER: u32 = 70;
 /// The uplink's hardware address.
 pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x60];
 
@@ -200,7 +202,7 @@ impl Lab {
             bail!("this needs root to load kernel programs: run `sudo -E cargo xtask test`");
         }
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
-        ip(LINKS)?;
+        ip(&[], LINKS)?;
         for family in ["ipv4", "ipv6"] {
             let path = format!("/proc/sys/net/{family}/conf/pcpm0/forwarding");
             std::fs::write(&path, "1").with_context(|| format!("write {path}"))?;
@@ -213,6 +215,18 @@ impl Lab {
         Ok(Self {
             programs: Some(programs),
         })
+    }
+
+    /// Changes the lab's links, and routes of one version of IP; `batch` is what `ip -batch` takes.
+    ///
+    /// # Errors
+    /// When `ip` refuses a change.
+    #[expect(clippy::unused_self, reason = "there is a lab in this namespace")]
+    pub(crate) fn ip(&self, family: Family, batch: &str) -> Result<()> {
+        match family {
+            Family::V4 => ip(&["-4"], batch),
+            Family::V6 => ip(&["-6"], batch),
+        }
     }
 
     /// Hands `packet` to the program at `hook`.
@@ -354,9 +368,10 @@ fn difference(before: &[u64], after: &[u64]) -> Vec<DropReason> {
         .collect()
 }
 
-fn ip(batch: &str) -> Result<()> {
+fn ip(options: &[&str], batch: &str) -> Result<()> {
     use std::io::Write as _;
     let mut ip = Command::new("ip")
+        .args(options)
         .args(["-batch", "-"])
         .stdin(std::process::Stdio::piped())
         .spawn()

@@ -8,7 +8,7 @@ use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
 
 use crate::families::{Net, V6, in_both};
-use crate::lab::{Fate, Hook, LAB_PORTS, Lab, UPLINK_MAC};
+use crate::lab::{Fate, Hook, LAB_PORTS, Lab, OTHER, UPLINK_MAC, uplink_with};
 use crate::packet::{Content, Packet, extension};
 use crate::world::{ACK, EPOCH, FIN, MARKED, RST, SYN, lab, to_slot, to_world};
 
@@ -92,6 +92,40 @@ fn what_comes_to_a_port_goes_to_the_slot_and_back_from_where_it_was_asked() -> R
                 assert_eq!(fate, answered(&answer, host, content(DOOR, client)));
             }
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn answers_take_the_way_of_the_address_that_was_asked() -> Result<()> {
+    /// Rules of the host for the second uplink's address, and where they lead.
+    fn rules(net: &Net) -> String {
+        let (address, router) = (net.elsewhere, net.neighbour);
+        format!(
+            "link set other mtu 1300\n\
+             route add default via {router} dev other table 100\n\
+             rule add from {address} lookup 100\n"
+        )
+    }
+    in_both(|net| {
+        let mut lab = published(net)?;
+        lab.add_host_address(net.elsewhere.into())?;
+        lab.set_uplink(OTHER, &uplink_with(net, Some(net.elsewhere)))?;
+        let question = asked(net, net.elsewhere, udp(CLIENT, DOOR));
+        lab.send(Hook::FromUplink, &question)?;
+        let answer = Packet::of_slot(1, net.peer, udp(INSIDE, CLIENT));
+        let mut large = answer.bytes();
+        large.resize(1400, 0);
+        let fate = lab.send_bytes(MARKED, &large)?;
+        assert!(matches!(fate, Fate::Redirected { .. }), "{fate:?}");
+        lab.ip(net.family, &rules(net))?;
+        let fate = lab.send(MARKED, &answer)?;
+        assert_eq!(fate, answered(&answer, net.elsewhere, udp(DOOR, CLIENT)));
+        let fate = lab.send_bytes(MARKED, &large)?;
+        assert_eq!(fate, Fate::Dropped(DropReason::AnswerTooBig));
+        lab.remove_uplink(OTHER)?;
+        let fate = lab.send(MARKED, &answer)?;
+        assert_eq!(fate, Fate::Dropped(DropReason::NotUplink));
         Ok(())
     })
 }
