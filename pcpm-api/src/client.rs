@@ -35,9 +35,9 @@ pub use self::error::{ClientError, ServiceError};
 use self::message::{Call, Refusal, read_reply};
 use self::wire::{Deadline, Wire};
 use crate::types::{
-    AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, DropsReply,
-    DropsRequest, GetReply, GetRequest, ListReply, LocksReply, LocksRequest, Status, UpdateRequest,
-    WatchFrame, WatchRequest,
+    AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, DrainReply,
+    DrainRequest, DropsReply, DropsRequest, GetReply, GetRequest, ListReply, LocksReply,
+    LocksRequest, ResizeReply, ResizeRequest, Status, UpdateRequest, WatchFrame, WatchRequest,
 };
 
 /// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
@@ -221,6 +221,23 @@ impl Client {
         Ok(reply.checks)
     }
 
+    /// Takes no new attachments from now on, or again with `undo`.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn drain(&mut self, undo: bool) -> Result<DrainReply, ClientError> {
+        let undo = undo.then_some(true);
+        self.call("Drain", &DrainRequest { undo })
+    }
+
+    /// Changes how large the pool is.
+    ///
+    /// # Errors
+    /// [`PoolError`](crate::error::PoolError) as the interface says; otherwise as [`Client::call`].
+    pub fn resize(&mut self, request: &ResizeRequest) -> Result<ResizeReply, ClientError> {
+        self.call("Resize", request)
+    }
+
     /// Follows the pool, with a frame at most every `interval` (`None`: as the daemon likes).
     ///
     /// # Errors
@@ -276,6 +293,7 @@ impl Client {
             client: self,
             method,
             silence,
+            until: None,
             ended: false,
             frame: PhantomData,
         })
@@ -402,6 +420,7 @@ pub struct Frames<T> {
     client: Client,
     method: &'static str,
     silence: Duration,
+    until: Deadline,
     ended: bool,
     frame: PhantomData<T>,
 }
@@ -420,8 +439,16 @@ impl<T: DeserializeOwned> Iterator for Frames<T> {
 }
 
 impl<T: DeserializeOwned> Frames<T> {
+    /// Ends with [`ClientError::Timeout`] when `limit` is over.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.until = Instant::now().checked_add(limit);
+        self
+    }
+
     fn receive(&mut self) -> Result<(T, bool), ClientError> {
-        let deadline = Instant::now().checked_add(self.silence);
+        let silent = Instant::now().checked_add(self.silence);
+        let deadline = [silent, self.until].into_iter().flatten().min();
         let received = self.client.wire.receive(deadline);
         let (message, _) =
             received.map_err(|e| self.client.failed(self.method, e, self.silence))?;

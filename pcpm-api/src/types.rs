@@ -149,6 +149,8 @@ pub struct SlotCounts {
     pub capacity: u32,
     pub target: u32,
     pub waiting: u32,
+    #[serde(default)]
+    pub beyond: u32,
 }
 
 #[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -337,6 +339,44 @@ pub struct UpdateRequest {
     pub rate_up_packets: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_down_packets: Option<u64>,
+}
+
+/// Parameters of `Drain`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct DrainRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<bool>,
+}
+
+/// Reply of `Drain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+pub struct DrainReply {
+    pub draining: bool,
+    pub attached: u32,
+}
+
+/// Parameters of `Resize`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct ResizeRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetMode>,
+}
+
+/// Reply of `Resize`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+pub struct ResizeReply {
+    pub slots: SlotCounts,
+    pub target: WarmTarget,
 }
 
 /// Parameters of `Get`.

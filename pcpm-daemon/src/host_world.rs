@@ -370,7 +370,7 @@ pub(crate) fn shown(uplink: &Uplink) -> types::Uplink {
 
 fn sizes(config: &Config) -> Sizes {
     Sizes {
-        slots: config.capacity,
+        slots: config.max_capacity,
         hubs: hub_count(config),
         flows: config.nat.flows,
         ports: config.publish.max_ports,
@@ -378,7 +378,7 @@ fn sizes(config: &Config) -> Sizes {
 }
 
 fn hub_count(config: &Config) -> u32 {
-    config.capacity.div_ceil(SLOTS_PER_HUB)
+    config.max_capacity.div_ceil(SLOTS_PER_HUB)
 }
 
 fn programs_config(config: &Config) -> abi::Config {
@@ -388,7 +388,7 @@ fn programs_config(config: &Config) -> abi::Config {
         pool_mask: config.pool_cidr.netmask().into(),
         pool6: pool6.map_or(Address::ANY, |prefix| prefix.network().into()),
         pool6_mask: pool6.map_or(Address::ANY, |prefix| prefix.netmask().into()),
-        capacity: config.capacity,
+        capacity: config.max_capacity,
         nat_port_first: config.nat.ports.first,
         nat_port_last: config.nat.ports.last,
         ipv6_is_routed: (config.ipv6.egress == config::Ipv6Egress::Routed).into(),

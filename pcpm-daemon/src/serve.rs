@@ -99,6 +99,7 @@ pub(crate) fn until_stopped(
         .context("start the workers")?;
     let settings = PoolSettings {
         capacity: config.capacity,
+        room: config.max_capacity,
         target: config.target(),
         creating: config.refill.workers * CREATING_PER_WORKER,
         quotas: config.quotas.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pcpm_api::DEFAULT_SOCKET;
-use pcpm_api::types::{AttachRequest, Lease, OnEmpty, UpdateRequest};
+use pcpm_api::types::{AttachRequest, Lease, OnEmpty, ResizeRequest, TargetMode, UpdateRequest};
 
 use crate::parse::{self, LeaseOption};
 
@@ -94,6 +94,22 @@ Examples:
 SHARE is the time that all waiters together waited, of the time observed: more than 100% when several
 wait at once. A lock in parentheses is named by the function that asks for it. Waits of at least
 locks.long_wait_ms (10 by default) are told one by one.";
+
+const DRAIN_HELP: &str = "\
+Examples:
+  pcpm drain --wait --timeout 10m && systemctl stop pcpmd
+  pcpm drain --undo
+
+Requests that wait for a slot are refused. Exits 1 when the time is over and something is still attached;
+pcpmd then goes on draining.";
+
+const RESIZE_HELP: &str = "\
+Examples:
+  pcpm resize --capacity 200 --ready 50
+  pcpm resize --target adaptive
+
+Until pcpmd is started again: the configuration is not changed. A smaller pool destroys free slots at once
+and does not replace attached ones when they are given back.";
 
 const DOCTOR_HELP: &str = "\
 Exits 1 when a check failed. When pcpmd cannot be reached, 'pcpmd --check' is run
@@ -186,6 +202,12 @@ pub(crate) enum Verb {
     /// Show who waits for the kernel's locks, and who holds them.
     #[command(after_help = LOCKS_HELP)]
     Locks(LocksArgs),
+    /// Take no new attachments; those there are go on.
+    #[command(after_help = DRAIN_HELP)]
+    Drain(DrainArgs),
+    /// Change how large the pool is, and how much of it is kept ready.
+    #[command(after_help = RESIZE_HELP)]
+    Resize(ResizeArgs),
     /// Check what the host offers and what pcpmd needs.
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
@@ -333,6 +355,46 @@ impl AttachOptions {
             lease_pid: lease.pid,
             exclusive: None,
             pass_fd: None,
+        }
+    }
+}
+
+/// Words of `drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Take new attachments again.
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) undo: bool,
+    /// Wait until nothing is attached.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long to wait: 30s, 10m.
+    #[arg(long, requires = "wait", value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Words of `resize`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(crate) struct ResizeArgs {
+    /// Number of slots.
+    #[arg(long, value_name = "N")]
+    capacity: Option<u32>,
+    /// Number of slots kept ready, or an adaptive target begins with.
+    #[arg(long, value_name = "N")]
+    ready: Option<u32>,
+    /// Whether the number of slots kept ready is fixed or follows demand.
+    #[arg(long, value_name = "HOW", value_parser = one_of(TargetMode::ALL, TargetMode::as_str))]
+    target: Option<TargetMode>,
+}
+
+impl ResizeArgs {
+    /// The request these words make.
+    pub(crate) fn request(&self) -> ResizeRequest {
+        ResizeRequest {
+            capacity: self.capacity,
+            ready: self.ready,
+            target: self.target,
         }
     }
 }

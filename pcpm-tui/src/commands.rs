@@ -5,6 +5,7 @@ mod attach;
 mod doctor;
 mod drops;
 mod locks;
+mod manage;
 mod run;
 mod show;
 mod status;
@@ -38,6 +39,8 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Watch { interval } => watch::watch(&session, *interval),
         Verb::Drops(args) => drops::drops(&session, args),
         Verb::Locks(args) => locks::locks(&session, args),
+        Verb::Drain(args) => manage::drain(&session, args),
+        Verb::Resize(args) => manage::resize(&session, args),
         Verb::Doctor => doctor::doctor(&session),
         Verb::Completions { shell } => completions(*shell),
     }

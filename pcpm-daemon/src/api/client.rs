@@ -6,8 +6,8 @@ use pcpm_api::{
     error::PoolError,
     limits::MESSAGE_BYTES,
     types::{
-        AttachRequest, DetachRequest, DoctorReply, DropsRequest, LocksRequest, Traffic,
-        UpdateRequest, WatchRequest,
+        AttachRequest, DetachRequest, DoctorReply, DrainReply, DrainRequest, DropsRequest,
+        LocksRequest, Traffic, UpdateRequest, WatchRequest,
     },
 };
 use serde::Serialize;
@@ -156,6 +156,14 @@ impl Client {
             Call::Watch(request) => self.watch(&request, mode).await,
             Call::Drops(request) => self.drops(request, mode).await,
             Call::Locks(request) => self.locks(&request, mode).await,
+            Call::Drain(request) => {
+                let drained = self.drain(&request);
+                self.reply(mode, drained).await
+            }
+            Call::Resize(request) => {
+                let resized = self.service.engine.borrow_mut().resize(&request);
+                self.result(mode, resized).await
+            }
             Call::Doctor => self.doctor(mode).await,
             Call::Info => self.reply(mode, Info::new()).await,
             Call::Description(request) => match service::describe(&request) {
@@ -173,6 +181,18 @@ impl Client {
     fn detach(&self, request: &DetachRequest) -> Result<(), PoolError> {
         let mut engine = self.service.engine.borrow_mut();
         engine.detach(&request.owner, request.id.as_deref(), self.caller)
+    }
+
+    fn drain(&self, request: &DrainRequest) -> DrainReply {
+        let draining = request.undo != Some(true);
+        let mut engine = self.service.engine.borrow_mut();
+        if draining {
+            engine.drain();
+        } else {
+            engine.end_drain();
+        }
+        let attached = engine.counts().attached;
+        DrainReply { draining, attached }
     }
 
     fn update(&self, request: &UpdateRequest) -> Result<Attachment, PoolError> {

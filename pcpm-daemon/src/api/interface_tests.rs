@@ -121,6 +121,16 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             shape_of(types::LocksRequest::TYPE),
             shape_of(types::LocksReply::TYPE),
         ),
+        (
+            "Drain",
+            shape_of(types::DrainRequest::TYPE),
+            shape_of(types::DrainReply::TYPE),
+        ),
+        (
+            "Resize",
+            shape_of(types::ResizeRequest::TYPE),
+            shape_of(types::ResizeReply::TYPE),
+        ),
         ("Doctor", vec![], shape_of(types::DoctorReply::TYPE)),
     ];
     let definition = interface();

@@ -40,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) on_exit: OnExit,
     /// All slots, whatever their state.
     pub(crate) capacity: u32,
+    /// The most that a resize can make of it.
+    pub(crate) max_capacity: u32,
     /// How many of them are kept ready.
     pub(crate) ready: u32,
     /// Addresses of the slots: slot `i` has the `i`-th.

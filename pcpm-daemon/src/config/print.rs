@@ -3,7 +3,7 @@
 
 use std::fmt::{Display, Formatter, Result};
 
-use super::validate::socket_in;
+use super::validate::{socket_in, whole_hubs};
 use super::{
     Access, Config, DefaultPolicy, Ipv6Egress, Locks, OnExit, PoolV6, PortRange, Principal,
     UplinkSetting,
@@ -47,6 +47,16 @@ fn pool(file: &mut Printer, config: &Config) {
         "Number of slots, 1 to 65536: namespaces that are made, handed out and replaced.",
     ]);
     file.set("capacity", &config.capacity);
+    file.about(&[
+        "The most that a resize of the running daemon can make of it. Default: as many as fit into the hubs",
+        "of capacity slots, 512 each, and the pool has addresses for.",
+    ]);
+    let derived = whole_hubs(config.capacity, config.pool_cidr);
+    file.set_unless(
+        config.max_capacity == derived,
+        "max_capacity",
+        &config.max_capacity,
+    );
     file.about(&["Number of slots kept ready, 0 to capacity. Default: capacity."]);
     file.set_unless(config.ready == config.capacity, "ready", &config.ready);
     file.about(&[

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use pcpm_api::types::TargetMode;
 
+use super::validate::whole_hubs;
 use super::*;
 use crate::pool::Quota;
 
@@ -553,6 +554,7 @@ prop_compose! {
             bpffs,
             on_exit: if keep { OnExit::Keep } else { OnExit::Remove },
             capacity,
+            max_capacity: whole_hubs(capacity, pool_cidr),
             ready: warm % (capacity + 1),
             pool_cidr,
             pool_cidr6,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::limits;
 use pcpm_api::types::TargetMode;
+use pcpm_ebpf::abi::SLOTS_PER_HUB;
 
 use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
@@ -59,6 +60,7 @@ impl Default for Config {
             bpffs: "/sys/fs/bpf/pcpm".into(),
             on_exit: OnExit::Remove,
             capacity: 64,
+            max_capacity: 512,
             ready: 64,
             pool_cidr: network([10, 213, 0, 0], 16),
             pool_cidr6: PoolV6 {
@@ -111,6 +113,10 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         default.capacity,
         number(1..=MOST_SLOTS),
     )?;
+    let pool_cidr = set("pool_cidr", layer.pool_cidr, default.pool_cidr, |text| {
+        pool_cidr(&text, capacity)
+    })?;
+    let most = whole_hubs(capacity, pool_cidr);
     Ok(Config {
         socket: set("socket", layer.socket, socket_in(&state_dir), socket)?,
         state_dir,
@@ -120,8 +126,9 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         })?,
         capacity,
         ready: set("ready", layer.ready, capacity, |n| ready(n, capacity))?,
-        pool_cidr: set("pool_cidr", layer.pool_cidr, default.pool_cidr, |text| {
-            pool_cidr(&text, capacity)
+        pool_cidr,
+        max_capacity: set("max_capacity", layer.max_capacity, most, |n| {
+            max_capacity(n, capacity, pool_cidr)
         })?,
         pool_cidr6: set("pool_cidr6", layer.pool_cidr6, default.pool_cidr6, |text| {
             pool_cidr6(&text, ipv6.egress)
@@ -456,6 +463,22 @@ fn pool_cidr(text: &str, capacity: u32) -> Result<Ipv4Net, String> {
         ));
     }
     Ok(cidr)
+}
+
+/// As many slots as the hubs of `capacity` slots hold, and the pool has addresses for.
+pub(super) fn whole_hubs(capacity: u32, pool: Ipv4Net) -> u32 {
+    let whole = capacity.div_ceil(SLOTS_PER_HUB) * SLOTS_PER_HUB;
+    whole.min(addresses(pool)).min(MOST_SLOTS)
+}
+
+fn max_capacity(n: i64, capacity: u32, pool: Ipv4Net) -> Result<u32, String> {
+    number(capacity..=addresses(pool).min(MOST_SLOTS))(n)
+}
+
+fn addresses(network: Ipv4Net) -> u32 {
+    1_u32
+        .checked_shl(u32::from(32 - network.prefix_len()))
+        .unwrap_or(u32::MAX)
 }
 
 fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {

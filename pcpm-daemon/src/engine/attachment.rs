@@ -207,7 +207,7 @@ impl Engine {
 
     /// All slots that are not vacant.
     pub(super) fn slots_in_use(&self) -> impl Iterator<Item = Slot> {
-        (0..self.pool.counts().capacity)
+        (0..self.pool.room())
             .filter(|&slot| self.pool.state(slot) != SlotState::Vacant)
             .map(|slot| self.slot(slot))
     }

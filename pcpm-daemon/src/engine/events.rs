@@ -8,7 +8,7 @@ use pcpm_api::{
 };
 
 use super::unix_time_ms;
-use crate::{net::slot_name, pool::Holder, pool::SlotIndex};
+use crate::{net::slot_name, pool::Holder, pool::SlotIndex, pool::Target};
 
 /// Events remembered. A watcher that falls behind by more is told how many it lost.
 const REMEMBERED: usize = 4096;
@@ -36,6 +36,13 @@ pub(super) enum Happening {
     },
     Refused {
         error: PoolError,
+    },
+    Draining {
+        on: bool,
+    },
+    Resized {
+        capacity: u32,
+        target: Target,
     },
     Uplinks {
         now: Vec<types::Uplink>,
@@ -67,6 +74,9 @@ impl Happening {
             Self::Cancelled => "cancelled",
             Self::Exhausted { .. } => "exhausted",
             Self::Refused { .. } => "refused",
+            Self::Draining { on: true } => "draining",
+            Self::Draining { on: false } => "resumed",
+            Self::Resized { .. } => "resized",
             Self::Uplinks { .. } => "uplink",
             Self::Lost { .. } => "lost",
             Self::Unreserved { .. } => "unreserved",
@@ -85,6 +95,19 @@ impl Happening {
             Self::Waiting { ahead } => format!("for a slot, behind {ahead}"),
             Self::Exhausted { waiting } => format!("{waiting} requests wait"),
             Self::Refused { error } => error.to_string(),
+            Self::Draining { on: true } => "takes no new attachments".to_owned(),
+            Self::Draining { on: false } => "takes attachments again".to_owned(),
+            Self::Resized {
+                capacity,
+                target: Target::Fixed(ready),
+            } => format!("capacity {capacity}, ready {ready}"),
+            Self::Resized {
+                capacity,
+                target: Target::Adaptive(bounds),
+            } => format!(
+                "capacity {capacity}, {} to {} ready",
+                bounds.floor, bounds.ceiling
+            ),
             Self::Cancelled => "no longer wanted".to_owned(),
             Self::Uplinks { now } if now.is_empty() => "none".to_owned(),
             Self::Uplinks { now } => {

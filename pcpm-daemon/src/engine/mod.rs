@@ -35,7 +35,7 @@ use pcpm_api::{
     limits::{self, DEFAULT_TENANT},
     options::Options,
     publish::Port,
-    types::{self, Lease, OnEmpty, Traffic},
+    types::{self, Lease, OnEmpty, TargetMode, Traffic},
 };
 use pcpm_ebpf::abi::{GATEWAY_V4, GATEWAY_V6, SlotCounters};
 use tokio::sync::{Notify, oneshot};
@@ -46,7 +46,9 @@ use crate::{
     journal::{self, History, Journal},
     net,
     policy::{Policies, Ranges},
-    pool::{self, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex},
+    pool::{
+        self, Adaptive, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex, Target,
+    },
     process::{self, Process, ProcessLeases},
     reservation::Reservations,
 };
@@ -184,6 +186,7 @@ pub(crate) struct Engine {
     /// Tells this life of the daemon from all others: when it began.
     life: u64,
     pool: Pool,
+    sizes: Sizes,
     datapath: Box<dyn Datapath>,
     policies: Policies,
     work: Box<dyn Work>,
@@ -236,7 +239,7 @@ impl Engine {
         journal: journal::Opened,
         process_leases: ProcessLeases,
     ) -> Self {
-        let capacity = settings.capacity;
+        let room = settings.room.max(settings.capacity);
         let journal::Opened {
             journal,
             history,
@@ -250,11 +253,12 @@ impl Engine {
             journal_fails: false,
             policies: Policies::new(Ranges::new(world.ranges())),
             world,
+            sizes: Sizes::of(settings.target),
             pool: Pool::new(settings),
             datapath,
             work,
             reservations,
-            records: (0..capacity).map(|_| Record::default()).collect(),
+            records: (0..room).map(|_| Record::default()).collect(),
             leases: Leases::default(),
             process_leases,
             tenants: Tenants::default(),
@@ -441,8 +445,55 @@ impl Engine {
 
     /// Refuses everybody from now on.
     pub(crate) fn drain(&mut self) {
-        self.totals.draining = true;
+        if !self.pool.is_draining() {
+            self.events
+                .push(Happening::Draining { on: true }, None, None);
+        }
         self.feed(Event::Drain, None);
+    }
+
+    /// Takes attaches again.
+    pub(crate) fn end_drain(&mut self) {
+        if self.pool.is_draining() {
+            self.events
+                .push(Happening::Draining { on: false }, None, None);
+        }
+        self.feed(Event::EndDrain, None);
+    }
+
+    /// Changes how large the pool is and how much of it is kept ready.
+    pub(crate) fn resize(
+        &mut self,
+        request: &types::ResizeRequest,
+    ) -> Result<types::ResizeReply, PoolError> {
+        let before = self.pool.counts().capacity;
+        let capacity = request.capacity.unwrap_or(before);
+        let room = self.pool.room();
+        if capacity == 0 || capacity > room {
+            let reason = format!("{capacity} is not from 1 to {room} (max_capacity)");
+            return Err(PoolError::invalid("capacity", reason));
+        }
+        if let Some(ready) = request.ready.filter(|&ready| ready > capacity) {
+            let reason = format!("{ready} is more than the capacity, {capacity}");
+            return Err(PoolError::invalid("ready", reason));
+        }
+        let target = self.sizes.resized(request, before, capacity);
+        self.set_size(capacity, target);
+        Ok(types::ResizeReply {
+            slots: self.pool.counts(),
+            target: self.warm_target(),
+        })
+    }
+
+    fn set_size(&mut self, capacity: u32, target: Target) {
+        let resized = Happening::Resized { capacity, target };
+        self.events.push(resized, None, None);
+        self.feed(Event::Resize { capacity, target }, None);
+    }
+
+    /// Slots by state.
+    pub(crate) fn counts(&self) -> types::SlotCounts {
+        self.pool.counts()
     }
 
     /// Connected clients.
@@ -664,6 +715,55 @@ impl Engine {
             reason: reason.to_owned(),
         };
         self.events.push(failed, Some(slot), None);
+    }
+}
+
+/// Both kinds of target, so that one can be changed for the other.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    ready: u32,
+    adaptive: Option<Adaptive>,
+    mode: TargetMode,
+}
+
+impl Sizes {
+    fn of(target: Target) -> Self {
+        match target {
+            Target::Fixed(ready) => Self {
+                ready,
+                adaptive: None,
+                mode: TargetMode::Fixed,
+            },
+            Target::Adaptive(bounds) => Self {
+                ready: bounds.first,
+                adaptive: Some(bounds),
+                mode: TargetMode::Adaptive,
+            },
+        }
+    }
+
+    /// The target after a resize. What equalled the capacity goes on doing so, the rest is kept.
+    fn resized(&mut self, request: &types::ResizeRequest, before: u32, capacity: u32) -> Target {
+        let follow = |size: u32| {
+            if size == before {
+                capacity
+            } else {
+                size.min(capacity)
+            }
+        };
+        self.ready = request.ready.unwrap_or_else(|| follow(self.ready));
+        self.mode = request.target.unwrap_or(self.mode);
+        let bounds = self.adaptive.get_or_insert(Adaptive {
+            ceiling: before,
+            ..Adaptive::default()
+        });
+        bounds.ceiling = follow(bounds.ceiling);
+        bounds.floor = bounds.floor.min(bounds.ceiling);
+        bounds.first = self.ready;
+        match self.mode {
+            TargetMode::Fixed => Target::Fixed(self.ready),
+            TargetMode::Adaptive => Target::Adaptive(*bounds),
+        }
     }
 }
 

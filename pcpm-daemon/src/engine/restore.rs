@@ -130,10 +130,10 @@ impl Engine {
 
     /// Everything known about slots.
     fn traces(&mut self, found: Found) -> BTreeMap<SlotIndex, Traces> {
-        let capacity = self.pool.counts().capacity;
+        let room = self.pool.room();
         let mut all = BTreeMap::<SlotIndex, Traces>::new();
         for (slot, known) in std::mem::take(&mut self.history.slots) {
-            if slot < capacity {
+            if slot < room {
                 all.entry(slot).or_default().known = Some(known);
             }
         }
@@ -141,7 +141,7 @@ impl Engine {
             let slot = found.index;
             all.entry(slot).or_default().found = Some(found);
         }
-        for slot in 0..capacity {
+        for slot in 0..room {
             let word = self.datapath.word(slot);
             if word != AttachmentWord::default() {
                 all.entry(slot).or_default().word = word;

@@ -32,7 +32,6 @@ pub(super) struct Totals {
     pub(super) created: u64,
     pub(super) retired: u64,
     pub(super) failed: u64,
-    pub(super) draining: bool,
 }
 
 impl Totals {
@@ -102,7 +101,7 @@ impl Engine {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
-            draining: self.totals.draining,
+            draining: self.pool.is_draining(),
             pool_cidr: self.world.pool_cidr.to_string(),
             slots: self.pool.counts(),
             target: self.warm_target(),
@@ -181,7 +180,7 @@ impl Engine {
             .collect()
     }
 
-    fn warm_target(&self) -> WarmTarget {
+    pub(super) fn warm_target(&self) -> WarmTarget {
         let Decision { burst, .. } = self.pool.decision();
         let target = self.pool.counts().target;
         let (mode, floor, ceiling) = match self.pool.target_setting() {
@@ -201,7 +200,7 @@ impl Engine {
 
     /// Why the target is what it is, for people.
     fn explanation(&self) -> String {
-        if self.totals.draining {
+        if self.pool.is_draining() {
             return "draining".to_owned();
         }
         let Target::Adaptive(bounds) = self.pool.target_setting() else {

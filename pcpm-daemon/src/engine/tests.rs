@@ -89,6 +89,7 @@ impl Bench {
             world,
             PoolSettings {
                 capacity,
+                room: capacity.max(8),
                 target: Target::Fixed(ready),
                 creating: capacity,
                 quotas,

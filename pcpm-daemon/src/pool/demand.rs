@@ -56,6 +56,18 @@ pub(crate) struct Adaptive {
     pub(crate) window: Duration,
 }
 
+impl Default for Adaptive {
+    fn default() -> Self {
+        Self {
+            first: 8,
+            floor: 8,
+            ceiling: 64,
+            one_in: 1000,
+            window: Duration::from_mins(10),
+        }
+    }
+}
+
 /// A target and what led to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decision {
@@ -119,6 +131,19 @@ impl Demand {
 
     pub(super) fn setting(&self) -> Target {
         self.setting
+    }
+
+    /// Another way to find the target; what is known of the demand is kept.
+    pub(super) fn set(&mut self, setting: Target) {
+        if setting == self.setting {
+            return;
+        }
+        let before = self.decision.target;
+        self.setting = setting;
+        self.decision = first_decision(setting);
+        if let Target::Adaptive(bounds) = setting {
+            self.decision.target = bounds.clamped(before);
+        }
     }
 
     /// Slots a second that the refill was measured to make.

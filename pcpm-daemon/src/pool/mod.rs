@@ -55,8 +55,10 @@ pub(crate) type Now = Duration;
 /// How large the pool is and how it is filled.
 #[derive(Clone, Debug)]
 pub(crate) struct PoolSettings {
-    /// All slots.
+    /// Slots that may be in use; a resize changes it.
     pub(crate) capacity: u32,
+    /// The most that a resize can make of it: slots there are addresses, maps and hubs for.
+    pub(crate) room: u32,
     /// Ready slots aimed for.
     pub(crate) target: Target,
     /// Slots that may be in creation at once; more would only queue before the workers.
@@ -144,6 +146,10 @@ pub(crate) enum Event {
     RetireFailed(SlotIndex, String),
     /// No attach is answered from now on, and nothing is made any more.
     Drain,
+    /// The end of that.
+    EndDrain,
+    /// The pool has this capacity and target from now on. Slots beyond are destroyed as they become free.
+    Resize { capacity: u32, target: Target },
 }
 
 /// What has to be done.
@@ -264,7 +270,7 @@ pub(crate) struct Pool {
 impl Pool {
     /// A pool of vacant slots. Nothing is made before the first event.
     pub(crate) fn new(settings: PoolSettings) -> Self {
-        let slots = (0..settings.capacity)
+        let slots = (0..settings.room.max(settings.capacity))
             .map(|_| Slot {
                 state: State::Vacant,
                 epoch: 0,
@@ -342,6 +348,8 @@ impl Pool {
             Event::Retired(slot) => self.retired(slot),
             Event::RetireFailed(slot, reason) => self.fail(slot, reason, true, now),
             Event::Drain => self.drain(now, commands),
+            Event::EndDrain => self.draining = false,
+            Event::Resize { capacity, target } => self.resize(capacity, target, commands),
         }
         self.refuse_late(now, commands);
         self.demand.tick(now);
@@ -372,6 +380,16 @@ impl Pool {
     /// The warm target and why it is that.
     pub(crate) fn decision(&self) -> Decision {
         self.demand.decision()
+    }
+
+    /// Slots there may ever be: indexes are below.
+    pub(crate) fn room(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the pool takes no attaches.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
     }
 
     /// How the warm target is found.
@@ -448,7 +466,7 @@ impl Pool {
 
     /// Attached slots in ascending order.
     pub(crate) fn attached_slots(&self) -> impl Iterator<Item = SlotIndex> {
-        (0..self.settings.capacity).filter(|&slot| self.holder(slot).is_some())
+        (0..self.room()).filter(|&slot| self.holder(slot).is_some())
     }
 
     /// Slots whose state changed since the last call; a slot may be named twice.
@@ -551,8 +569,12 @@ impl Pool {
         if let State::Attached(holder) = self.set(slot, State::Ready) {
             self.owners.remove(&holder.owner);
             self.usage.release(&holder, now);
-            self.ready.push_front(slot);
-            self.serve_waiting(now, commands);
+            if slot < self.settings.capacity {
+                self.ready.push_front(slot);
+                self.serve_waiting(now, commands);
+            } else {
+                self.retire(slot, commands);
+            }
         }
     }
 
@@ -561,9 +583,8 @@ impl Pool {
         self.refill_pause.reset();
         self.demand.made(now, self.refill_is_busy);
         self.refill_is_busy = self.counts.creating > 1;
-        if self.draining {
-            self.set(slot, State::Retiring);
-            commands.push(Command::Retire(slot));
+        if self.draining || slot >= self.settings.capacity {
+            self.retire(slot, commands);
             return;
         }
         self.set(slot, State::Ready);
@@ -608,8 +629,20 @@ impl Pool {
 
     fn retired(&mut self, slot: SlotIndex) {
         self.slots[slot as usize].failures = 0;
+        self.vacate(slot);
+    }
+
+    /// The slot is vacant, and can be made again if the pool is still that large.
+    fn vacate(&mut self, slot: SlotIndex) {
         self.set(slot, State::Vacant);
-        self.vacant.push_back(slot);
+        if slot < self.settings.capacity {
+            self.vacant.push_back(slot);
+        }
+    }
+
+    fn retire(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+        self.set(slot, State::Retiring);
+        commands.push(Command::Retire(slot));
     }
 
     fn fail(&mut self, slot: SlotIndex, reason: String, retire: bool, now: Now) {
@@ -657,8 +690,32 @@ impl Pool {
                 self.set(slot, State::Retiring);
                 commands.push(Command::Retire(slot));
             } else {
-                self.set(slot, State::Vacant);
-                self.vacant.push_back(slot);
+                self.vacate(slot);
+            }
+        }
+    }
+
+    fn resize(&mut self, capacity: u32, target: Target, commands: &mut Vec<Command>) {
+        let capacity = capacity.min(self.room());
+        let before = std::mem::replace(&mut self.settings.capacity, capacity);
+        self.counts.capacity = capacity;
+        self.demand.set(target);
+        self.vacant.retain(|&slot| slot < capacity);
+        let slots = &self.slots;
+        let is_vacant = |slot: &SlotIndex| matches!(slots[*slot as usize].state, State::Vacant);
+        self.vacant.extend((before..capacity).filter(is_vacant));
+        self.counts.vacant = u32::try_from(self.vacant.len()).unwrap_or(u32::MAX);
+        self.retire_beyond(commands);
+    }
+
+    /// Destroys ready slots that a smaller pool has no place for.
+    fn retire_beyond(&mut self, commands: &mut Vec<Command>) {
+        let ready = std::mem::take(&mut self.ready);
+        for slot in ready {
+            if slot < self.settings.capacity {
+                self.ready.push_back(slot);
+            } else {
+                self.retire(slot, commands);
             }
         }
     }
@@ -668,7 +725,7 @@ impl Pool {
         if self.draining {
             0
         } else {
-            self.demand.target()
+            self.demand.target().min(self.settings.capacity)
         }
     }
 
@@ -678,8 +735,7 @@ impl Pool {
             let Some(slot) = self.ready.pop_back() else {
                 return;
             };
-            self.set(slot, State::Retiring);
-            commands.push(Command::Retire(slot));
+            self.retire(slot, commands);
         }
     }
 
@@ -707,27 +763,45 @@ impl Pool {
     }
 
     fn note_counts(&mut self) {
+        let SlotCounts {
+            ready,
+            attached,
+            creating,
+            retiring,
+            failed,
+            vacant,
+            capacity,
+            ..
+        } = self.counts;
+        let all = ready + attached + creating + retiring + failed + vacant;
+        self.counts.beyond = all.saturating_sub(capacity);
         self.counts.waiting = self.waiting.len();
         self.counts.target = self.target();
     }
 
     /// Changes a slot's state and returns what it was.
     fn set(&mut self, slot: SlotIndex, state: State) -> State {
-        *self.count_of(slot) -= 1;
+        if let Some(count) = self.count_of(slot) {
+            *count -= 1;
+        }
         let before = std::mem::replace(&mut self.slots[slot as usize].state, state);
-        *self.count_of(slot) += 1;
+        if let Some(count) = self.count_of(slot) {
+            *count += 1;
+        }
         self.touched.push(slot);
         before
     }
 
-    fn count_of(&mut self, slot: SlotIndex) -> &mut u32 {
+    /// The count that the slot is in. Nobody counts vacant slots that a smaller pool has no place for.
+    fn count_of(&mut self, slot: SlotIndex) -> Option<&mut u32> {
         match self.state(slot) {
-            SlotState::Vacant => &mut self.counts.vacant,
-            SlotState::Creating => &mut self.counts.creating,
-            SlotState::Ready => &mut self.counts.ready,
-            SlotState::Attached => &mut self.counts.attached,
-            SlotState::Retiring => &mut self.counts.retiring,
-            SlotState::Failed => &mut self.counts.failed,
+            SlotState::Vacant if slot >= self.settings.capacity => None,
+            SlotState::Vacant => Some(&mut self.counts.vacant),
+            SlotState::Creating => Some(&mut self.counts.creating),
+            SlotState::Ready => Some(&mut self.counts.ready),
+            SlotState::Attached => Some(&mut self.counts.attached),
+            SlotState::Retiring => Some(&mut self.counts.retiring),
+            SlotState::Failed => Some(&mut self.counts.failed),
         }
     }
 }

@@ -23,6 +23,7 @@ impl Bench {
         let mut bench = Self {
             pool: Pool::new(PoolSettings {
                 capacity,
+                room: 16.max(capacity),
                 target: Target::Fixed(ready),
                 creating: 4,
                 quotas: Quotas::default(),
@@ -85,6 +86,11 @@ impl Bench {
                 return answers;
             }
         }
+    }
+
+    fn resize(&mut self, capacity: u32, ready: u32) -> Vec<Command> {
+        let target = Target::Fixed(ready);
+        self.event(Event::Resize { capacity, target })
     }
 
     fn attach(&mut self, owner: &str, on_empty: OnEmpty) -> Vec<Command> {
@@ -425,6 +431,52 @@ fn a_draining_pool_refuses_everybody_and_makes_nothing() {
 }
 
 #[test]
+fn a_drain_can_be_ended() {
+    let mut bench = Bench::filled(2, 2);
+    bench.event(Event::Drain);
+    let answer = bench.attach("a", OnEmpty::Wait);
+    assert!(matches!(answer[..], [Command::Refuse { .. }]), "{answer:?}");
+    bench.event(Event::EndDrain);
+    bench.attached("b");
+}
+
+#[test]
+fn a_larger_pool_fills_to_its_new_target() {
+    let mut bench = Bench::filled(4, 4);
+    bench.resize(10, 8);
+    bench.work();
+    let counts = bench.pool.counts();
+    assert_eq!((counts.ready, counts.vacant, counts.capacity), (8, 2, 10));
+}
+
+#[test]
+fn a_smaller_pool_destroys_what_is_free_and_waits_for_what_is_attached() {
+    let mut bench = Bench::filled(8, 8);
+    let attached: Vec<_> = (0..8).map(|n| bench.attached(&format!("o{n}"))).collect();
+    bench.event(Event::Detach(attached[6]));
+    bench.resize(4, 4);
+    bench.work();
+    let counts = bench.pool.counts();
+    assert_eq!((counts.attached, counts.beyond, counts.capacity), (7, 3, 4));
+    for slot in attached {
+        bench.event(Event::Detach(slot));
+    }
+    bench.work();
+    let counts = bench.pool.counts();
+    assert_eq!((counts.ready, counts.beyond, counts.vacant), (4, 0, 0));
+    assert!((0..4).all(|slot| bench.pool.state(slot) == SlotState::Ready));
+}
+
+#[test]
+fn slots_beyond_the_target_are_destroyed() {
+    let mut bench = Bench::filled(8, 8);
+    bench.resize(8, 3);
+    assert_eq!(bench.to_retire.len(), 5);
+    bench.work();
+    assert_eq!(bench.pool.counts().ready, 3);
+}
+
+#[test]
 fn a_slot_that_was_not_used_goes_to_the_next_who_waits() {
     let mut bench = Bench::filled(1, 1);
     let slot = bench.attached("a");
@@ -500,6 +552,8 @@ enum Step {
     CreateDone { ok: bool },
     RetireDone { ok: bool },
     Wait { ms: u16 },
+    Resize { capacity: u8, ready: u8 },
+    Drain { on: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -512,6 +566,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop::bool::weighted(0.9).prop_map(|ok| Step::CreateDone { ok }),
         4 => prop::bool::weighted(0.9).prop_map(|ok| Step::RetireDone { ok }),
         2 => (0..2000_u16).prop_map(|ms| Step::Wait { ms }),
+        1 => (1..16_u8, 0..16_u8).prop_map(|(capacity, ready)| Step::Resize { capacity, ready }),
+        1 => any::<bool>().prop_map(|on| Step::Drain { on }),
     ]
 }
 
@@ -554,6 +610,8 @@ impl Bench {
                     Event::RetireFailed(slot, "no".into())
                 });
             }
+            Step::Resize { capacity, ready } => drop(self.resize(capacity.into(), ready.into())),
+            Step::Drain { on } => drop(self.event(if on { Event::Drain } else { Event::EndDrain })),
             Step::Wait { ms } => {
                 self.now += Duration::from_millis(ms.into());
                 self.event(Event::Tick);
@@ -571,7 +629,11 @@ impl Bench {
             + counts.retiring
             + counts.failed
             + counts.vacant;
-        assert_eq!(all, counts.capacity, "every slot is in one state");
+        assert_eq!(
+            all,
+            counts.capacity + counts.beyond,
+            "every slot is in one state"
+        );
         assert_eq!(
             self.passing,
             pool.attached_slots().collect(),
@@ -614,7 +676,9 @@ proptest! {
             bench.step(step);
             bench.check();
         }
-        for slot in 0..capacity {
+        bench.resize(capacity, ready.min(capacity));
+        bench.event(Event::EndDrain);
+        for slot in 0..16 {
             bench.event(Event::Detach(slot));
         }
         for _ in 0..64 {
@@ -622,12 +686,13 @@ proptest! {
             bench.now += Duration::from_secs(20);
             bench.event(Event::Tick);
         }
-        for slot in 0..capacity {
+        for slot in 0..16 {
             bench.event(Event::Detach(slot));
         }
         bench.work();
         let counts = bench.pool.counts();
         prop_assert!(counts.ready >= ready.min(capacity), "{counts:?}");
         prop_assert_eq!((counts.attached, counts.failed, counts.waiting), (0, 0, 0));
+        prop_assert_eq!(counts.beyond, 0);
     }
 }

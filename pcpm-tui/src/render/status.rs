@@ -23,6 +23,15 @@ pub(crate) fn screen(status: &Status, look: Look) -> String {
     text
 }
 
+/// How large the pool is and how much of it is kept ready.
+pub(crate) fn sizes(counts: &SlotCounts, warm: &WarmTarget, look: Look) -> String {
+    let rows = [
+        field("slots", slots(counts)),
+        field("target", Cell::new(target(warm))),
+    ];
+    render(&[], &rows, look)
+}
+
 fn headline(status: &Status, look: Look) -> String {
     let mut text = format!(
         "pcpmd {}, up {}, {} {}",
@@ -117,6 +126,10 @@ fn slots(counts: &SlotCounts) -> Cell {
         }
     }
     cell.push(Hue::Plain, &format!(" of {}", counts.capacity));
+    if counts.beyond > 0 {
+        let resizing = format!("; resizing: {} more are not replaced", counts.beyond);
+        cell.push(Hue::Warning, &resizing);
+    }
     if counts.waiting > 0 {
         cell.push(
             Hue::Warning,
@@ -329,6 +342,7 @@ mod tests {
                 capacity: 64,
                 target: 40,
                 waiting: 2,
+                beyond: 0,
             },
             target: WarmTarget {
                 mode: TargetMode::Adaptive,

@@ -195,6 +195,7 @@ impl Simulation {
     fn play(target: Target, arrivals: &[Now]) -> Outcome {
         let settings = PoolSettings {
             capacity: 2048,
+            room: 2048,
             target,
             creating: 32,
             quotas: Quotas::default(),
