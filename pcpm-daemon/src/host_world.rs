@@ -27,6 +27,7 @@ use crate::{
         Swept, Uplink, UplinkChoice,
     },
     pin_note,
+    reaper::Reaper,
     uplink::UplinkFollower,
 };
 
@@ -54,6 +55,7 @@ pub(crate) struct Built {
     pub(crate) uplinks: UplinkFollower,
     /// Slots of an earlier life.
     pub(crate) found: Found,
+    pub(crate) reaper: Reaper,
 }
 
 /// What was removed, and what could not be.
@@ -111,6 +113,14 @@ impl HostWorld {
         let mut kernels: Vec<_> = (0..config.refill.workers)
             .map(|_| self.host.worker(hubs.clone()))
             .collect();
+        let reaper = Reaper {
+            state_dir: config.state_dir.clone(),
+            hubs: hubs
+                .iter()
+                .map(|hub| (hub.clone(), hub_spec(config, mtu, hub.number)))
+                .collect(),
+            programs: steering.programs()?,
+        };
         let slots = without_surplus(slots, config.capacity, &mut *kernels[0]);
         let world = World {
             state_dir: config.state_dir.clone(),
@@ -126,6 +136,7 @@ impl HostWorld {
             kernels,
             uplinks,
             found: slots,
+            reaper,
         })
     }
 

@@ -18,6 +18,7 @@ mod pin_note;
 mod policy;
 mod pool;
 mod process;
+mod reaper;
 mod reservation;
 mod serve;
 mod uplink;

@@ -31,6 +31,7 @@ use crate::{
     locks::{Insight, LockHistory},
     pool::PoolSettings,
     process::ProcessLeases,
+    reaper::Finding,
     reservation::{HostSockets, Reservations},
 };
 
@@ -117,8 +118,13 @@ pub(crate) fn until_stopped(
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;
     let (changes, uplinks) = mpsc::unbounded_channel();
-    let served = built.uplinks.follow(changes).and_then(|()| {
-        let inboxes = (inbox, uplinks, built.drop_events);
+    let (found, findings) = mpsc::unbounded_channel();
+    let looked_after = built
+        .uplinks
+        .follow(changes)
+        .and_then(|()| built.reaper.start(found));
+    let served = looked_after.and_then(|()| {
+        let inboxes = (inbox, uplinks, built.drop_events, findings);
         let locks = insight.history.clone();
         LocalSet::new().block_on(&runtime, serve(config, engine, locks, inboxes, signals))
     });
@@ -140,13 +146,14 @@ type Inboxes = (
     UnboundedReceiver<Report>,
     UnboundedReceiver<Vec<Uplink>>,
     DropEvents,
+    UnboundedReceiver<Finding>,
 );
 
 async fn serve(
     config: &Config,
     engine: Shared,
     locks: Arc<LockHistory>,
-    (reports, uplinks, drops): Inboxes,
+    (reports, uplinks, drops, findings): Inboxes,
     signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
     let access = Access::resolve(&config.access).map_err(anyhow::Error::msg)?;
@@ -165,6 +172,7 @@ async fn serve(
     tokio::task::spawn_local(take_reports(engine.clone(), reports));
     tokio::task::spawn_local(take_uplinks(engine.clone(), uplinks));
     tokio::task::spawn_local(take_drops(engine.clone(), drops));
+    tokio::task::spawn_local(take_findings(engine.clone(), findings));
     tokio::task::spawn_local(keep_up(engine.clone()));
     tokio::task::spawn_local(end_process_leases(engine.clone()));
     tokio::task::spawn_local(announce_ready(engine.clone()));
@@ -210,6 +218,12 @@ async fn take_reports(engine: Shared, mut inbox: UnboundedReceiver<Report>) {
 async fn take_uplinks(engine: Shared, mut changes: UnboundedReceiver<Vec<Uplink>>) {
     while let Some(uplinks) = changes.recv().await {
         engine.borrow_mut().set_uplinks(uplinks);
+    }
+}
+
+async fn take_findings(engine: Shared, mut findings: UnboundedReceiver<Finding>) {
+    while let Some(finding) = findings.recv().await {
+        engine.borrow_mut().found(finding);
     }
 }
 

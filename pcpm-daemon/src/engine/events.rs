@@ -55,6 +55,14 @@ pub(super) enum Happening {
     Unreserved {
         reason: String,
     },
+    /// A hub lacked something and has it again.
+    Repaired {
+        what: String,
+    },
+    /// A hub, or a slot that somebody holds, does not work any more and cannot be repaired.
+    Broken {
+        reason: String,
+    },
     /// The journal could not be used as it should.
     Journal {
         message: String,
@@ -80,6 +88,8 @@ impl Happening {
             Self::Uplinks { .. } => "uplink",
             Self::Lost { .. } => "lost",
             Self::Unreserved { .. } => "unreserved",
+            Self::Repaired { .. } => "repaired",
+            Self::Broken { .. } => "broken",
             Self::Journal { .. } => "journal",
         }
     }
@@ -87,9 +97,11 @@ impl Happening {
     pub(super) fn message(&self) -> String {
         match self {
             Self::Attached { source, took_us } => format!("{source}, {took_us} µs"),
-            Self::Failed { reason } | Self::Lost { reason } | Self::Unreserved { reason } => {
-                reason.clone()
-            }
+            Self::Failed { reason }
+            | Self::Lost { reason }
+            | Self::Broken { reason }
+            | Self::Unreserved { reason } => reason.clone(),
+            Self::Repaired { what } => what.clone(),
             Self::Journal { message } => message.clone(),
             Self::Waiting { ahead: 0 } => "next in line for a slot".to_owned(),
             Self::Waiting { ahead } => format!("for a slot, behind {ahead}"),

@@ -7,6 +7,7 @@ mod attachment;
 mod commands;
 mod drops;
 mod events;
+mod findings;
 mod latency;
 mod leases;
 mod options;
@@ -171,6 +172,8 @@ struct Unusable {
 /// What the engine knows of a slot beside the pool's state.
 #[derive(Debug, Default)]
 struct Record {
+    /// The epoch in which it was told that the slot is broken.
+    told_broken_in: Option<u32>,
     netns: Option<OwnedFd>,
     /// The counters when the slot became ready: traffic is counted from there.
     baseline: SlotCounters,
@@ -401,6 +404,7 @@ impl Engine {
                     baseline,
                     text: Some(Rc::new(SlotText::new(&self.world, slot, mtu))),
                     origin: None,
+                    told_broken_in: None,
                     is_noted_ready: true,
                 };
                 self.events.push(Happening::Ready, Some(slot), None);

@@ -56,6 +56,15 @@ impl HostChanges {
         wait().map_err(|e| NetError::new("wait for changes of the host", e.to_string()))
     }
 
+    /// As [`wait`](Self::wait), but no longer than `timeout` for the first change.
+    pub(crate) fn wait_at_most(&self, timeout: Duration) -> Result<(), NetError> {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let is_changed = self.readable(timeout);
+        let is_changed =
+            is_changed.map_err(|e| NetError::new("wait for changes of the host", e.to_string()))?;
+        if is_changed { self.wait() } else { Ok(()) }
+    }
+
     fn readable(&self, timeout: PollTimeout) -> io::Result<bool> {
         let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut polled, timeout) {

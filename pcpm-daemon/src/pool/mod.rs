@@ -136,6 +136,8 @@ pub(crate) enum Event {
     /// An attached slot could not be let out, and no packet passed it: its request is answered, the
     /// slot is as good as new.
     Unused(SlotIndex),
+    /// A ready slot is no longer as it was made.
+    Spoiled(SlotIndex),
     /// A [`Command::Create`] succeeded.
     Created(SlotIndex),
     /// A [`Command::Create`] failed and left nothing behind.
@@ -343,6 +345,7 @@ impl Pool {
             Event::Cancel(request) => self.cancel(request, now),
             Event::Detach(slot) => self.detach(slot, now, commands),
             Event::Unused(slot) => self.unused(slot, now, commands),
+            Event::Spoiled(slot) => self.spoiled(slot, commands),
             Event::Created(slot) => self.created(slot, now, commands),
             Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
             Event::Retired(slot) => self.retired(slot),
@@ -432,6 +435,11 @@ impl Pool {
     /// The slot's attachment counter.
     pub(crate) fn epoch(&self, slot: SlotIndex) -> u32 {
         self.slots[slot as usize].epoch
+    }
+
+    /// Whether the slot waits for somebody.
+    pub(crate) fn is_ready(&self, slot: SlotIndex) -> bool {
+        matches!(self.slots[slot as usize].state, State::Ready)
     }
 
     /// The slot's state, as shown to clients.
@@ -575,6 +583,14 @@ impl Pool {
             } else {
                 self.retire(slot, commands);
             }
+        }
+    }
+
+    fn spoiled(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
+        if self.is_ready(slot) {
+            self.ready.retain(|&ready| ready != slot);
+            self.set(slot, State::Retiring);
+            commands.push(Command::Retire(slot));
         }
     }
 

@@ -489,6 +489,19 @@ fn a_slot_that_was_not_used_goes_to_the_next_who_waits() {
 }
 
 #[test]
+fn a_ready_slot_that_is_spoiled_is_replaced_and_an_attached_one_stays() {
+    let mut bench = Bench::filled(2, 2);
+    let held = bench.attached("a");
+    let ready = 1 - held;
+    bench.event(Event::Spoiled(held));
+    assert_eq!(bench.pool.slot_of("a"), Some(held));
+    bench.event(Event::Spoiled(ready));
+    assert!(!bench.pool.is_ready(ready));
+    bench.work();
+    assert!(bench.pool.is_ready(ready));
+}
+
+#[test]
 fn an_attachment_of_another_user_is_neither_given_nor_described() {
     let mut bench = Bench::filled(2, 2);
     let slot = bench.attached("a");
