@@ -86,6 +86,15 @@ pub struct Traffic {
     pub dropped_packets: u64,
 }
 
+#[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Flows {
+    pub used: u32,
+    pub limit: u32,
+    pub opened: u64,
+    pub refused: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
 pub struct Attachment {
@@ -194,6 +203,20 @@ pub struct Memory {
     pub kernel_slab_bytes_per_slot: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_percpu_bytes_per_slot: Option<u64>,
+}
+
+#[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct FlowTable {
+    pub capacity: u32,
+    pub used: u32,
+    pub per_slot: u32,
+    pub opened: u64,
+    pub collected: u64,
+    pub pass_us: u64,
+    pub refused_limit: u64,
+    pub refused_full: u64,
+    pub refused_ports: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -413,6 +436,7 @@ pub struct GetReply {
     #[serde(flatten)]
     pub attachment: Attachment,
     pub traffic: Traffic,
+    pub flows: Flows,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns_fd: Option<u32>,
 }
@@ -443,6 +467,7 @@ pub struct Status {
     #[serde(default)]
     pub uplinks: Vec<Uplink>,
     pub published_ports: u32,
+    pub flows: FlowTable,
     pub clients: u32,
     pub memory: Memory,
     pub drops: Vec<DropCount>,

@@ -15,8 +15,8 @@ use pcpm_ebpf::{
 use crate::{
     adoption,
     bpf::{
-        DatapathSetup as _, DropEvents, Earlier, HostAddresses, Object, PinDir, Sizes, Steering,
-        control_group,
+        DatapathSetup as _, DropEvents, Earlier, FlowHands, HostAddresses, Object, PinDir, Sizes,
+        Steering, control_group,
     },
     config::{self, Config, UplinkSetting},
     doctor::{self, NetworkFacts, UplinkFacts},
@@ -50,6 +50,7 @@ pub(crate) struct Built {
     pub(crate) world: World,
     pub(crate) steering: Steering,
     pub(crate) drop_events: DropEvents,
+    pub(crate) flows: FlowHands,
     /// One for each refill worker.
     pub(crate) kernels: Vec<Box<dyn SlotKernel>>,
     pub(crate) uplinks: UplinkFollower,
@@ -97,7 +98,9 @@ impl HostWorld {
         }
         pin_note::write(&config.state_dir, &config.bpffs)?;
         steering.configure(programs_config)?;
+        steering.limit_flows(config.nat.flows_per_slot);
         let drop_events = DropEvents::open(pins)?;
+        let flows = steering.flow_hands(pins)?;
         let mut uplinks = UplinkFollower {
             state_dir: config.state_dir.clone(),
             choice: uplink_choice(&config.uplink),
@@ -132,6 +135,7 @@ impl HostWorld {
         Ok(Built {
             world,
             drop_events,
+            flows,
             steering,
             kernels,
             uplinks,

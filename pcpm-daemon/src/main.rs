@@ -3,6 +3,7 @@
 mod adoption;
 mod api;
 mod bpf;
+mod collector;
 mod config;
 mod doctor;
 mod engine;

@@ -21,6 +21,7 @@ use tokio::{
 use crate::{
     api::{Access, Listener, Service},
     bpf::DropEvents,
+    collector::{Collector, FillChange},
     config::{self, Config},
     engine::{
         Engine, Shared,
@@ -118,16 +119,21 @@ pub(crate) fn until_stopped(
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;
     let (changes, uplinks) = mpsc::unbounded_channel();
+    let (fills, fill_changes) = mpsc::unbounded_channel();
+    let collected = engine.borrow().collected();
+    let collector = Collector::start(Box::new(built.flows), collected, fills)
+        .context("start the thread that collects dead flows")?;
     let (found, findings) = mpsc::unbounded_channel();
     let looked_after = built
         .uplinks
         .follow(changes)
         .and_then(|()| built.reaper.start(found));
     let served = looked_after.and_then(|()| {
-        let inboxes = (inbox, uplinks, built.drop_events, findings);
+        let inboxes = (inbox, uplinks, fill_changes, built.drop_events, findings);
         let locks = insight.history.clone();
         LocalSet::new().block_on(&runtime, serve(config, engine, locks, inboxes, signals))
     });
+    collector.stop();
     workers.stop();
     insight.stop();
     served
@@ -145,6 +151,7 @@ fn insight(locks: config::Locks) -> Insight {
 type Inboxes = (
     UnboundedReceiver<Report>,
     UnboundedReceiver<Vec<Uplink>>,
+    UnboundedReceiver<FillChange>,
     DropEvents,
     UnboundedReceiver<Finding>,
 );
@@ -153,7 +160,7 @@ async fn serve(
     config: &Config,
     engine: Shared,
     locks: Arc<LockHistory>,
-    (reports, uplinks, drops, findings): Inboxes,
+    (reports, uplinks, fills, drops, findings): Inboxes,
     signals: [(&'static str, Signal); 3],
 ) -> anyhow::Result<()> {
     let access = Access::resolve(&config.access).map_err(anyhow::Error::msg)?;
@@ -171,6 +178,7 @@ async fn serve(
     tokio::task::spawn_local(Engine::run_timer(engine.clone()));
     tokio::task::spawn_local(take_reports(engine.clone(), reports));
     tokio::task::spawn_local(take_uplinks(engine.clone(), uplinks));
+    tokio::task::spawn_local(take_fills(engine.clone(), fills));
     tokio::task::spawn_local(take_drops(engine.clone(), drops));
     tokio::task::spawn_local(take_findings(engine.clone(), findings));
     tokio::task::spawn_local(keep_up(engine.clone()));
@@ -224,6 +232,12 @@ async fn take_uplinks(engine: Shared, mut changes: UnboundedReceiver<Vec<Uplink>
 async fn take_findings(engine: Shared, mut findings: UnboundedReceiver<Finding>) {
     while let Some(finding) = findings.recv().await {
         engine.borrow_mut().found(finding);
+    }
+}
+
+async fn take_fills(engine: Shared, mut changes: UnboundedReceiver<FillChange>) {
+    while let Some(change) = changes.recv().await {
+        engine.borrow_mut().fill_changed(change);
     }
 }
 

@@ -9,6 +9,7 @@ mod domain_names;
 mod drops;
 mod policy;
 mod ports;
+mod quota;
 mod settings;
 
 pub use domain_names::{
@@ -18,6 +19,7 @@ pub use domain_names::{
 pub use drops::{DROP_EVENTS_BYTES, DropKey, DropRecord, DropWindow, Hop, NO_SLOT, known};
 pub use policy::{PolicyKey, PolicyNode, PolicyRule, RULES_PER_NODE, verdict};
 pub use ports::{HostPeer, HostPeerKey, PortKey, PortTarget};
+pub use quota::{DEAD_FLOWS, DEAD_FLOWS_OFFSET, DeadFlow, FlowTable, SlotFlows};
 pub use settings::{Bucket, Buckets, RateLimit, Settings, settings_flag};
 
 /// The version of everything in this module that maps outlive a daemon with. Raised by a change that leaves
@@ -105,6 +107,10 @@ pub mod names {
     /// `BPF_MAP_TYPE_LRU_HASH`: [`super::FlowKey`] of datagrams under way in fragments to
     /// [`super::SealedFlow`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// `BPF_MAP_TYPE_ARRAY` (mmapable) of [`super::SlotFlows`] by slot index.
+    pub const SLOT_FLOWS: &str = "SLOT_FLOWS";
+    /// `BPF_MAP_TYPE_ARRAY` (mmapable) with one [`super::FlowTable`].
+    pub const FLOW_TABLE: &str = "FLOW_TABLE";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` of [`super::SlotCounters`] by slot index.
     pub const SLOT_COUNTERS: &str = "SLOT_COUNTERS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` of `u64` packets by [`crate::drop_reason::DropReason`].
@@ -144,6 +150,8 @@ pub mod names {
     pub const TO_HUB: &str = "to_hub";
     /// tc ingress of the uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
+    /// Run by the daemon: removes the [`super::DeadFlow`]s that it is told.
+    pub const COLLECT: &str = "collect";
 
     /// The root control group: what the host's own sockets ask for, and what they are told.
     pub const SOCKET_PROGRAMS: [&str; 8] = [

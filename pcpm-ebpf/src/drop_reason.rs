@@ -128,4 +128,10 @@ drop_reasons! {
         "A slot sent a redirect of IPv6."
     ExtensionHeaders "extension-headers"
         "The packet has more IPv6 extension headers than are looked behind."
+    FlowLimit "flow-limit"
+        "The slot has as many flows as one slot may have; those that it has go on."
+    FlowTableFull "flow-table-full"
+        "The flow table is so full that the slot, which has many flows, gets no more of it."
+    DatagramLimit "datagram-limit"
+        "Too many datagrams in fragments of one slot were begun and not finished."
 }

@@ -23,6 +23,7 @@ pub mod object;
 pub mod packet;
 pub mod policy;
 pub mod published;
+pub mod quota;
 pub mod rate;
 pub mod rewrite;
 #[cfg(not(target_arch = "bpf"))]

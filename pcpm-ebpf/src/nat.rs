@@ -29,6 +29,20 @@
 //! give each port a clock of its own), the server answers with what it expects, the slot's stack resets
 //! that, and its next SYN is taken: a second is lost, not the connection.
 //!
+//! # What is collected
+//!
+//! An entry that does not exist any more takes room until somebody removes it: the daemon, which looks
+//! through the table and has a program remove what it finds ([`is_worth_collecting`]). An EGRESS entry
+//! says nothing of its own life: it goes when no INGRESS entry that lives points back at it.
+//!
+//! A slot that has half of the entries that it may have loses what it hardly needs before its time:
+//! closed connections, questions without an answer, UDP that fell silent. RFC 4787 and 5382 ask for
+//! minutes, which is for how many a NAT has room; thus a hundred queries a second by one slot would
+//! fill its share. Established TCP connections stay.
+//!
+//! Whoever removes or replaces an entry breaks its seal first, by an exchange that only one can win. So
+//! nobody removes by its key what another has just put there.
+//!
 //! # Entries are sealed
 //!
 //! The kernel uses the place of an element again at once, without waiting for programs that still
@@ -68,6 +82,12 @@ use crate::packet::{Frame, Transport, protocol, tcp_flag};
 pub const PORT_TRIES: u32 = 32;
 /// The first of them that may take the port of a closed connection.
 pub const FIRST_LATE_TRY: u32 = PORT_TRIES / 2;
+/// A slot has many entries that has more than the range has ports divided by this.
+const MANY: u32 = 8;
+/// The part of the range that slots with many entries leave to others, and the smallest range that has
+/// one. A slot could take all ports towards one peer otherwise.
+const RESERVE: u32 = 4;
+const LEAST_WITH_RESERVE: u32 = RESERVE * PORT_TRIES;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// An entry's time is written at most this often, to keep its cache line clean.
@@ -88,7 +108,14 @@ const ICMP_NS: u64 = 60 * SECOND_NS;
 const CLOSED_REST_NS: u64 = 3 * SECOND_NS;
 
 /// The parts of a datagram travel together; the identification comes again after 65536 others.
-const FRAGMENTS_NS: u64 = 2 * SECOND_NS;
+pub(crate) const FRAGMENTS_NS: u64 = 2 * SECOND_NS;
+
+/// What a slot loses early that has half of what it may have: questions without an answer, and UDP that
+/// was answered (as in Linux's conntrack).
+const PRESSED_UNANSWERED_NS: u64 = 10 * SECOND_NS;
+const PRESSED_UDP_NS: u64 = 30 * SECOND_NS;
+/// Silence of the slot after which its EGRESS entry is worth a look at the INGRESS entry.
+const DOUBTFUL_NS: u64 = 30 * SECOND_NS;
 
 /// Tracking states, `Flow::state`.
 pub mod state {
@@ -213,6 +240,40 @@ pub const fn may_give_way(
         && flow.epoch == epoch
         && !flow.is_inbound()
         && now_ns.saturating_sub(flow.last_seen_ns) > CLOSED_REST_NS
+}
+
+/// Whether `flow`, an entry of this kind, is to be collected; an EGRESS entry if it has no owner.
+/// `pressed`: its slot has half of what it may have.
+#[inline(always)]
+pub const fn is_worth_collecting(
+    key: &FlowKey,
+    flow: &Flow,
+    word: AttachmentWord,
+    pressed: bool,
+    now_ns: u64,
+) -> bool {
+    if !word.is_attached() || flow.epoch != word.epoch() {
+        return true;
+    }
+    let timeout = match (key.kind, pressed) {
+        (flow_kind::EGRESS, false) => DOUBTFUL_NS,
+        (flow_kind::EGRESS, true) => CLOSED_REST_NS,
+        (_, false) => idle_timeout_ns(key.protocol, flow.state),
+        (_, true) => pressed_timeout_ns(key.protocol, flow.state),
+    };
+    now_ns.saturating_sub(flow.last_seen_ns) > timeout
+}
+
+/// Idle time after which a flow of a slot goes that has half of what it may have.
+#[inline(always)]
+const fn pressed_timeout_ns(ip_protocol: u8, flow_state: u8) -> u64 {
+    match (ip_protocol, flow_state) {
+        (protocol::TCP, state::CLOSED | state::RESET) => CLOSED_REST_NS,
+        (protocol::TCP, state::OPENING | state::ANSWERED) => PRESSED_UNANSWERED_NS,
+        (protocol::TCP, _) => idle_timeout_ns(ip_protocol, flow_state),
+        (protocol::UDP, state::ANSWERED) => PRESSED_UDP_NS,
+        _ => PRESSED_UNANSWERED_NS,
+    }
 }
 
 /// Whether the datagram whose first fragment made `flow` may still go on at `now_ns`.
@@ -483,33 +544,54 @@ pub const fn is_reverse_of(ingress: &Flow, egress: &FlowKey, slot: u32, epoch: u
 ///
 /// Start and stride are random (RFC 6056), so that ports cannot be guessed and two connections that
 /// start on a taken port do not follow each other. No port comes twice, unless the range has fewer
-/// than [`PORT_TRIES`].
+/// than [`PORT_TRIES`], or the sequence turns to the reserve in between.
 #[derive(Clone, Copy, Debug)]
 pub struct PortSequence {
     first: u32,
     span: u32,
     offset: u32,
     stride: u32,
+    /// Ports at the end of the range that slots with many entries do not get; 0 if this is one.
+    reserve: u32,
 }
 
 impl PortSequence {
-    /// The sequence that `random` selects. A reversed range is taken as its first port alone.
+    /// The sequence that `random` selects for a slot that has `in_use` entries. A reversed range is
+    /// taken as its first port alone.
     #[inline(always)]
-    pub const fn new(config: &Config, random: u32) -> Self {
+    pub const fn new(config: &Config, random: u32, in_use: u32) -> Self {
         let first = config.nat_port_first as u32;
-        let span = (config.nat_port_last as u32).saturating_sub(first) + 1;
-        let strides = span / PORT_TRIES;
-        let stride = if strides == 0 {
-            1
+        let all = (config.nat_port_last as u32).saturating_sub(first) + 1;
+        let reserve = if all < LEAST_WITH_RESERVE {
+            0
         } else {
-            1 + (random >> 16) % strides
+            all / RESERVE
+        };
+        let has_many = in_use > all / MANY;
+        let (span, reserve) = if has_many {
+            (all - reserve, 0)
+        } else {
+            (all, reserve)
         };
         Self {
             first,
             span,
             offset: (random & 0xffff) % span,
-            stride,
+            stride: stride(span / PORT_TRIES, random >> 16),
+            reserve,
         }
+    }
+
+    /// Goes on with ports that slots with many entries leave to others, if this one has few.
+    #[inline(always)]
+    pub const fn turn_to_reserve(&mut self) {
+        if self.reserve == 0 {
+            return;
+        }
+        self.first += self.span - self.reserve;
+        self.span = self.reserve;
+        self.offset %= self.span;
+        self.stride = stride(self.span / (PORT_TRIES - FIRST_LATE_TRY), self.stride);
     }
 
     /// The next port to try.
@@ -525,5 +607,15 @@ impl PortSequence {
             self.offset -= self.span;
         }
         port as u16
+    }
+}
+
+/// One of as many strides as there are, at least one.
+#[inline(always)]
+const fn stride(strides: u32, random: u32) -> u32 {
+    if strides == 0 {
+        1
+    } else {
+        1 + random % strides
     }
 }

@@ -58,6 +58,8 @@ fn the_objects_name_all_programs_and_maps() {
         names::HUBS,
         names::FLOWS,
         names::FRAGMENTS,
+        names::SLOT_FLOWS,
+        names::FLOW_TABLE,
         names::SLOT_COUNTERS,
         names::DROPS,
         names::CONFIG,
@@ -68,6 +70,7 @@ fn the_objects_name_all_programs_and_maps() {
         names::FROM_HUB,
         names::TO_HUB,
         names::FROM_UPLINK,
+        names::COLLECT,
     ];
     for name in maps.iter().chain(&programs) {
         assert!(named(STEER_OBJECT, name), "{name}");

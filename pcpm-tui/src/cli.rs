@@ -170,7 +170,7 @@ pub(crate) enum Verb {
     Update(UpdateArgs),
     /// List the attachments.
     Ls,
-    /// Show the attachment of one owner and its traffic.
+    /// Show the attachment of one owner, its traffic and its flows.
     Show {
         /// Whose attachment.
         owner: String,

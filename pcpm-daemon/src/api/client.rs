@@ -7,7 +7,7 @@ use pcpm_api::{
     limits::MESSAGE_BYTES,
     types::{
         AttachRequest, DetachRequest, DoctorReply, DrainReply, DrainRequest, DropsRequest,
-        LocksRequest, Traffic, UpdateRequest, WatchRequest,
+        LocksRequest, UpdateRequest, WatchRequest,
     },
 };
 use serde::Serialize;
@@ -23,7 +23,9 @@ use super::{
     socket::ClientStream,
 };
 use crate::{
-    engine::{Answer, AttachAnswer, Attached, Attachment, ClientId, DropFollower, Subscription},
+    engine::{
+        Answer, AttachAnswer, Attached, Attachment, ClientId, DropFollower, Subscription, Used,
+    },
     pool::RequestId,
 };
 
@@ -200,7 +202,7 @@ impl Client {
         engine.update(request, self.caller)
     }
 
-    fn get(&self, owner: &str, pass_fd: bool) -> Result<(Attached, Traffic), PoolError> {
+    fn get(&self, owner: &str, pass_fd: bool) -> Result<(Attached, Used), PoolError> {
         let engine = self.service.engine.borrow();
         engine.get(owner, pass_fd, self.caller)
     }
@@ -244,20 +246,20 @@ impl Client {
         let netns_fd = netns.is_some().then_some(0);
         let reply = AttachReply {
             attachment,
-            traffic: None,
+            usage: None,
             netns_fd,
         };
         self.reply_with(mode, reply, netns.into_iter().collect())
             .await
     }
 
-    async fn got(&mut self, mode: Mode, got: Result<(Attached, Traffic), PoolError>) -> Step {
+    async fn got(&mut self, mode: Mode, got: Result<(Attached, Used), PoolError>) -> Step {
         match got {
-            Ok(((attachment, netns), traffic)) => {
+            Ok(((attachment, netns), usage)) => {
                 let netns_fd = netns.is_some().then_some(0);
                 let reply = AttachReply {
                     attachment,
-                    traffic: Some(traffic),
+                    usage: Some(usage),
                     netns_fd,
                 };
                 self.reply_with(mode, reply, netns.into_iter().collect())
@@ -415,13 +417,13 @@ fn locks_wanted(request: &LocksRequest) -> Result<(Duration, Option<usize>), Poo
     Ok((last, top))
 }
 
-/// The reply of `Attach`, and of `Get` with traffic.
+/// The reply of `Attach`, and of `Get` with what was used.
 #[derive(Debug, Serialize)]
 struct AttachReply {
     #[serde(flatten)]
     attachment: Attachment,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    traffic: Option<Traffic>,
+    #[serde(flatten)]
+    usage: Option<Used>,
     #[serde(skip_serializing_if = "Option::is_none")]
     netns_fd: Option<u32>,
 }

@@ -3,7 +3,8 @@
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use pcpm_ebpf::abi::{
-    AttachmentWord, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings, SlotCounters,
+    AttachmentWord, FlowTable, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings,
+    SlotCounters, SlotFlows,
 };
 
 use super::{BpfError, CompiledPolicy, Datapath, PolicyTable};
@@ -30,6 +31,10 @@ pub(crate) struct FakeDatapath {
     pub(crate) counters: Rc<RefCell<SlotCounters>>,
     /// Without it nothing changes any more.
     pub(crate) power: Power,
+    /// What every slot's flows take.
+    pub(crate) flows: Rc<RefCell<SlotFlows>>,
+    /// What all flows take.
+    pub(crate) flow_table: Rc<RefCell<FlowTable>>,
 }
 
 impl Datapath for FakeDatapath {
@@ -114,6 +119,20 @@ impl Datapath for FakeDatapath {
 
     fn slot_counters(&self, _slot: u32) -> Result<SlotCounters, BpfError> {
         Ok(*self.counters.borrow())
+    }
+
+    fn slot_flows(&self, _slot: u32) -> SlotFlows {
+        *self.flows.borrow()
+    }
+
+    fn begin_flows(&mut self, _slot: u32) {
+        let mut flows = self.flows.borrow_mut();
+        flows.made_before = flows.made;
+        flows.refused_before = flows.refused;
+    }
+
+    fn flow_table(&self) -> FlowTable {
+        *self.flow_table.borrow()
     }
 
     fn drops(&self) -> Result<Vec<u64>, BpfError> {

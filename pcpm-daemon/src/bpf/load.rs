@@ -111,9 +111,11 @@ fn fates(
 /// How many entries a map is to have, where the object does not say.
 fn entries(name: &str, sizes: Sizes) -> Option<u32> {
     match name {
-        names::ATTACHMENTS | names::SLOT_COUNTERS | names::SETTINGS | names::BUCKETS => {
-            Some(sizes.slots.next_power_of_two().max(ROOM_FOR_SLOTS))
-        }
+        names::ATTACHMENTS
+        | names::SLOT_COUNTERS
+        | names::SETTINGS
+        | names::BUCKETS
+        | names::SLOT_FLOWS => Some(sizes.slots.next_power_of_two().max(ROOM_FOR_SLOTS)),
         names::PORTS => Some(sizes.ports),
         names::HUBS => Some(sizes.hubs.next_power_of_two()),
         names::FLOWS => Some(sizes.flows),

@@ -4,12 +4,14 @@
 //! An attach or a detach is one [`Datapath::publish`]: an atomic store into a map that is mapped
 //! into the daemon's memory, without a system call.
 
+mod batches;
 mod btf;
 pub(crate) mod control_group;
 mod drop_events;
 mod earlier;
 #[cfg(test)]
 pub(crate) mod fake;
+mod flows;
 mod host_addresses;
 mod layout;
 mod links;
@@ -24,8 +26,8 @@ mod uplinks;
 mod words;
 
 use pcpm_ebpf::abi::{
-    AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget, Settings,
-    SlotCounters,
+    AttachmentWord, Config, FlowTable, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget,
+    Settings, SlotCounters, SlotFlows,
 };
 
 use crate::net::Programs;
@@ -33,6 +35,7 @@ use crate::net::Programs;
 pub(crate) use btf::Btf;
 pub(crate) use drop_events::DropEvents;
 pub(crate) use earlier::Earlier;
+pub(crate) use flows::FlowHands;
 pub(crate) use host_addresses::HostAddresses;
 pub(crate) use lock_tracer::{Counted, LockTracer, WorkerMarks};
 pub(crate) use object::Object;
@@ -69,6 +72,11 @@ fn whole_cause(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Processors that may run programs.
+pub(crate) fn possible_cpus() -> u32 {
+    aya::util::nr_cpus().map_or(1, |cpus| u32::try_from(cpus).unwrap_or(u32::MAX))
 }
 
 /// The rules of a policy as the programs look them up.
@@ -121,6 +129,15 @@ pub(crate) trait Datapath {
     /// The slot's traffic since its index was first used, summed over the CPUs.
     fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError>;
 
+    /// What the slot's flows take of the table. Without a system call.
+    fn slot_flows(&self, slot: u32) -> SlotFlows;
+
+    /// The slot is ready for somebody else: totals of its flows count from here.
+    fn begin_flows(&mut self, slot: u32);
+
+    /// What all flows take, and may take. Without a system call.
+    fn flow_table(&self) -> FlowTable;
+
     /// Packets dropped since the programs were loaded, by drop reason, summed over the CPUs.
     fn drops(&self) -> Result<Vec<u64>, BpfError>;
 }
@@ -132,6 +149,9 @@ pub(crate) trait DatapathSetup: Datapath {
 
     /// Tells the programs the hub's interface in the host.
     fn set_hub(&mut self, hub: u32, host_ifindex: u32) -> Result<(), BpfError>;
+
+    /// Tells the programs how many entries of the flow table one slot may have.
+    fn limit_flows(&mut self, per_slot: u32);
 
     /// Programs to be attached to the hubs.
     fn programs(&self) -> Result<Programs, BpfError>;

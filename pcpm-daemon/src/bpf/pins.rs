@@ -18,11 +18,13 @@ use pcpm_ebpf::abi::names;
 use super::{BpfError, programs};
 
 /// The maps that are pinned: all that are declared (the compiler's own live with the programs).
-pub(super) const MAPS: [&str; 18] = [
+pub(super) const MAPS: [&str; 20] = [
     names::ATTACHMENTS,
     names::HUBS,
     names::FLOWS,
     names::FRAGMENTS,
+    names::SLOT_FLOWS,
+    names::FLOW_TABLE,
     names::SLOT_COUNTERS,
     names::DROPS,
     names::DROP_EVENTS,

@@ -24,13 +24,14 @@ use super::{
     steering::missing,
 };
 
-/// The programs that are attached to interfaces.
-const PACKET_PROGRAMS: [&str; 5] = [
+/// The programs that are attached to interfaces, or run by the daemon.
+const PACKET_PROGRAMS: [&str; 6] = [
     names::FROM_SLOT,
     names::FROM_HOST,
     names::FROM_HUB,
     names::TO_HUB,
     names::FROM_UPLINK,
+    names::COLLECT,
 ];
 
 /// A set of pinned programs.

@@ -12,18 +12,19 @@ use aya::{
 };
 use pcpm_ebpf::{
     abi::{
-        ABI_VERSION, AttachmentWord, Config, NameKey, PolicyKey, PolicyNode, PortKey, PortTarget,
-        Settings, SlotCounters, names,
+        ABI_VERSION, AttachmentWord, Config, FlowTable, NameKey, PolicyKey, PolicyNode, PortKey,
+        PortTarget, Settings, SlotCounters, SlotFlows, names,
     },
     address::Address,
 };
 
 use super::{
-    BpfError, CompiledPolicy, Datapath, DatapathSetup, Object, PinDir, PolicyTable, Uplinks,
-    control_group,
+    BpfError, CompiledPolicy, Datapath, DatapathSetup, FlowHands, Object, PinDir, PolicyTable,
+    Uplinks, control_group,
     load::{Loaded, Outgrown, forget_others, load},
+    possible_cpus,
     programs::ProgramSet,
-    words::{AttachmentWords, SettingsTable},
+    words::{AttachmentWords, FlowCounts, SettingsTable},
 };
 use crate::net::{Program, Programs};
 
@@ -65,6 +66,9 @@ pub(crate) struct Steering {
     is_new: bool,
     words: AttachmentWords,
     settings: SettingsTable,
+    flow_counts: FlowCounts,
+    /// Entries that FLOWS was made for.
+    flows: u32,
     policy: LpmTrie<MapData, PolicyPrefix, Plain<PolicyNode>>,
     names: HashMap<MapData, Plain<NameKey>, u32>,
     ports: HashMap<MapData, Plain<PortKey>, Plain<PortTarget>>,
@@ -83,9 +87,9 @@ impl Steering {
             outgrown,
             is_new,
         } = load(object, sizes, pins)?;
-        let (attachments, slots) = open_array(pins, names::ATTACHMENTS)?;
-        let words = AttachmentWords::map(attachments.fd(), slots)
-            .map_err(|e| BpfError::new(format!("map {} into memory", names::ATTACHMENTS), &e))?;
+        let words = map_attachments(pins)?;
+        let flow_counts = map_flow_counts(pins)?;
+        let (_, flows) = open_array(pins, names::FLOWS)?;
         let (settings, slots) = open_array(pins, names::SETTINGS)?;
         let settings = SettingsTable::map(settings.fd(), slots)
             .map_err(|e| BpfError::new(format!("map {} into memory", names::SETTINGS), &e))?;
@@ -95,6 +99,8 @@ impl Steering {
             is_new,
             words,
             settings,
+            flow_counts,
+            flows,
             policy: use_map(pins, names::POLICY, Map::LpmTrie)?,
             names: use_map(pins, names::DOMAIN_NAMES, Map::HashMap)?,
             ports: use_map(pins, names::PORTS, Map::HashMap)?,
@@ -133,6 +139,17 @@ impl Steering {
     ) -> Result<(), BpfError> {
         self.outgrown.drain(..).try_for_each(Outgrown::finish)?;
         forget_others(pins, object)
+    }
+
+    /// The flow table for whoever collects what is dead.
+    pub(crate) fn flow_hands(&self, pins: &PinDir) -> Result<FlowHands, BpfError> {
+        let (flows, _) = open_array(pins, names::FLOWS)?;
+        Ok(FlowHands::new(
+            flows,
+            self.programs.fd(names::COLLECT)?,
+            map_attachments(pins)?,
+            map_flow_counts(pins)?,
+        ))
     }
 
     fn program(&self, name: &str) -> Result<Program, BpfError> {
@@ -240,6 +257,18 @@ impl Datapath for Steering {
         Ok(counters(sum))
     }
 
+    fn slot_flows(&self, slot: u32) -> SlotFlows {
+        self.flow_counts.slot(slot)
+    }
+
+    fn begin_flows(&mut self, slot: u32) {
+        self.flow_counts.begin(slot);
+    }
+
+    fn flow_table(&self) -> FlowTable {
+        self.flow_counts.table()
+    }
+
     fn drops(&self) -> Result<Vec<u64>, BpfError> {
         let sums = self
             .drops
@@ -265,6 +294,11 @@ impl DatapathSetup for Steering {
         self.hubs
             .set(hub, host_ifindex, 0)
             .map_err(|e| BpfError::new(format!("write the interface of hub {hub}"), &e))
+    }
+
+    fn limit_flows(&mut self, per_slot: u32) {
+        let usable = usable(self.flows, possible_cpus());
+        self.flow_counts.set_limits(usable, per_slot);
     }
 
     fn programs(&self) -> Result<Programs, BpfError> {
@@ -306,6 +340,28 @@ pub(super) fn plain_config(bytes: &[u8]) -> Option<Config> {
     let bytes: &[u8; size_of::<Config>()] = bytes.try_into().ok()?;
     // SAFETY: there are enough bytes, and every bit pattern is a configuration.
     Some(unsafe { bytes.as_ptr().cast::<Config>().read_unaligned() })
+}
+
+fn map_attachments(pins: &PinDir) -> Result<AttachmentWords, BpfError> {
+    let (attachments, slots) = open_array(pins, names::ATTACHMENTS)?;
+    AttachmentWords::map(attachments.fd(), slots)
+        .map_err(|e| BpfError::new(format!("map {} into memory", names::ATTACHMENTS), &e))
+}
+
+fn map_flow_counts(pins: &PinDir) -> Result<FlowCounts, BpfError> {
+    let (of_slots, slots) = open_array(pins, names::SLOT_FLOWS)?;
+    let (table, _) = open_array(pins, names::FLOW_TABLE)?;
+    FlowCounts::map(of_slots.fd(), table.fd(), slots)
+        .map_err(|e| BpfError::new(format!("map {} into memory", names::SLOT_FLOWS), &e))
+}
+
+/// Entries of a table made for `flows` that may be in use. The kernel keeps up to 128 free ones at hand
+/// for each processor, and evicts entries as soon as there are fewer than that beside those
+/// (`kernel/bpf/bpf_lru_list.c`, `LOCAL_FREE_TARGET`).
+fn usable(flows: u32, cpus: u32) -> u32 {
+    const AT_HAND: u32 = 128;
+    let free = cpus.saturating_add(1).saturating_mul(AT_HAND);
+    flows - free.min(flows / 4)
 }
 
 fn trie_key(key: &PolicyKey) -> Key<PolicyPrefix> {

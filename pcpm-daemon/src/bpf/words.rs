@@ -1,5 +1,5 @@
 //! Arrays of the datapath as shared memory: the attachment words, the one place where the daemon
-//! says who holds a slot, and the slots' settings.
+//! says who holds a slot, the slots' settings, and the counts of flows.
 #![expect(unsafe_code, reason = "maps BPF arrays into memory")]
 
 use std::{
@@ -11,7 +11,10 @@ use std::{
 };
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use pcpm_ebpf::abi::{AttachmentWord, Settings};
+use pcpm_ebpf::{
+    abi::{AttachmentWord, FlowTable, Settings, SlotFlows},
+    quota,
+};
 
 /// The attachment words, by slot.
 #[derive(Debug)]
@@ -40,6 +43,12 @@ impl AttachmentWords {
     /// Stores a slot's word. Other CPUs' programs see the old word or the new one.
     pub(super) fn store(&self, slot: u32, word: AttachmentWord) {
         self.0.words()[slot as usize].store(word.0, Ordering::Release);
+    }
+
+    /// A slot's word, if there is such a slot.
+    pub(super) fn find(&self, slot: u32) -> Option<AttachmentWord> {
+        let word = self.0.words().get(slot as usize)?;
+        Some(AttachmentWord(word.load(Ordering::Acquire)))
     }
 }
 
@@ -75,12 +84,119 @@ impl SettingsTable {
     }
 }
 
+/// The counts of flows, which programs change as well.
+#[derive(Debug)]
+pub(crate) struct FlowCounts {
+    slots: SharedWords,
+    table: SharedWords,
+}
+
+/// Words of one slot's counts, and of the table's.
+const SLOT_WORDS: usize = size_of::<SlotFlows>() / size_of::<u64>();
+const TABLE_WORDS: usize = size_of::<FlowTable>() / size_of::<u64>();
+
+impl FlowCounts {
+    /// Maps the arrays behind `slot_flows`, which has an element for each of `slots`, and `flow_table`.
+    pub(super) fn map(
+        slot_flows: impl AsFd,
+        flow_table: impl AsFd,
+        slots: u32,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            slots: SharedWords::map(slot_flows, slots as usize * SLOT_WORDS)?,
+            table: SharedWords::map(flow_table, TABLE_WORDS)?,
+        })
+    }
+
+    /// Slots that have counts.
+    #[expect(clippy::cast_possible_truncation, reason = "as many as were mapped")]
+    pub(crate) fn slots(&self) -> u32 {
+        (self.slots.words().len() / SLOT_WORDS) as u32
+    }
+
+    /// What a slot's flows take. What they take now is read first: what was made since is counted as
+    /// such.
+    pub(crate) fn slot(&self, slot: u32) -> SlotFlows {
+        let first = slot as usize * SLOT_WORDS;
+        let words = &self.slots.words()[first..first + SLOT_WORDS];
+        let [
+            in_use,
+            made,
+            refused,
+            datagrams,
+            made_before,
+            refused_before,
+        ] = [0, 1, 2, 3, 4, 5].map(|word: usize| words[word].load(Ordering::Acquire));
+        SlotFlows {
+            in_use,
+            made,
+            refused,
+            datagrams,
+            made_before,
+            refused_before,
+        }
+    }
+
+    /// A slot is ready for somebody else: totals count from here.
+    pub(super) fn begin(&self, slot: u32) {
+        let now = self.slot(slot);
+        let first = slot as usize * SLOT_WORDS;
+        self.slots.words()[first + 4].store(now.made, Ordering::Release);
+        self.slots.words()[first + 5].store(now.refused, Ordering::Release);
+    }
+
+    /// What all flows take. What is gone is read first: no more is gone than was made.
+    pub(crate) fn table(&self) -> FlowTable {
+        let words = self.table.words();
+        let gone = words[1].load(Ordering::Acquire);
+        let [made, _, kept_at_ns, limits] =
+            [0, 1, 2, 3].map(|word| words[word].load(Ordering::Acquire));
+        let (usable, per_slot) = halves(limits);
+        FlowTable {
+            made,
+            gone,
+            kept_at_ns,
+            usable,
+            per_slot,
+        }
+    }
+
+    /// Says how many entries may be in use, and how many of them one slot's may be.
+    pub(super) fn set_limits(&self, usable: u32, per_slot: u32) {
+        self.table.words()[3].store(pair(usable, per_slot), Ordering::Release);
+    }
+
+    /// Says that somebody looks after the table.
+    pub(super) fn kept(&self, now_ns: u64) {
+        self.table.words()[2].store(now_ns, Ordering::Release);
+    }
+
+    /// `entries` of the slot's tally for `epoch` do not exist.
+    pub(super) fn forget_of_slot(&self, slot: u32, epoch: u32, entries: u32) {
+        let tally = &self.slots.words()[slot as usize * SLOT_WORDS];
+        let less = |word| Some(quota::without(word, epoch, entries));
+        let _always = tally.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    /// `entries` of the table's count do not exist.
+    pub(super) fn forget(&self, entries: u32) {
+        self.table.words()[1].fetch_add(entries.into(), Ordering::AcqRel);
+    }
+}
+
 /// Two neighbouring fields as the word that they are in memory.
 fn pair(first: u32, second: u32) -> u64 {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&first.to_ne_bytes());
     bytes[4..].copy_from_slice(&second.to_ne_bytes());
     u64::from_ne_bytes(bytes)
+}
+
+/// The two fields that [`pair`] put together.
+fn halves(word: u64) -> (u32, u32) {
+    let bytes = word.to_ne_bytes();
+    let half = |at| u32::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+    (half(0), half(4))
 }
 
 /// The memory of a mmapable `BPF_MAP_TYPE_ARRAY` whose elements are whole u64s (kernel/bpf/arraymap.c:
@@ -90,6 +206,9 @@ pub(super) struct SharedWords {
     memory: NonNull<AtomicU64>,
     len: usize,
 }
+
+// SAFETY: the mapping belongs to the process, and is used by atomic accesses only.
+unsafe impl Send for SharedWords {}
 
 impl SharedWords {
     /// Maps the `len` words of the array behind `map`.
@@ -130,14 +249,54 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn settings_lie_in_memory_as_the_programs_read_them() {
+    /// A file as long as a page, in place of a map.
+    fn memory() -> File {
         let file = File::options()
             .read(true)
             .write(true)
             .open(tempfile::NamedTempFile::new().unwrap().into_temp_path())
             .unwrap();
         file.set_len(4096).unwrap();
+        file
+    }
+
+    #[test]
+    fn counts_of_flows_lie_in_memory_as_the_programs_write_them() {
+        let (slots, table) = (memory(), memory());
+        let counts = FlowCounts::map(&slots, &table, 2).unwrap();
+        let put = |file: &File, at: usize, value: u64| {
+            file.write_all_at(&value.to_ne_bytes(), at as u64).unwrap();
+        };
+        let of_slot = size_of::<SlotFlows>();
+        put(
+            &slots,
+            of_slot + offset_of!(SlotFlows, in_use),
+            quota::with(0, 7, 10),
+        );
+        put(&slots, of_slot + offset_of!(SlotFlows, made), 11);
+        put(&slots, of_slot + offset_of!(SlotFlows, refused), 12);
+        put(&slots, of_slot + offset_of!(SlotFlows, datagrams), 13);
+        put(&table, offset_of!(FlowTable, made), 20);
+        put(&table, offset_of!(FlowTable, gone), 5);
+        counts.set_limits(1000, 100);
+        counts.kept(99);
+        counts.forget(3);
+        counts.forget_of_slot(1, 7, 4);
+        counts.forget_of_slot(1, 6, 1);
+        let slot = counts.slot(1);
+        assert_eq!(slot.in_use, quota::with(0, 7, 6));
+        assert_eq!([slot.made, slot.refused, slot.datagrams], [11, 12, 13]);
+        counts.begin(1);
+        let slot = counts.slot(1);
+        assert_eq!([slot.made_before, slot.refused_before], [11, 12]);
+        let table = counts.table();
+        assert_eq!([table.made, table.gone, table.kept_at_ns], [20, 8, 99]);
+        assert_eq!([table.usable, table.per_slot], [1000, 100]);
+    }
+
+    #[test]
+    fn settings_lie_in_memory_as_the_programs_read_them() {
+        let file = memory();
         let limit = |bits_per_second, packets_per_second| RateLimit {
             bits_per_second,
             packets_per_second,

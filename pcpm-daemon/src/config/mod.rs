@@ -137,6 +137,8 @@ pub(crate) struct Nat {
     pub(crate) ports: PortRange,
     /// Entries of the flow table; a connection to the world takes two.
     pub(crate) flows: u32,
+    /// Entries that one slot may have of them.
+    pub(crate) flows_per_slot: u32,
 }
 
 /// Ports of the host that lead to slots.

@@ -3,7 +3,7 @@
 
 use std::fmt::{Display, Formatter, Result};
 
-use super::validate::{socket_in, whole_hubs};
+use super::validate::{default_flows_per_slot, socket_in, whole_hubs};
 use super::{
     Access, Config, DefaultPolicy, Ipv6Egress, Locks, OnExit, PoolV6, PortRange, Principal,
     UplinkSetting,
@@ -121,6 +121,15 @@ fn tables(file: &mut Printer, config: &Config) {
         "Entries of the flow table, 1024 to 16777216. A connection to the world takes two.",
     ]);
     file.set("flows", &config.nat.flows);
+    file.about(&[
+        "Entries that one slot may have of them, 16 to flows. No slot gets more than are left free for others,",
+        "however many these are. Default: a quarter of flows.",
+    ]);
+    file.set_unless(
+        config.nat.flows_per_slot == default_flows_per_slot(config.nat.flows),
+        "flows_per_slot",
+        &config.nat.flows_per_slot,
+    );
     file.table("publish");
     file.about(&[
         "Ports of the host that lead to slots at once, 1 to 65536, of all attachments together. Each takes",

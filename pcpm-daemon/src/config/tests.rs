@@ -137,6 +137,16 @@ fn a_named_file_that_is_missing_is_an_error() {
 }
 
 #[test]
+fn a_slots_share_of_the_flow_table_follows_its_size() {
+    let nat = parse("[nat]\nflows = 4000").unwrap().nat;
+    assert_eq!(nat.flows_per_slot, 1000);
+    let nat = parse("[nat]\nflows = 4000\nflows_per_slot = 4000")
+        .unwrap()
+        .nat;
+    assert_eq!(nat.flows_per_slot, 4000);
+}
+
+#[test]
 fn ready_follows_the_capacity_and_the_socket_follows_the_state_directory() {
     let config = from_options(&["--capacity", "9", "--state-dir", "/tmp/x"]).unwrap();
     assert_eq!(config.ready, 9);
@@ -185,6 +195,10 @@ fn values_are_refused_with_file_line_key_and_reason() {
         (
             "[nat]\nflows = 10",
             "pcpmd.toml:2: nat.flows: 10 is not between 1024 and 16777216",
+        ),
+        (
+            "[nat]\nflows = 2000\nflows_per_slot = 2001",
+            "pcpmd.toml:3: nat.flows_per_slot: 2001 is not between 16 and 2000",
         ),
         (
             "[nat]\nports = \"9-8\"",
@@ -540,7 +554,7 @@ prop_compose! {
         (pool_cidr6, egress) in any_ipv6(),
         uplink in any_uplink(),
         ports in (1024_u16.., 1024_u16..),
-        (refill, flows) in (any_refill(), 1024_u32..=16_777_216),
+        (refill, flows, share) in (any_refill(), 1024_u32..=16_777_216, any::<u32>()),
         (published, closed) in (1_u32..=65_536, any::<bool>()),
         max_clients in 1_u32..=65_536,
         keep in any::<bool>(),
@@ -564,6 +578,7 @@ prop_compose! {
             nat: Nat {
                 ports: PortRange { first: ports.0.min(ports.1), last: ports.0.max(ports.1) },
                 flows,
+                flows_per_slot: 16 + share % (flows - 15),
             },
             publish: Publish { max_ports: published },
             policy: Policy { default: if closed { DefaultPolicy::Closed } else { DefaultPolicy::Open } },

@@ -32,6 +32,9 @@ const PRINCIPAL_BYTES: usize = 255;
 /// Ports below are the services'.
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
 
+/// Entries of the flow table unless said: 50 MB of memory.
+const DEFAULT_FLOWS: u32 = 262_144;
+
 /// Where no slot can live, and what the addresses are for.
 const UNUSABLE: [(Ipv4Net, &str); 5] = [
     (network([0, 0, 0, 0], 8), "\"this network\""),
@@ -84,7 +87,8 @@ impl Default for Config {
                     first: 16_384,
                     last: 32_767,
                 },
-                flows: 262_144,
+                flows: DEFAULT_FLOWS,
+                flows_per_slot: default_flows_per_slot(DEFAULT_FLOWS),
             },
             publish: Publish { max_ports: 4_096 },
             policy: Policy {
@@ -136,17 +140,12 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         ipv6,
         uplink: set("uplink", layer.uplink, default.uplink, uplink)?,
         refill: refill(layer.refill, capacity)?,
-        nat: Nat {
-            ports: set("nat.ports", layer.nat_ports, default.nat.ports, |text| {
-                ports(&text)
-            })?,
-            flows: set(
-                "nat.flows",
-                layer.nat_flows,
-                default.nat.flows,
-                number(1_024..=16_777_216),
-            )?,
-        },
+        nat: nat(
+            layer.nat_ports,
+            layer.nat_flows,
+            layer.nat_flows_per_slot,
+            default.nat,
+        )?,
         publish: Publish {
             max_ports: set(
                 "publish.max_ports",
@@ -294,6 +293,35 @@ fn principal_name(text: String) -> Result<String, String> {
     Err(format!(
         "{text:?} is not the name or number of a user, or of a group behind '@'"
     ))
+}
+
+fn nat(
+    ports: Option<Given<String>>,
+    flows: Option<Given<i64>>,
+    flows_per_slot: Option<Given<i64>>,
+    default: Nat,
+) -> Result<Nat, ConfigError> {
+    let flows = set(
+        "nat.flows",
+        flows,
+        default.flows,
+        number(1_024..=16_777_216),
+    )?;
+    Ok(Nat {
+        ports: set("nat.ports", ports, default.ports, |text| port_range(&text))?,
+        flows,
+        flows_per_slot: set(
+            "nat.flows_per_slot",
+            flows_per_slot,
+            default_flows_per_slot(flows),
+            number(16..=flows),
+        )?,
+    })
+}
+
+/// A quarter: there is room for others beside a slot that uses all of it, and for many connections.
+pub(super) const fn default_flows_per_slot(flows: u32) -> u32 {
+    flows / 4
 }
 
 /// Routed slots have the addresses of a prefix that the network routes here; there is no default for it.
@@ -514,7 +542,7 @@ fn interface_name(text: &str) -> Result<(), String> {
     ))
 }
 
-fn ports(text: &str) -> Result<PortRange, String> {
+fn port_range(text: &str) -> Result<PortRange, String> {
     let numbers = text
         .split_once('-')
         .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));

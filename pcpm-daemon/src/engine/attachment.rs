@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use pcpm_api::{
     error::PoolError,
     rules::Rule,
-    types::{Lease, PublishedPort, Slot, SlotState, Source, Traffic},
+    types::{Flows, Lease, PublishedPort, Slot, SlotState, Source, Traffic},
 };
 use pcpm_ebpf::abi::{SlotCounters, slot_mac};
 use serde::{Serialize, Serializer};
@@ -69,6 +69,13 @@ impl Attachment {
     pub(super) fn id(&self) -> String {
         format!("{}-{}-{:x}", self.text.name, self.epoch, self.origin.life)
     }
+}
+
+/// What an attachment has used so far: fields of `types::GetReply`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Used {
+    pub(crate) traffic: Traffic,
+    pub(crate) flows: Flows,
 }
 
 /// The fields of `types::Attachment`, borrowed.
@@ -182,8 +189,16 @@ impl Engine {
         Ok((attachment, netns))
     }
 
+    /// What the slot's attachment has used so far.
+    pub(super) fn usage(&self, slot: SlotIndex) -> Result<Used, PoolError> {
+        Ok(Used {
+            traffic: self.traffic(slot)?,
+            flows: self.flows(slot),
+        })
+    }
+
     /// The slot's traffic since it was attached.
-    pub(super) fn traffic(&self, slot: SlotIndex) -> Result<Traffic, PoolError> {
+    fn traffic(&self, slot: SlotIndex) -> Result<Traffic, PoolError> {
         let now = self
             .datapath
             .slot_counters(slot)

@@ -8,7 +8,7 @@ use pcpm_api::{
 };
 
 use super::unix_time_ms;
-use crate::{net::slot_name, pool::Holder, pool::SlotIndex, pool::Target};
+use crate::{collector::FillChange, net::slot_name, pool::Holder, pool::SlotIndex, pool::Target};
 
 /// Events remembered. A watcher that falls behind by more is told how many it lost.
 const REMEMBERED: usize = 4096;
@@ -67,6 +67,7 @@ pub(super) enum Happening {
     Journal {
         message: String,
     },
+    Flows(FillChange),
 }
 
 impl Happening {
@@ -91,6 +92,7 @@ impl Happening {
             Self::Repaired { .. } => "repaired",
             Self::Broken { .. } => "broken",
             Self::Journal { .. } => "journal",
+            Self::Flows(_) => "flows",
         }
     }
 
@@ -127,6 +129,9 @@ impl Happening {
                     .iter()
                     .map(|uplink| format!("{} {}", uplink.interface, uplink.address));
                 each.collect::<Vec<_>>().join(", ")
+            }
+            Self::Flows(FillChange { used, usable, .. }) => {
+                format!("{used} of {usable} entries in use")
             }
             Self::Ready | Self::Detached | Self::Updated | Self::Retired => String::new(),
         }

@@ -8,6 +8,7 @@ mod commands;
 mod drops;
 mod events;
 mod findings;
+mod flows;
 mod latency;
 mod leases;
 mod options;
@@ -36,7 +37,7 @@ use pcpm_api::{
     limits::{self, DEFAULT_TENANT},
     options::Options,
     publish::Port,
-    types::{self, Lease, OnEmpty, TargetMode, Traffic},
+    types::{self, Lease, OnEmpty, TargetMode},
 };
 use pcpm_ebpf::abi::{GATEWAY_V4, GATEWAY_V6, SlotCounters};
 use tokio::sync::{Notify, oneshot};
@@ -44,6 +45,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::{
     api::Caller,
     bpf::Datapath,
+    collector::Collected,
     journal::{self, History, Journal},
     net,
     policy::{Policies, Ranges},
@@ -63,7 +65,7 @@ use tenants::Tenants;
 use watch::Watchers;
 use workers::{Report, Work};
 
-pub(crate) use attachment::Attachment;
+pub(crate) use attachment::{Attachment, Used};
 pub(crate) use drops::DropFollower;
 pub(crate) use watch::Subscription;
 
@@ -214,6 +216,7 @@ pub(crate) struct Engine {
     attach_latency: LatencyHistogram,
     create_latency: status::CreateLatency,
     memory: status::MemoryFigures,
+    collected: Collected,
     clients: u32,
     started: Instant,
     /// Wakes the timer when the pool's next deadline changed.
@@ -274,6 +277,7 @@ impl Engine {
             attach_latency: LatencyHistogram::default(),
             create_latency: status::CreateLatency::default(),
             memory: status::MemoryFigures::default(),
+            collected: Collected::default(),
             clients: 0,
             started: Instant::now(),
             deadline_changed: Rc::default(),
@@ -363,19 +367,19 @@ impl Engine {
         Ok(())
     }
 
-    /// The owner's attachment, its traffic, and its namespace if asked for.
+    /// The owner's attachment, its traffic and flows, and its namespace if asked for.
     pub(crate) fn get(
         &self,
         owner: &str,
         pass_fd: bool,
         caller: Caller,
-    ) -> Result<(Attached, Traffic), PoolError> {
+    ) -> Result<(Attached, Used), PoolError> {
         let slot = self.slot_of(owner)?;
         if pass_fd {
             self.may_touch(slot, caller)?;
         }
         let attached = self.attached(slot, pass_fd)?;
-        Ok((attached, self.traffic(slot)?))
+        Ok((attached, self.usage(slot)?))
     }
 
     /// All attachments, by slot.
@@ -397,6 +401,7 @@ impl Engine {
                 self.totals.created += 1;
                 self.create_latency.record(timings);
                 let baseline = self.baseline(slot);
+                self.datapath.begin_flows(slot);
                 let mtu = self.world.mtu;
                 self.note_ready(slot, mtu, baseline);
                 self.records[slot as usize] = Record {

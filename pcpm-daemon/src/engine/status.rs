@@ -98,6 +98,7 @@ impl CreateLatency {
 impl Engine {
     /// Counts, totals and health.
     pub(crate) fn status(&self) -> Status {
+        let drops = self.datapath.drops().unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -112,9 +113,10 @@ impl Engine {
             uplink: self.world.uplinks.first().cloned(),
             uplinks: self.world.uplinks.clone(),
             published_ports: self.reservations.count(),
+            flows: self.flow_table(&drops),
             clients: self.clients,
             memory: self.memory.figures(),
-            drops: self.drop_counts(),
+            drops: drop_counts(&drops),
             failures: self.failures(),
             warnings: self.warnings(),
         }
@@ -166,18 +168,6 @@ impl Engine {
             link: self.create_latency.link.summary(),
             configure: self.create_latency.configure.summary(),
         }
-    }
-
-    fn drop_counts(&self) -> Vec<DropCount> {
-        let counts = self.datapath.drops().unwrap_or_default();
-        let reasons = DropReason::ALL.iter().zip(counts);
-        reasons
-            .map(|(reason, packets)| DropCount {
-                reason: reason.name().to_owned(),
-                description: reason.description().to_owned(),
-                packets,
-            })
-            .collect()
     }
 
     pub(super) fn warm_target(&self) -> WarmTarget {
@@ -271,6 +261,7 @@ impl Engine {
         if counts.ready == 0 && counts.attached == counts.capacity {
             warnings.push("every slot is attached: raise capacity".to_owned());
         }
+        warnings.extend(self.flow_warning());
         warnings
     }
 }
@@ -280,6 +271,17 @@ fn percentile(one_in: u32) -> String {
     let percent = 100.0 - 100.0 / f64::from(one_in.max(1));
     let text = format!("{percent:.4}");
     format!("p{}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+fn drop_counts(packets: &[u64]) -> Vec<DropCount> {
+    let reasons = DropReason::ALL.iter().zip(packets);
+    reasons
+        .map(|(reason, &packets)| DropCount {
+            reason: reason.name().to_owned(),
+            description: reason.description().to_owned(),
+            packets,
+        })
+        .collect()
 }
 
 fn millis(time: Duration) -> u64 {

@@ -6,12 +6,16 @@ mod restart;
 use std::{cell::RefCell, fs::File};
 
 use pcpm_api::types::{SlotState, Source};
-use pcpm_ebpf::abi::AttachmentWord;
+use pcpm_ebpf::{
+    abi::{AttachmentWord, FlowTable, SlotFlows},
+    quota,
+};
 
 use super::*;
 use crate::{
     api::Role,
     bpf::fake::FakeDatapath,
+    collector::FillChange,
     journal::fake::MemoryStorage,
     net::{RetiredSlot, SlotSpec},
     pool::{Quota, Quotas, Target},
@@ -407,8 +411,8 @@ fn traffic_of_an_earlier_holder_is_not_counted() {
     bench.work();
     bench.attach(request("second")).unwrap();
     bench.datapath.counters.borrow_mut().sent_packets = 7;
-    let (_, traffic) = bench.engine.borrow().get("second", false, ROOT).unwrap();
-    assert_eq!(traffic.sent_packets, 2);
+    let (_, used) = bench.engine.borrow().get("second", false, ROOT).unwrap();
+    assert_eq!(used.traffic.sent_packets, 2);
 }
 
 #[test]
@@ -554,5 +558,84 @@ fn watchers_see_who_waits_gives_up_and_is_refused() {
     assert_eq!(
         seen,
         [("waiting", "a"), ("cancelled", "a"), ("exhausted", "b")]
+    );
+}
+
+#[test]
+fn flows_in_use_are_those_of_this_attachment_and_totals_count_from_its_beginning() {
+    let bench = Bench::filled(1);
+    *bench.datapath.flow_table.borrow_mut() = FlowTable {
+        made: 500,
+        gone: 100,
+        usable: 1000,
+        per_slot: 250,
+        ..FlowTable::default()
+    };
+    let flows = |in_use, made, refused| SlotFlows {
+        in_use,
+        made,
+        refused,
+        ..SlotFlows::default()
+    };
+    bench.attach(request("first")).unwrap();
+    *bench.datapath.flows.borrow_mut() = flows(quota::with(0, 1, 20), 30, 4);
+    let of = |owner| {
+        bench
+            .engine
+            .borrow()
+            .get(owner, false, ROOT)
+            .unwrap()
+            .1
+            .flows
+    };
+    let first = types::Flows {
+        used: 20,
+        limit: 250,
+        opened: 30,
+        refused: 4,
+    };
+    assert_eq!(of("first"), first);
+    let detached = bench.engine.borrow_mut().detach("first", None, ROOT);
+    detached.unwrap();
+    bench.work();
+    bench.attach(request("second")).unwrap();
+    let second = types::Flows {
+        used: 0,
+        opened: 0,
+        refused: 0,
+        ..first
+    };
+    assert_eq!(of("second"), second);
+}
+
+#[test]
+fn a_flow_table_that_becomes_nearly_full_is_an_event_and_a_warning() {
+    let bench = Bench::filled(1);
+    let set = |made| {
+        *bench.datapath.flow_table.borrow_mut() = FlowTable {
+            made,
+            usable: 1000,
+            per_slot: 250,
+            ..FlowTable::default()
+        };
+    };
+    set(899);
+    assert_eq!(bench.engine.borrow().status().warnings, [""; 0]);
+    set(910);
+    let mut engine = bench.engine.borrow_mut();
+    engine.fill_changed(FillChange {
+        used: 910,
+        usable: 1000,
+        is_high: true,
+    });
+    assert_eq!(
+        engine.status().warnings,
+        ["the flow table is 91 % full: raise nat.flows"]
+    );
+    let (events, _) = engine.events.since(0);
+    let last = events.last().unwrap();
+    assert_eq!(
+        (last.kind.as_str(), last.message.as_str()),
+        ("flows", "910 of 1000 entries in use")
     );
 }

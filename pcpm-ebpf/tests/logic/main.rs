@@ -11,5 +11,6 @@ mod nat;
 mod packet;
 mod policy;
 mod published;
+mod quota;
 mod rate;
 mod rewrite;

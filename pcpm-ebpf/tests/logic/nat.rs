@@ -232,14 +232,18 @@ proptest! {
     }
 
     #[test]
-    fn ports_stay_in_the_range_and_do_not_repeat(first: u16, last: u16, random: u32) {
+    fn ports_stay_in_the_range_and_do_not_repeat(
+        first: u16, last: u16, random: u32, in_use in 0..70_000_u32,
+    ) {
         let (first, last) = (first.min(last), first.max(last));
         let config = Config { nat_port_first: first, nat_port_last: last, ..Config::default() };
-        let mut sequence = PortSequence::new(&config, random);
+        let mut sequence = PortSequence::new(&config, random, in_use);
         let ports: Vec<_> = (0..PORT_TRIES).map(|_| sequence.next_port()).collect();
         prop_assert!(ports.iter().all(|port| (first..=last).contains(port)));
         let distinct = ports.iter().collect::<HashSet<_>>().len();
-        let available = usize::from(last - first) + 1;
+        let all = usize::from(last - first) + 1;
+        let leaves_some = all >= 128 && in_use as usize > all / 8;
+        let available = if leaves_some { all - all / 4 } else { all };
         prop_assert_eq!(distinct, available.min(ports.len()));
     }
 
@@ -342,13 +346,54 @@ fn a_datagram_in_fragments_is_waited_for_only_shortly() {
 }
 
 #[test]
+fn a_slot_with_few_connections_tries_what_others_left_to_it() {
+    let config = Config {
+        nat_port_first: 1000,
+        nat_port_last: 1999,
+        ..Config::default()
+    };
+    for random in (0..1000_u32).map(|random| random.wrapping_mul(0x9e37_79b9)) {
+        let late = |in_use| {
+            let mut sequence = PortSequence::new(&config, random, in_use);
+            sequence.next_port();
+            sequence.turn_to_reserve();
+            let ports: HashSet<_> = (0..PORT_TRIES / 2).map(|_| sequence.next_port()).collect();
+            ports
+        };
+        let ports = late(125);
+        assert_eq!(ports.len(), 16);
+        assert!(ports.iter().all(|port| (1750..2000).contains(port)));
+        assert!(late(126).iter().all(|port| (1000..1750).contains(port)));
+    }
+}
+
+#[test]
+fn a_slot_with_many_connections_leaves_a_quarter_of_the_ports_to_others() {
+    let config = Config {
+        nat_port_first: 1000,
+        nat_port_last: 1999,
+        ..Config::default()
+    };
+    let most = |in_use| {
+        let ports = (0..10_000).flat_map(|random: u32| {
+            let random = random.wrapping_mul(0x9e37_79b9);
+            let mut sequence = PortSequence::new(&config, random, in_use);
+            (0..PORT_TRIES).map(move |_| sequence.next_port())
+        });
+        ports.max()
+    };
+    assert_eq!(most(125), Some(1999));
+    assert_eq!(most(126), Some(1749));
+}
+
+#[test]
 fn a_reversed_range_is_its_first_port() {
     let config = Config {
         nat_port_first: 5000,
         nat_port_last: 4000,
         ..Config::default()
     };
-    let mut sequence = PortSequence::new(&config, 0xdead_beef);
+    let mut sequence = PortSequence::new(&config, 0xdead_beef, 0);
     assert!((0..PORT_TRIES).all(|_| sequence.next_port() == 5000));
 }
 

@@ -2,7 +2,7 @@
 
 use pcpm_api::publish::{self, Port, Transport};
 use pcpm_api::rates;
-use pcpm_api::types::{Attachment, GetReply, PublishedPort, Source, Traffic};
+use pcpm_api::types::{Attachment, Flows, GetReply, PublishedPort, Source, Traffic};
 
 use super::table::{Cell, render};
 use super::{Hue, Look, humanise};
@@ -57,6 +57,7 @@ pub(crate) fn details(reply: &GetReply, now_ms: u64, look: Look) -> String {
         field("uid", &attachment.uid.to_string()),
     ]);
     rows.extend(traffic(&reply.traffic));
+    rows.push(flows(&reply.flows));
     render(&[], &rows, look)
 }
 
@@ -209,6 +210,21 @@ fn traffic(traffic: &Traffic) -> [Vec<Cell>; 3] {
     ]
 }
 
+/// Entries of the flow table, and what the slot was refused of them.
+fn flows(flows: &Flows) -> Vec<Cell> {
+    let mut cell = Cell::new(format!(
+        "{} of {} entries, {} made",
+        humanise::count(flows.used.into()),
+        humanise::count(flows.limit.into()),
+        humanise::count(flows.opened),
+    ));
+    if flows.refused > 0 {
+        let refused = format!(", {} packets refused", humanise::count(flows.refused));
+        cell.push(Hue::Warning, &refused);
+    }
+    vec![Cell::painted(Hue::Faint, "flows"), cell]
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -315,11 +331,21 @@ a      shop    s0007  10.213.0.7  -                1m   explicit  warm    app=we
                 sent_bytes: 3 << 20,
                 ..Traffic::default()
             },
+            flows: Flows {
+                used: 18,
+                limit: 65_536,
+                opened: 40,
+                refused: 3,
+            },
             netns_fd: None,
         };
         let text = details(&reply, 3_601_000, PLAIN);
         assert!(
             text.contains("sent       12.3k packets, 3.0MiB\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("flows      18 of 65.5k entries, 40 made, 3 packets refused\n"),
             "{text}"
         );
         assert!(text.contains("age        1h\n"), "{text}");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pcpm_api::types::{
-    AttachTotals, DropCount, Latency, Memory, RefillTotals, SlotCounts, Status, Uplink,
+    AttachTotals, DropCount, FlowTable, Latency, Memory, RefillTotals, SlotCounts, Status, Uplink,
     WaitingRequest, WarmTarget,
 };
 
@@ -62,6 +62,7 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
         let ports = status.published_ports.to_string();
         rows.push(field("published", Cell::new(format!("{ports} ports"))));
     }
+    rows.push(field("flows", flows(&status.flows)));
     rows.extend([
         field("attach", Cell::new(attach(&status.attach))),
         field("attach time", latency(&status.attach_latency)),
@@ -198,6 +199,29 @@ fn attach(totals: &AttachTotals) -> String {
         humanise::count(exhausted),
         humanise::count(refused),
     )
+}
+
+/// How full the flow table is, and what was refused for it.
+fn flows(table: &FlowTable) -> Cell {
+    let (used, capacity) = (u64::from(table.used), u64::from(table.capacity));
+    let percent = (used * 100).checked_div(capacity).unwrap_or_default();
+    let hue = if percent >= 90 { Hue::Bad } else { Hue::Plain };
+    let mut cell = Cell::painted(hue, format!("{percent} %"));
+    cell.push(
+        Hue::Plain,
+        &format!(
+            " of {} entries in use, at most {} a slot; {} collected",
+            humanise::count(capacity),
+            humanise::count(table.per_slot.into()),
+            humanise::count(table.collected),
+        ),
+    );
+    let refused = table.refused_limit + table.refused_full + table.refused_ports;
+    if refused > 0 {
+        let refused = format!("; {} packets refused", humanise::count(refused));
+        cell.push(Hue::Warning, &refused);
+    }
+    cell
 }
 
 fn refill(totals: &RefillTotals) -> String {
@@ -379,6 +403,14 @@ mod tests {
             uplink: None,
             uplinks: Vec::new(),
             published_ports: 3,
+            flows: FlowTable {
+                capacity: 261_760,
+                used: 31_000,
+                per_slot: 65_536,
+                collected: 7,
+                refused_limit: 12,
+                ..FlowTable::default()
+            },
             clients: 1,
             memory: Memory {
                 daemon_rss_bytes: 12 << 20,
@@ -407,6 +439,7 @@ slots         24 attached, 30 ready (target 40), 3 creating, 1 retiring, 1 faile
               [{bar}]
 target        40: p99.9 burst of the last 10 min was 30, refill 600/s
 published     3 ports
+flows         11 % of 261.8k entries in use, at most 65.5k a slot; 7 collected; 12 packets refused
 attach        12.0k warm, 3 cold, 12.0k detached, 2 exhausted, 0 refused
 attach time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill        12.1k created, 12.0k retired, 4 failed

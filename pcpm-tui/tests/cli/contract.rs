@@ -54,10 +54,11 @@ fn ls_prints_a_list() {
 }
 
 #[test]
-fn show_prints_the_attachment_and_its_traffic() {
+fn show_prints_the_attachment_its_traffic_and_its_flows() {
     let mut reply = attachment("web-1");
     reply["traffic"] = json!({"sent_packets": 1, "sent_bytes": 2, "received_packets": 3,
                               "received_bytes": 4, "dropped_packets": 5});
+    reply["flows"] = json!({"used": 6, "limit": 7, "opened": 8, "refused": 9});
     let expected = reply.clone();
     let daemon = Daemon::answering(move || Answer::Result(reply.clone()));
     assert_eq!(daemon.run("--json show web-1").json(), expected);

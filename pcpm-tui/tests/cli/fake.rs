@@ -159,13 +159,19 @@ pub(crate) fn status() -> Value {
         "slots": counts(),
         "target": {"mode": "fixed", "target": 6, "floor": 6, "ceiling": 6, "burst": 0, "refill_per_s": 500,
                    "reason": "fixed"},
-        "published_ports": 0, "clients": 1, "waiting": [], "drops": [], "failures": [], "warnings": [],
+        "published_ports": 0, "flows": flow_table(), "clients": 1, "waiting": [], "drops": [], "failures": [], "warnings": [],
         "attach": {"warm": 1, "cold": 0, "detached": 0, "exhausted": 0, "refused": 0},
         "attach_latency": took,
         "refill": {"created": 8, "retired": 0, "failed": 0, "create": took, "namespace": took,
                    "mount": took, "link": took, "configure": took},
         "memory": {"daemon_rss_bytes": 4_000_000}
     })
+}
+
+/// A flow table with a few flows.
+fn flow_table() -> Value {
+    json!({"capacity": 1000, "used": 10, "per_slot": 250, "opened": 12, "collected": 2, "pass_us": 80,
+           "refused_limit": 0, "refused_full": 0, "refused_ports": 0})
 }
 
 /// Counts of a pool with 8 slots.

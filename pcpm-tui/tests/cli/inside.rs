@@ -24,6 +24,7 @@ fn daemon_with(netns: PathBuf) -> Daemon {
                 let mut reply = attachment(owner);
                 reply["traffic"] = json!({"sent_packets": 0, "sent_bytes": 0,
                     "received_packets": 0, "received_bytes": 0, "dropped_packets": 0});
+                reply["flows"] = json!({"used": 0, "limit": 250, "opened": 0, "refused": 0});
                 Answer::WithNetns(reply, netns.clone())
             }
             _ => Answer::Result(json!({})),

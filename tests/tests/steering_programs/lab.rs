@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::{TestRun as _, TestRunOptions};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
-use pcpm_ebpf::abi::{Config, HUB_UPLINK_INDEX, LINK_INDEX_BASE, Uplink, names};
+use pcpm_ebpf::abi::{
+    Config, DEAD_FLOWS_OFFSET, DeadFlow, HUB_UPLINK_INDEX, LINK_INDEX_BASE, Uplink, names,
+};
 use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
 use pcpm_ebpf::packet::Family;
@@ -262,6 +264,23 @@ impl Lab {
         self.run(hook.program(), context, &packet.bytes())
     }
 
+    /// Has what is told of `dead` collected, and says which of it was: a bit for each.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub(crate) fn collect(&mut self, dead: &[DeadFlow]) -> Result<u32> {
+        let mut packet = vec![0; DEAD_FLOWS_OFFSET as usize];
+        for dead in dead {
+            packet.extend_from_slice(&dead_flow_bytes(dead));
+        }
+        let options = TestRunOptions {
+            data_in: Some(&packet),
+            ..TestRunOptions::new()
+        };
+        let result = self.program(names::COLLECT)?.test_run(options)?;
+        Ok(result.return_value)
+    }
+
     fn run(&mut self, program: &str, context: SkbContext, frame: &[u8]) -> Result<Fate> {
         let before = self.drops()?;
         let (action, bytes, mark) = self.test_run(program, context, frame)?;
@@ -301,6 +320,25 @@ impl Lab {
         let mark = u32::from_ne_bytes(mark.context("the context has a mark")?);
         Ok((result.return_value.cast_signed(), bytes, mark))
     }
+}
+
+/// A dead flow as it lies in memory.
+fn dead_flow_bytes(dead: &DeadFlow) -> Vec<u8> {
+    let DeadFlow {
+        key,
+        seal,
+        last_seen_ns,
+    } = dead;
+    let addresses = [key.local.0, key.remote.0].concat();
+    let mut bytes: Vec<u8> = addresses.into_iter().flat_map(u32::to_ne_bytes).collect();
+    bytes.extend(
+        [key.local_port, key.remote_port]
+            .map(u16::to_ne_bytes)
+            .concat(),
+    );
+    bytes.extend([key.protocol, key.kind, 0, 0]);
+    bytes.extend([*seal, *last_seen_ns].map(u64::to_ne_bytes).concat());
+    bytes
 }
 
 /// Those of a lab that is gone, as new, or new ones.

@@ -17,6 +17,7 @@ mod programs;
 mod published;
 mod routed;
 mod rules;
+mod shares;
 mod traffic;
 mod translation;
 mod verifier;

@@ -16,8 +16,9 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use pcpm_ebpf::STEER_OBJECT;
 use pcpm_ebpf::abi::{
-    AttachmentWord, Buckets, Config, Flow, FlowKey, PolicyKey, PolicyNode, PolicyRule, PortKey,
-    PortTarget, SLOTS_PER_HUB, SealedFlow, Settings, SlotCounters, Uplink, flow_kind, names,
+    AttachmentWord, Buckets, Config, Flow, FlowKey, FlowTable, PolicyKey, PolicyNode, PolicyRule,
+    PortKey, PortTarget, SLOTS_PER_HUB, SealedFlow, Settings, SlotCounters, SlotFlows, Uplink,
+    flow_kind, names,
 };
 use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
@@ -26,12 +27,13 @@ use pcpm_ebpf::drop_reason::DropReason;
 pub(crate) const CAPACITY: u32 = SLOTS_PER_HUB + 100;
 
 const FLOWS: u32 = 1024;
-pub(crate) const PROGRAMS: [&str; 5] = [
+pub(crate) const PROGRAMS: [&str; 6] = [
     names::FROM_SLOT,
     names::FROM_HOST,
     names::FROM_HUB,
     names::TO_HUB,
     names::FROM_UPLINK,
+    names::COLLECT,
 ];
 
 /// The loaded programs, with maps that nobody else has.
@@ -69,6 +71,8 @@ impl Programs {
         self.zero::<u64>(names::ATTACHMENTS)?;
         self.zero::<Plain<Settings>>(names::SETTINGS)?;
         self.zero::<Plain<Buckets>>(names::BUCKETS)?;
+        self.zero::<Plain<SlotFlows>>(names::SLOT_FLOWS)?;
+        self.zero::<Plain<FlowTable>>(names::FLOW_TABLE)?;
         self.zero_counters()?;
         self.config = config;
         self.configure(|_| ())
@@ -283,6 +287,50 @@ impl Programs {
         })
     }
 
+    /// What the flows of `slot` take of their table.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn slot_flows(&self, slot: u32) -> Result<SlotFlows> {
+        let map = self.map(names::SLOT_FLOWS)?;
+        let flows: Array<_, Plain<SlotFlows>> = Array::try_from(map)?;
+        Ok(flows.get(&slot, 0)?.0)
+    }
+
+    /// What all flows take.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn flow_table(&self) -> Result<FlowTable> {
+        let map = self.map(names::FLOW_TABLE)?;
+        let table: Array<_, Plain<FlowTable>> = Array::try_from(map)?;
+        Ok(table.get(&0, 0)?.0)
+    }
+
+    /// Says what may be taken of the table.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn set_flow_table(&mut self, table: FlowTable) -> Result<()> {
+        let map = self.map_mut(names::FLOW_TABLE)?;
+        let mut array: Array<_, Plain<FlowTable>> = Array::try_from(map)?;
+        Ok(array.set(0, Plain(table), 0)?)
+    }
+
+    /// The entries of the table as they stand there.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub(crate) fn entries(&self) -> Result<Vec<(FlowKey, SealedFlow)>> {
+        let map: HashMap<_, Plain<FlowKey>, Plain<SealedFlow>> =
+            HashMap::try_from(self.map(names::FLOWS)?)?;
+        let entries = map.iter().collect::<Result<Vec<_>, MapError>>()?;
+        Ok(entries
+            .into_iter()
+            .map(|(key, entry)| (key.0, entry.0))
+            .collect())
+    }
+
     /// All flows of `kind`.
     ///
     /// # Errors
@@ -353,6 +401,10 @@ unsafe impl Pod for Plain<Uplink> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<SealedFlow> {}
 // SAFETY: as above.
+unsafe impl Pod for Plain<SlotFlows> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<FlowTable> {}
+// SAFETY: as above.
 unsafe impl Pod for Plain<Settings> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Buckets> {}
@@ -371,6 +423,7 @@ fn load() -> Result<Ebpf> {
         .map_max_entries(names::SLOT_COUNTERS, CAPACITY)
         .map_max_entries(names::SETTINGS, CAPACITY)
         .map_max_entries(names::BUCKETS, CAPACITY)
+        .map_max_entries(names::SLOT_FLOWS, CAPACITY)
         .map_max_entries(names::HUBS, 2)
         .map_max_entries(names::FLOWS, FLOWS)
         .load(STEER_OBJECT)

@@ -140,8 +140,8 @@ fn traffic_is_counted_on() {
     bench.attach(request("second")).unwrap();
     bench.datapath.counters.borrow_mut().sent_packets = 7;
     let next = bench.killed();
-    let (_, traffic) = next.engine.borrow().get("second", false, ROOT).unwrap();
-    assert_eq!(traffic.sent_packets, 2);
+    let (_, used) = next.engine.borrow().get("second", false, ROOT).unwrap();
+    assert_eq!(used.traffic.sent_packets, 2);
 }
 
 #[test]

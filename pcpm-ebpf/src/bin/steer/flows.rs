@@ -8,7 +8,10 @@
 
 use core::{arch::asm, ptr};
 
-use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::bpf_ktime_get_ns,
+};
 use pcpm_ebpf::{
     abi::{AttachmentWord, Config, Flow, FlowKey, SealedFlow, flow_kind},
     drop_reason::DropReason,
@@ -44,9 +47,10 @@ pub(crate) fn open_host_flow(
     if !nat::opens_connection(key.protocol, transport.tcp_flags) {
         return Ok(());
     }
+    global::take_entries(slot, word.epoch(), 1)?;
     let draft = &mut maps::draft()?.entry;
     draft.flow = nat::new_flow(slot, word.epoch(), &Endpoint::default(), now);
-    insert(&key, draft, BPF_ANY)
+    global::write_flow(&key, draft)
 }
 
 /// Whether a packet of `slot` answers the host.
@@ -302,13 +306,84 @@ pub(crate) unsafe fn compare_exchange(word: *mut u64, expected: u64, new: u64) -
     seen == expected
 }
 
-/// Seals and writes the entry of `key`; `flags` as for `bpf_map_update_elem`.
+/// Makes `entry` the entry of `key`.
 #[inline(always)]
-pub(crate) fn insert(key: &FlowKey, entry: &mut SealedFlow, flags: u32) -> Result<(), DropReason> {
+pub(crate) fn seal(key: &FlowKey, entry: &mut SealedFlow) {
     entry.seal = entry.flow.seal(key);
-    FLOWS
-        .insert(key, entry, u64::from(flags))
-        .map_err(|_| DropReason::FlowTable)
+}
+
+/// What the kernel says if there is an entry.
+const EEXIST: i32 = 17;
+/// How often an entry is tried to be written that others write, or remove, at the same time.
+const WRITE_TRIES: u32 = 3;
+
+/// Seals and writes the entry of `key`, which was counted before, and says whether it did: not if there is
+/// one.
+///
+/// # Errors
+/// The kernel has no room.
+#[inline(always)]
+pub(crate) fn insert(key: &FlowKey, entry: &mut SealedFlow) -> Result<bool, DropReason> {
+    global::seal_flow(key, entry);
+    match FLOWS.insert(key, &*entry, u64::from(BPF_NOEXIST)) {
+        Ok(()) => Ok(true),
+        Err(error) if error == -EEXIST => Ok(false),
+        Err(_) => Err(DropReason::FlowTable),
+    }
+}
+
+/// Seals and writes the entry of `key` in place of `old`, unless somebody else does so, and says whether it
+/// did. From the exchange on the key is ours: others find no entry, and no room for theirs.
+///
+/// # Errors
+/// The kernel has no room.
+#[inline(always)]
+pub(crate) fn replace(
+    key: &FlowKey,
+    old: &Entry,
+    entry: &mut SealedFlow,
+) -> Result<bool, DropReason> {
+    let (slot, epoch) = (old.flow.slot, old.flow.epoch);
+    if !old.retire(key) {
+        return Ok(false);
+    }
+    global::seal_flow(key, entry);
+    let written = FLOWS.insert(key, &*entry, u64::from(BPF_ANY));
+    if written.is_err() {
+        // Nobody would ever take over an entry with a broken seal.
+        let _ = FLOWS.remove(key);
+    }
+    global::give_back_entries(slot, epoch, 1);
+    written.map(|()| true).map_err(|_| DropReason::FlowTable)
+}
+
+/// Writes the entry of `key`, which was counted before, whatever stands there.
+///
+/// # Errors
+/// It could not be written, and is not counted any more.
+#[inline(always)]
+pub(crate) fn write(key: &FlowKey, entry: &mut SealedFlow) -> Result<(), DropReason> {
+    let (slot, epoch) = (entry.flow.slot, entry.flow.epoch);
+    for _ in 0..WRITE_TRIES {
+        match try_write(key, entry) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(_) => break,
+        }
+    }
+    global::give_back_entries(slot, epoch, 1);
+    Err(DropReason::FlowTable)
+}
+
+#[inline(always)]
+fn try_write(key: &FlowKey, entry: &mut SealedFlow) -> Result<bool, DropReason> {
+    if insert(key, entry)? {
+        return Ok(true);
+    }
+    match Entry::find(key) {
+        Some(old) => replace(key, &old, entry),
+        None => Ok(false),
+    }
 }
 
 /// The clock of `Flow::last_seen_ns`.

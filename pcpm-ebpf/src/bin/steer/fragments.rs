@@ -15,6 +15,7 @@ use crate::{
     flows::{Entry, Receiver, now_ns},
     global,
     maps::{self, FRAGMENTS},
+    quota,
 };
 
 /// Notes that a packet of `slot` was let pass as one of `shown`: if it is a first fragment, others
@@ -60,7 +61,7 @@ pub(crate) fn follow(
     if entry.flow.slot != slot || !nat::may_go_on(entry.flow, word, now_ns()) {
         return Err(DropReason::Fragment);
     }
-    forget_at_the_end(frame, &key);
+    forget_at_the_end(frame, &key, entry.flow.slot);
     *shown = entry.flow.translated_address;
     Ok(())
 }
@@ -90,7 +91,7 @@ pub(crate) fn arrived_at(frame: &Frame, receiver: &mut Receiver) -> bool {
     if !nat::may_go_on(entry.flow, word, now_ns()) {
         return false;
     }
-    forget_at_the_end(frame, &key);
+    forget_at_the_end(frame, &key, entry.flow.slot);
     *receiver = entry.receiver();
     true
 }
@@ -121,8 +122,10 @@ pub(crate) fn remember(
         address: *shown,
         port: 0,
     };
+    let now = now_ns();
+    quota::begin_datagram(slot, now)?;
     let draft = &mut maps::draft()?.entry;
-    draft.flow = nat::new_flow(slot, epoch, &shown, now_ns());
+    draft.flow = nat::new_flow(slot, epoch, &shown, now);
     draft.seal = draft.flow.seal(key);
     FRAGMENTS
         .insert(key, draft, u64::from(BPF_ANY))
@@ -130,8 +133,8 @@ pub(crate) fn remember(
 }
 
 #[inline(always)]
-fn forget_at_the_end(frame: &Frame, key: &FlowKey) {
-    if frame.fragment == Fragment::Last {
-        let _ = FRAGMENTS.remove(key);
+fn forget_at_the_end(frame: &Frame, key: &FlowKey, slot: u32) {
+    if frame.fragment == Fragment::Last && FRAGMENTS.remove(key).is_ok() {
+        quota::end_datagram(slot, now_ns());
     }
 }

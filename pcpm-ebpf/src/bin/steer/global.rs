@@ -15,7 +15,7 @@ use core::arch::asm;
 
 use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup};
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Flow, FlowKey, PortTarget, SealedFlow},
+    abi::{AttachmentWord, DeadFlow, Flow, FlowKey, PortTarget, SealedFlow},
     address::Address,
     drop_reason::DropReason,
     icmp_error::Quote,
@@ -26,12 +26,12 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    arrival, drops,
+    arrival, collect, drops,
     flows::{self, Receiver, Standing},
     fragments, from_host, hairpin, host, inbound, limits, names,
     policy::{self, Holder},
     ports::{self, Connection},
-    rewrite,
+    quota, rewrite,
     skb::{self, Skb},
 };
 
@@ -164,7 +164,18 @@ global! {
     fn open_connection(connection: &mut Connection, skb: Skb, address: &Address, transport: &Transport)
         -> Result<(), DropReason> = Connection::open_as;
     /// See [`ports::claim`].
-    fn claim_port(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> bool = ports::claim;
+    fn claim_port(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> Result<bool, DropReason>
+        = ports::claim;
+    /// See [`flows::seal`].
+    fn seal_flow(key: &FlowKey, entry: &mut SealedFlow) -> () = flows::seal;
+    /// See [`flows::write`].
+    fn write_flow(key: &FlowKey, entry: &mut SealedFlow) -> Result<(), DropReason> = flows::write;
+    /// See [`quota::take`].
+    fn take_entries(slot: u32, epoch: u32, entries: u32) -> Result<(), DropReason> = quota::take;
+    /// See [`quota::give_back`].
+    fn give_back_entries(slot: u32, epoch: u32, entries: u32) -> () = quota::give_back;
+    /// See [`collect::collect_flow`].
+    fn collect_flow(dead: &DeadFlow) -> bool = collect::collect_flow;
     /// See [`ports::is_quoted_shown`].
     fn is_quoted_shown(slot: u32, word: AttachmentWord, frame: &Frame, quote: &Quote) -> bool
         = ports::is_quoted_shown;

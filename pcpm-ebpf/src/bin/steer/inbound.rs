@@ -3,17 +3,17 @@
 //! They have the same two entries as those of slots to the world: INGRESS owns the way to the slot,
 //! EGRESS the way back, with the address and port that the client speaks to.
 
-use aya_ebpf::bindings::BPF_ANY;
 use pcpm_ebpf::{
     abi::{AttachmentWord, Flow, FlowKey, PortKey, PortTarget, flow_kind},
     drop_reason::DropReason,
     nat::{self, Endpoint},
     packet::{Frame, Transport},
     published,
+    quota::ENTRIES_PER_CONNECTION,
 };
 
 use crate::{
-    flows::{Entry, Receiver, insert, now_ns},
+    flows::{Entry, Receiver, now_ns},
     global,
     maps::{self, Pair},
 };
@@ -83,7 +83,11 @@ pub(crate) fn open(
         port: target.port,
         ..Endpoint::default()
     };
-    global::write_inbound(ingress, shown, target)?;
+    global::take_entries(target.slot, target.epoch, ENTRIES_PER_CONNECTION)?;
+    if let Err(reason) = global::write_inbound(ingress, shown, target) {
+        global::give_back_entries(target.slot, target.epoch, 1);
+        return Err(reason);
+    }
     *shown = Endpoint {
         address: ingress.local,
         port: ingress.local_port,
@@ -97,7 +101,7 @@ pub(crate) fn open(
     Ok(())
 }
 
-/// Writes one of the two entries.
+/// Writes one of the two entries, which was counted before. It is not counted any more if that fails.
 #[inline(always)]
 pub(crate) fn write(
     key: &FlowKey,
@@ -106,7 +110,7 @@ pub(crate) fn write(
 ) -> Result<(), DropReason> {
     let entry = &mut maps::draft()?.entry;
     entry.flow = nat::new_flow(target.slot, target.epoch, translated, now_ns()).inbound();
-    insert(key, entry, BPF_ANY)
+    global::write_flow(key, entry)
 }
 
 /// Whether the slot's side of a connection that would be opened belongs to another one: the slot could

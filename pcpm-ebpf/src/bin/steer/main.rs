@@ -8,6 +8,8 @@
 #[cfg(target_arch = "bpf")]
 mod arrival;
 #[cfg(target_arch = "bpf")]
+mod collect;
+#[cfg(target_arch = "bpf")]
 mod drops;
 #[cfg(target_arch = "bpf")]
 mod flows;
@@ -40,6 +42,8 @@ mod policy;
 #[cfg(target_arch = "bpf")]
 mod ports;
 #[cfg(target_arch = "bpf")]
+mod quota;
+#[cfg(target_arch = "bpf")]
 mod rewrite;
 #[cfg(target_arch = "bpf")]
 mod settings;
@@ -65,7 +69,7 @@ mod entry {
     use pcpm_ebpf::abi::Hop;
 
     use crate::{
-        from_host, from_hub, from_slot, from_uplink,
+        collect, from_host, from_hub, from_slot, from_uplink,
         skb::Skb,
         sock_addr::{SocketCall, V4, V6},
         sockets, to_hub, verdict,
@@ -99,6 +103,11 @@ mod entry {
     fn from_uplink(ctx: TcContext) -> i32 {
         let skb = Skb::new(&ctx);
         verdict::finish(&skb, Hop::FromUplink, from_uplink::try_from_uplink(&skb))
+    }
+
+    #[classifier]
+    fn collect(ctx: TcContext) -> i32 {
+        collect::collect(&Skb::new(&ctx))
     }
 
     #[cgroup_sock_addr(connect4)]

@@ -8,15 +8,15 @@ use aya_ebpf::{
 };
 use pcpm_ebpf::{
     abi::{
-        AttachmentWord, Buckets, Config, DROP_EVENTS_BYTES, DropKey, DropWindow, Flow, FlowKey,
-        HostPeer, HostPeerKey, Learned, LearnedKey, NameKey, PolicyNode, PortKey, PortTarget,
-        SealedFlow, Settings, SlotCounters, Uplink, flow_kind,
+        AttachmentWord, Buckets, Config, DROP_EVENTS_BYTES, DeadFlow, DropKey, DropWindow, Flow,
+        FlowKey, FlowTable, HostPeer, HostPeerKey, Learned, LearnedKey, NameKey, PolicyNode,
+        PortKey, PortTarget, SealedFlow, Settings, SlotCounters, SlotFlows, Uplink, flow_kind,
     },
     address::Address,
     decision::hub_of,
     drop_reason::DropReason,
     icmp_error::Quote,
-    nat::Endpoint,
+    nat::{Endpoint, PortSequence},
     packet::{Frame, Transport},
 };
 
@@ -54,6 +54,12 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, SealedFlow, DEFAULT_FLOWS> = LruHas
 
 #[btf_map]
 pub(crate) static FRAGMENTS: LruHashMap<FlowKey, SealedFlow, DATAGRAMS> = LruHashMap::new();
+
+#[btf_map]
+static SLOT_FLOWS: Array<SlotFlows, DEFAULT_SLOTS, { BPF_F_MMAPABLE as usize }> = Array::new();
+
+#[btf_map]
+static FLOW_TABLE: Array<FlowTable, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 #[btf_map]
 static SLOT_COUNTERS: PerCpuArray<SlotCounters, DEFAULT_SLOTS> = PerCpuArray::new();
@@ -122,6 +128,7 @@ struct Workspace {
     draft: Draft,
     reading: Reading,
     pair: Pair,
+    dead: DeadFlow,
     /// By kind.
     found: [Flow; flow_kind::ARRIVING_FRAGMENT as usize + 1],
 }
@@ -131,6 +138,8 @@ struct Workspace {
 pub(crate) struct Draft {
     pub(crate) key: FlowKey,
     pub(crate) entry: SealedFlow,
+    /// Where a port is looked for.
+    pub(crate) ports: PortSequence,
 }
 
 /// What a connection's two entries are made from.
@@ -201,6 +210,13 @@ pub(crate) fn reading() -> Result<&'static mut Reading, DropReason> {
 pub(crate) fn pair() -> Result<&'static mut Pair, DropReason> {
     // SAFETY: as in `frame`.
     Ok(unsafe { &mut (*workspace()?).pair })
+}
+
+/// Where to keep a flow that is to be collected.
+#[inline(always)]
+pub(crate) fn dead_flow() -> Result<&'static mut DeadFlow, DropReason> {
+    // SAFETY: as in `frame`; there is one of them at a time.
+    Ok(unsafe { &mut (*workspace()?).dead })
 }
 
 /// Where to read a flow of `kind` to.
@@ -304,6 +320,18 @@ pub(crate) fn uplink(ifindex: u32) -> Option<&'static Uplink> {
     let uplink = UPLINKS.get_ptr(ifindex)?;
     // SAFETY: the entry may change while it is read; a mixture is an address that nobody answers.
     Some(unsafe { &*uplink })
+}
+
+/// What the flows of `slot` take of their table.
+#[inline(always)]
+pub(crate) fn slot_flows(slot: u32) -> Option<*mut SlotFlows> {
+    SLOT_FLOWS.get_ptr_mut(slot)
+}
+
+/// What all flows take.
+#[inline(always)]
+pub(crate) fn flow_table() -> Option<*mut FlowTable> {
+    FLOW_TABLE.get_ptr_mut(0)
 }
 
 /// Counts one packet that is dropped for the reason with this number.

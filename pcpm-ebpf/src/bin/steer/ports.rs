@@ -4,10 +4,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::{bpf_get_prandom_u32, bpf_loop},
-};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_loop};
 use pcpm_ebpf::{
     abi::{AttachmentWord, Config, Flow, FlowKey, SealedFlow, flow_kind},
     address::Address,
@@ -15,12 +12,14 @@ use pcpm_ebpf::{
     icmp_error::Quote,
     nat::{self, Endpoint, FIRST_LATE_TRY, PORT_TRIES, PortSequence},
     packet::{Frame, Transport, TransportKind, tcp_flag},
+    quota::ENTRIES_PER_CONNECTION,
 };
 
 use crate::{
-    flows::{Entry, insert, now_ns},
+    flows::{Entry, insert, now_ns, replace},
     global, inbound,
-    maps::{self, Draft, FLOWS},
+    maps::{self, Draft},
+    quota,
     skb::Skb,
 };
 
@@ -167,15 +166,17 @@ impl Connection {
         if transport.kind == TransportKind::EchoReply || transport.tcp_flags & tcp_flag::RST != 0 {
             return Err(DropReason::NotReply);
         }
-        let draft = maps::draft()?;
+        global::take_entries(self.slot, self.word.epoch(), ENTRIES_PER_CONNECTION)?;
         self.shown.address = *address;
+        let draft = maps::draft()?;
         self.shown.port = if *address == self.egress.local {
             self.keep_port(draft)?
         } else {
-            self.claim_port(skb, maps::config()?, draft)?
+            self.claim_port(skb, maps::config()?, draft)
+                .inspect_err(|_| self.give_back(ENTRIES_PER_CONNECTION))?
         };
         draft.entry.flow = self.flow(&self.shown);
-        insert(&self.egress, &mut draft.entry, BPF_ANY)
+        global::write_flow(&self.egress, &mut draft.entry)
     }
 
     /// The slot's own port, which nobody else can have: the same entry as for a port of an uplink, but
@@ -184,8 +185,14 @@ impl Connection {
     fn keep_port(&mut self, draft: &mut Draft) -> Result<u16, DropReason> {
         self.shown.port = self.egress.local_port;
         self.draft_ingress(draft);
-        insert(&draft.key, &mut draft.entry, BPF_ANY)?;
+        global::write_flow(&draft.key, &mut draft.entry).inspect_err(|_| self.give_back(1))?;
         Ok(self.shown.port)
+    }
+
+    /// Entries that were counted for it are not made.
+    #[inline(always)]
+    fn give_back(&self, entries: u32) {
+        global::give_back_entries(self.slot, self.word.epoch(), entries);
     }
 
     #[inline(always)]
@@ -201,17 +208,21 @@ impl Connection {
     #[inline(always)]
     fn claim_port(&self, skb: Skb, config: &Config, draft: &mut Draft) -> Result<u16, DropReason> {
         self.draft_ingress(draft);
+        draft.ports = PortSequence::new(
+            config,
+            random(),
+            quota::in_use(self.slot, self.word.epoch()),
+        );
         let mut search = Search {
             skb,
             draft,
-            ports: PortSequence::new(config, random()),
-            found: false,
+            end: End::NoFreePort,
         };
         search.run();
-        if search.found {
-            Ok(search.draft.key.local_port)
-        } else {
-            Err(DropReason::NoFreePort)
+        match search.end {
+            End::Found => Ok(search.draft.key.local_port),
+            End::NoFreePort => Err(DropReason::NoFreePort),
+            End::NoRoom => Err(DropReason::FlowTable),
         }
     }
 
@@ -224,10 +235,18 @@ impl Connection {
 /// A search for a port that nobody uses.
 struct Search<'a> {
     skb: Skb,
-    /// The INGRESS key with the port that is tried, and its entry.
+    /// The INGRESS key with the port that is tried, its entry, and the ports to come.
     draft: &'a mut Draft,
-    ports: PortSequence,
-    found: bool,
+    end: End,
+}
+
+/// How a search ends.
+#[derive(Clone, Copy)]
+enum End {
+    Found,
+    NoFreePort,
+    /// The kernel takes no more entries, whatever the port.
+    NoRoom,
 }
 
 impl Search<'_> {
@@ -248,46 +267,49 @@ const STOP: i64 = 1;
 extern "C" fn try_next_port(round: u64, search: *mut c_void) -> i64 {
     // SAFETY: `search` is what `Search::run` passed.
     let search = unsafe { &mut *search.cast::<Search<'_>>() };
-    let Draft { key, entry } = &mut *search.draft;
-    key.local_port = search.ports.next_port();
-    if maps::is_published(&mut inbound::port_of(key))
-        || global::has_socket(search.skb, key)
-        || !global::claim_port(key, entry, round >= u64::from(FIRST_LATE_TRY))
-    {
+    let Draft { key, entry, ports } = &mut *search.draft;
+    let is_late = round >= u64::from(FIRST_LATE_TRY);
+    if round == u64::from(FIRST_LATE_TRY) {
+        ports.turn_to_reserve();
+    }
+    key.local_port = ports.next_port();
+    if maps::is_published(&mut inbound::port_of(key)) || global::has_socket(search.skb, key) {
         return CONTINUE;
     }
-    search.found = true;
+    search.end = match global::claim_port(key, entry, is_late) {
+        Ok(false) => return CONTINUE,
+        Ok(true) => End::Found,
+        Err(_) => End::NoRoom,
+    };
     STOP
 }
 
 /// Makes `flow` the owner of a translated port, unless the port has an owner that still exists, and
 /// does not give way in a `late` try.
 #[inline(always)]
-pub(crate) fn claim(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> bool {
-    insert(key, entry, BPF_NOEXIST).is_ok() || take_over(key, entry, late)
+pub(crate) fn claim(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> Result<bool, DropReason> {
+    if insert(key, entry)? {
+        return Ok(true);
+    }
+    take_over(key, entry, late)
 }
 
 /// Replaces a dead owner, in a late try also one whose connection is closed. Of several CPUs that find
 /// it so only one wins the exchange; the others see an entry that does not exist, and try another port.
 #[inline(always)]
-fn take_over(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> bool {
+fn take_over(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> Result<bool, DropReason> {
     let Some(owner) = Entry::find(key) else {
-        return false;
+        return Ok(false);
     };
     let Ok(word) = maps::attachment(owner.flow.slot) else {
-        return false;
+        return Ok(false);
     };
     let now = entry.flow.last_seen_ns;
     let gives_way = late && owner.gives_way_to(&entry.flow);
-    if owner.is_live(word, now) && !gives_way || !owner.retire(key) {
-        return false;
+    if owner.is_live(word, now) && !gives_way {
+        return Ok(false);
     }
-    if insert(key, entry, BPF_ANY).is_ok() {
-        return true;
-    }
-    // Nobody would ever take over an entry with a broken seal.
-    let _ = FLOWS.remove(key);
-    false
+    replace(key, &owner, entry)
 }
 
 #[inline(always)]

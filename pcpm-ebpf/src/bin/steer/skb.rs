@@ -122,6 +122,14 @@ impl Skb {
         unsafe { bpf_get_socket_cookie(self.raw.cast()) }
     }
 
+    /// Reads the bytes from `offset` on as a `T`, which is plain data, and says whether there are enough.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(&self, offset: u32, place: &mut T) -> bool {
+        let (place, size) = ((&raw mut *place).cast(), size_of::<T>() as u32);
+        // SAFETY: the helper writes exactly `size` bytes, or fails.
+        unsafe { bpf_skb_load_bytes(self.raw.cast(), offset, place, size) == 0 }
+    }
+
     /// Its headers.
     ///
     /// # Errors
