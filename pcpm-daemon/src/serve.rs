@@ -97,8 +97,8 @@ pub(crate) fn until_stopped(
 ) -> anyhow::Result<()> {
     let (reports, inbox) = mpsc::unbounded_channel();
     let insight = insight(config.locks);
-    let (workers, work) = Workers::start(built.kernels, &reports, insight.marks.as_ref())
-        .context("start the workers")?;
+    let (workers, work) =
+        Workers::start(built.kernels, &reports, &insight.marks).context("start the workers")?;
     let settings = PoolSettings {
         capacity: config.capacity,
         room: config.max_capacity,

@@ -4,7 +4,7 @@
 use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
     thread::{self, JoinHandle},
 };
 
@@ -63,7 +63,7 @@ impl Workers {
     pub(crate) fn start(
         kernels: Vec<Box<dyn SlotKernel>>,
         reports: &UnboundedSender<Report>,
-        marks: Option<&Arc<WorkerMarks>>,
+        marks: &Arc<OnceLock<WorkerMarks>>,
     ) -> std::io::Result<(Self, WorkSender)> {
         let queue = Arc::new(Queue::default());
         let threads = kernels.into_iter().enumerate().map(|(number, kernel)| {
@@ -71,7 +71,7 @@ impl Workers {
                 kernel,
                 queue: queue.clone(),
                 reports: reports.clone(),
-                marks: marks.cloned(),
+                marks: marks.clone(),
             };
             let name = format!("pcpm-refill-{number}");
             thread::Builder::new()
@@ -178,7 +178,7 @@ struct Worker {
     kernel: Box<dyn SlotKernel>,
     queue: Arc<Queue>,
     reports: UnboundedSender<Report>,
-    marks: Option<Arc<WorkerMarks>>,
+    marks: Arc<OnceLock<WorkerMarks>>,
 }
 
 impl Worker {
@@ -186,8 +186,12 @@ impl Worker {
         /// Slots made between two batches destroyed.
         const CREATES_A_TURN: u32 = 64;
         let mut creates_left = 0_u32;
-        operation::tell_at(self.marks.as_ref().and_then(|marks| marks.join()));
+        let mut joined = false;
         while let Some(job) = self.queue.next(creates_left > 0) {
+            if !joined && let Some(marks) = self.marks.get() {
+                operation::tell_at(marks.join());
+                joined = true;
+            }
             match job {
                 Job::Create(spec) => {
                     creates_left = creates_left.saturating_sub(1);
@@ -247,7 +251,7 @@ mod tests {
     fn workers(kernel: &FakeKernel) -> (Workers, WorkSender, UnboundedReceiver<Report>) {
         let (reports, inbox) = mpsc::unbounded_channel();
         let kernels: Vec<Box<dyn SlotKernel>> = vec![Box::new(kernel.clone())];
-        let (workers, work) = Workers::start(kernels, &reports, None).unwrap();
+        let (workers, work) = Workers::start(kernels, &reports, &Arc::default()).unwrap();
         (workers, work, inbox)
     }
 

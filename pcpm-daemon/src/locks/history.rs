@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -130,7 +130,7 @@ pub(crate) struct LockHistory {
     kept: Mutex<Kept>,
     /// Intervals so far.
     changed: watch::Sender<u64>,
-    unavailable: Option<String>,
+    unavailable: OnceLock<String>,
 }
 
 #[derive(Debug, Default)]
@@ -144,16 +144,13 @@ impl LockHistory {
         Self {
             kept: Mutex::default(),
             changed: watch::Sender::new(0),
-            unavailable: None,
+            unavailable: OnceLock::new(),
         }
     }
 
-    /// One that will always be empty, for this reason.
-    pub(super) fn unavailable(reason: String) -> Self {
-        Self {
-            unavailable: Some(reason),
-            ..Self::new()
-        }
+    /// Nothing more is seen, for this reason.
+    pub(super) fn end(&self, reason: String) {
+        self.unavailable.get_or_init(|| reason);
     }
 
     pub(super) fn push(&self, interval: Interval, long_waits: Vec<types::LongWait>) {
@@ -176,7 +173,7 @@ impl LockHistory {
 
     /// Why there is nothing to see, if there never will be.
     pub(crate) fn why_unavailable(&self) -> Option<&str> {
-        self.unavailable.as_deref()
+        self.unavailable.get().map(String::as_str)
     }
 
     /// What the intervals of the last `last` add up to, with the `top` of each kind.
@@ -198,7 +195,7 @@ impl LockHistory {
         long_waits.truncate(top);
         LocksReply {
             interval_ms: milliseconds(sum.length),
-            unavailable: self.unavailable.clone(),
+            unavailable: self.unavailable.get().cloned(),
             locks: sum.locks(),
             waiters: sum.waiters(top),
             blockers: sum.blockers(top),

@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     fs,
     sync::{
-        Arc,
+        Arc, OnceLock,
         mpsc::{self, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
@@ -51,8 +51,8 @@ const LOCKS_KNOWN: usize = 4096;
 pub(crate) struct Insight {
     /// What was seen, also while it runs.
     pub(crate) history: Arc<LockHistory>,
-    /// Where workers say what they are doing.
-    pub(crate) marks: Option<Arc<WorkerMarks>>,
+    /// Where workers say what they are doing, as soon as the tracer is attached.
+    pub(crate) marks: Arc<OnceLock<WorkerMarks>>,
     running: Option<Running>,
 }
 
@@ -62,49 +62,39 @@ struct Running {
 }
 
 impl Insight {
-    /// Begins to trace; waits at least as long as `long_wait` are told one by one. If that is not possible
-    /// the history says why.
+    /// Begins to trace, in a thread of its own: reading what the kernel says of itself takes a while. Waits at
+    /// least as long as `long_wait` are told one by one. If it is not possible the history says why.
     pub(crate) fn start(long_wait: Duration) -> Self {
-        match Self::try_start(long_wait) {
-            Ok(insight) => insight,
-            Err(error) => {
+        let mut insight = Self::none();
+        let (history, marks) = (insight.history.clone(), insight.marks.clone());
+        let (stop, stopped) = mpsc::channel();
+        let tracing = move || {
+            if let Err(error) = trace(long_wait, &history, &marks, &stopped) {
                 tracing::warn!("no lock insight: {error}");
-                Self::off(error.to_string())
+                history.end(error.to_string());
             }
+        };
+        let thread = thread::Builder::new().name("pcpm-locks".into());
+        match thread.spawn(tracing) {
+            Ok(thread) => insight.running = Some(Running { stop, thread }),
+            Err(error) => insight.history.end(format!("start its thread: {error}")),
         }
+        insight
     }
 
     /// No insight, for this reason.
     pub(crate) fn off(reason: String) -> Self {
-        Self {
-            history: Arc::new(LockHistory::unavailable(reason)),
-            marks: None,
-            running: None,
-        }
+        let insight = Self::none();
+        insight.history.end(reason);
+        insight
     }
 
-    fn try_start(long_wait: Duration) -> Result<Self, BpfError> {
-        let symbols = Symbols::read();
-        let shown_rtnl = symbols.address(names::RTNL);
-        let (tracer, marks) = LockTracer::attach(settings(&symbols, long_wait)?)?;
-        let history = Arc::new(LockHistory::new());
-        let watcher = Watcher {
-            tracer,
-            resolver: Resolver::new(symbols),
-            lock_names: HashMap::new(),
-            history: history.clone(),
-            missed: 0,
-        };
-        let (stop, stopped) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("pcpm-locks".into())
-            .spawn(move || watcher.run(shown_rtnl, &stopped))
-            .map_err(|e| BpfError::new("start the thread of the lock tracer", &e))?;
-        Ok(Self {
-            history,
-            marks: Some(Arc::new(marks)),
-            running: Some(Running { stop, thread }),
-        })
+    fn none() -> Self {
+        Self {
+            history: Arc::new(LockHistory::new()),
+            marks: Arc::default(),
+            running: None,
+        }
     }
 
     /// Detaches the tracer.
@@ -116,6 +106,27 @@ impl Insight {
             }
         }
     }
+}
+
+/// Traces until it is told to stop.
+fn trace(
+    long_wait: Duration,
+    history: &Arc<LockHistory>,
+    marks: &OnceLock<WorkerMarks>,
+    stop: &mpsc::Receiver<()>,
+) -> Result<(), BpfError> {
+    let symbols = Symbols::read();
+    let shown_rtnl = symbols.address(names::RTNL);
+    let (tracer, places) = LockTracer::attach(settings(&symbols, long_wait)?)?;
+    marks.get_or_init(|| places);
+    let mut watcher = Watcher {
+        tracer,
+        resolver: Resolver::new(symbols),
+        lock_names: HashMap::new(),
+        history: history.clone(),
+        missed: 0,
+    };
+    watcher.watch(shown_rtnl, stop)
 }
 
 /// What the programs need to know of this kernel. What it does not show is missing in what they tell.
@@ -155,12 +166,6 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(mut self, shown_rtnl: Option<u64>, stop: &mpsc::Receiver<()>) {
-        if let Err(error) = self.watch(shown_rtnl, stop) {
-            tracing::error!("lock insight ends: {error}");
-        }
-    }
-
     fn watch(
         &mut self,
         shown_rtnl: Option<u64>,
