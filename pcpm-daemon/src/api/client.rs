@@ -339,18 +339,20 @@ impl Client {
         if !mode.more || mode.oneway {
             return self.reply(mode, history.report(last, top)).await;
         }
-        if let Some(reason) = history.why_unavailable() {
-            let reason = format!("lock insight: {reason}");
-            return self.error(mode, &PoolError::Failed { reason }).await;
-        }
         let mut changes = history.changes();
         loop {
+            if let Some(reason) = history.why_unavailable() {
+                let reason = format!("lock insight: {reason}");
+                return self.error(mode, &PoolError::Failed { reason }).await;
+            }
             tokio::select! {
                 () = self.stream.hangup() => return Err(Gone),
                 another = changes.changed() => another.map_err(|_| Gone)?,
             }
-            self.frame(history.report(Duration::from_millis(1), top))
-                .await?;
+            if history.why_unavailable().is_none() {
+                let second = history.report(Duration::from_millis(1), top);
+                self.frame(second).await?;
+            }
         }
     }
 

@@ -151,6 +151,7 @@ impl LockHistory {
     /// Nothing more is seen, for this reason.
     pub(super) fn end(&self, reason: String) {
         self.unavailable.get_or_init(|| reason);
+        self.changed.send_modify(|_| ());
     }
 
     pub(super) fn push(&self, interval: Interval, long_waits: Vec<types::LongWait>) {
@@ -166,7 +167,7 @@ impl LockHistory {
         self.changed.send_modify(|intervals| *intervals += 1);
     }
 
-    /// Told with the number of intervals so far whenever there is one more.
+    /// Told with the number of intervals so far whenever there is one more, and when there will be none.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }

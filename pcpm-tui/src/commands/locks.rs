@@ -1,8 +1,6 @@
 //! `locks`.
 
 use std::process::ExitCode;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use pcpm_api::types::{LocksReply, LocksRequest};
@@ -12,8 +10,8 @@ use super::{Session, print_text};
 use crate::cli::{LocksArgs, milliseconds};
 use crate::render::{json, locks as screen};
 
-/// The daemon tells of whole seconds: the last one may not be over yet.
-const LAST_SECOND: Duration = Duration::from_secs(1);
+/// What the daemon keeps.
+const MOST_MS: u64 = 600_000;
 
 pub(super) fn locks(session: &Session, args: &LocksArgs) -> Result<ExitCode> {
     let mut request = LocksRequest {
@@ -23,14 +21,10 @@ pub(super) fn locks(session: &Session, args: &LocksArgs) -> Result<ExitCode> {
     if args.follow {
         return follow(session, &request, args);
     }
-    let mut client = session.connect()?;
     if let Some(duration) = args.duration {
-        // Why nothing will be seen is better said at once.
-        watched(client.locks(&request)?)?;
-        thread::sleep(duration + LAST_SECOND);
-        request.last_ms = Some(milliseconds(duration));
-        client = session.connect()?;
+        request.last_ms = Some(observe(session, milliseconds(duration))?);
     }
+    let mut client = session.connect()?;
     let seen = watched(client.locks(&request)?)?;
     if args.folded {
         print_text(&screen::folded(&seen))?;
@@ -40,6 +34,18 @@ pub(super) fn locks(session: &Session, args: &LocksArgs) -> Result<ExitCode> {
         })?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until at least this much was observed from now on, and says how much it was.
+fn observe(session: &Session, wanted_ms: u64) -> Result<u64> {
+    let mut observed_ms = 0;
+    for second in session.connect()?.follow_locks(&LocksRequest::default())? {
+        observed_ms += second?.interval_ms;
+        if observed_ms >= wanted_ms {
+            return Ok(observed_ms.min(MOST_MS));
+        }
+    }
+    Err(ended(session, "Locks").into())
 }
 
 fn follow(session: &Session, request: &LocksRequest, args: &LocksArgs) -> Result<ExitCode> {
