@@ -1,6 +1,7 @@
 //! Support for the privileged tests: a private [`World`] of namespaces in which a [`Daemon`] runs
 //! and real tools judge it. What a test expects stands in `tests/tests/`, never here.
 
+mod chaos;
 mod churn;
 mod daemon;
 mod dns;
@@ -8,6 +9,7 @@ mod event;
 mod http;
 mod place;
 mod process;
+mod random;
 mod snapshot;
 mod tap;
 pub mod wire;
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+pub use chaos::{Chaos, ChaosPlan, chaos};
 pub use churn::{Churn, churn};
 pub use daemon::Daemon;
 pub use dns::DnsServer;

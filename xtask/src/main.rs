@@ -1,6 +1,7 @@
 //! Developer verbs, run as `cargo xtask VERB`. Nothing that ships may depend on this crate.
 
 mod bench;
+mod chaos;
 mod churn;
 mod ci;
 mod demo;
@@ -46,6 +47,8 @@ enum Verb {
         #[command(subcommand)]
         part: bench::BenchPart,
     },
+    /// Kill and restart the daemon under load, and compare what it said with what there is.
+    Chaos(chaos::ChaosArguments),
     /// Attach and detach under load and look for payloads that reach the wrong one.
     Churn(churn::ChurnArguments),
     #[command(hide = true)]
@@ -72,6 +75,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Ci => ci::run(),
         Verb::Ebpf { verb } => ebpf::run(verb),
         Verb::Bench { part } => bench::run(part),
+        Verb::Chaos(arguments) => chaos::run(&arguments),
         Verb::Churn(arguments) => churn::run(&arguments),
         Verb::Inside { verb } => inside::run(verb),
     }
