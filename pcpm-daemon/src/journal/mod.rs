@@ -27,7 +27,7 @@ use std::{fmt, fs, io, path::Path, sync::Arc};
 use nix::errno::Errno;
 
 use format::{Beginning, Chain, Flaw, Lines};
-use record::{Record, Started};
+use record::Record;
 use storage::{Directory, Storage, StoredFile};
 
 pub(crate) use compact::{Compacted, Compaction};
@@ -244,13 +244,22 @@ impl Journal {
         self.trouble.as_ref()
     }
 
-    /// Tries again after a failure, with what is owed or something that says nothing.
+    /// Tries again after a failure: with what is owed, or whether there is room for as much as failed.
     pub(crate) fn try_again(&mut self) {
-        let nothing = Record::Started(Started::default());
         match self.owed.pop() {
             Some(record) => self.note(record),
-            None => drop(self.write(&nothing)),
+            None => self.trouble = self.try_room().err(),
         }
+    }
+
+    /// What it writes is no whole line, and cut off again.
+    fn try_room(&mut self) -> Result<(), JournalError> {
+        self.cut_off_torn()?;
+        self.torn = true;
+        let spaces = vec![b' '; self.buffer.len()];
+        let written = write_all(&*self.file, &spaces, self.length);
+        written.map_err(|e| failed("write", &*self.storage, &e))?;
+        self.cut_off_torn()
     }
 
     fn append(&mut self, record: &Record) -> Result<(), JournalError> {

@@ -329,6 +329,21 @@ fn what_is_owed_is_written_when_there_is_room_again() {
 }
 
 #[test]
+fn trouble_is_over_when_there_is_room_for_as_much_as_was_refused() {
+    let storage = MemoryStorage::default();
+    let mut journal = open(&storage).journal;
+    storage.full(true);
+    journal.write(&attached(0, 1, "a")).unwrap_err();
+    journal.try_again();
+    assert!(journal.trouble().is_some());
+    storage.full(false);
+    journal.try_again();
+    assert!(journal.trouble().is_none());
+    assert_eq!(open(&storage).findings, []);
+    assert_eq!(open(&storage).history.slots.len(), 0);
+}
+
+#[test]
 fn a_torn_end_that_cannot_be_cut_off_is_cut_off_before_the_next_record() {
     let storage = MemoryStorage::default();
     let mut journal = open(&storage).journal;
