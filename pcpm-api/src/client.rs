@@ -37,7 +37,8 @@ use self::wire::{Deadline, Wire};
 use crate::types::{
     AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, DrainReply,
     DrainRequest, DropsReply, DropsRequest, GetReply, GetRequest, ListReply, LocksReply,
-    LocksRequest, ResizeReply, ResizeRequest, Status, UpdateRequest, WatchFrame, WatchRequest,
+    LocksRequest, ReloadReply, ResizeReply, ResizeRequest, Status, UpdateRequest, WatchFrame,
+    WatchRequest,
 };
 
 /// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
@@ -236,6 +237,15 @@ impl Client {
     /// [`PoolError`](crate::error::PoolError) as the interface says; otherwise as [`Client::call`].
     pub fn resize(&mut self, request: &ResizeRequest) -> Result<ResizeReply, ClientError> {
         self.call("Resize", request)
+    }
+
+    /// Has the daemon read its configuration again.
+    ///
+    /// # Errors
+    /// [`PoolError::Failed`](crate::error::PoolError::Failed) with what is wrong with it; otherwise as
+    /// [`Client::call`].
+    pub fn reload(&mut self) -> Result<ReloadReply, ClientError> {
+        self.call("Reload", &Nothing {})
     }
 
     /// Follows the pool, with a frame at most every `interval` (`None`: as the daemon likes).

@@ -402,6 +402,14 @@ pub struct ResizeReply {
     pub target: WarmTarget,
 }
 
+/// Reply of `Reload`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+pub struct ReloadReply {
+    pub changed: Vec<String>,
+    pub restart_needed: Vec<String>,
+}
+
 /// Parameters of `Get`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "async", derive(zlink::introspect::Type))]

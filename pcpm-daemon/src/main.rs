@@ -20,6 +20,7 @@ mod policy;
 mod pool;
 mod process;
 mod reaper;
+mod reload;
 mod reservation;
 mod serve;
 mod uplink;
@@ -61,7 +62,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return clean_up(&config);
     }
     let object = args.steer_object.as_deref().map(Object::read).transpose()?;
-    daemon(&config, &object.unwrap_or_else(Object::built_in))?;
+    daemon(args, &config, &object.unwrap_or_else(Object::built_in))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -85,15 +86,15 @@ fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Runs the daemon until it is told to stop. Whatever it made is gone when this returns, or kept as a whole
 /// for the next one.
-fn daemon(config: &Config, object: &Object) -> anyhow::Result<()> {
+fn daemon(args: &Args, config: &Config, object: &Object) -> anyhow::Result<()> {
     let lock = LockFile::acquire(&config.state_dir)?;
-    let done = locked_daemon(config, object);
+    let done = locked_daemon(args, config, object);
     let released = lock.release();
     done?;
     Ok(released?)
 }
 
-fn locked_daemon(config: &Config, object: &Object) -> anyhow::Result<()> {
+fn locked_daemon(args: &Args, config: &Config, object: &Object) -> anyhow::Result<()> {
     let stop = serve::StopSignals::listen()?;
     let room_for_ports = open_files::room_for_ports(config, open_files::raise_limit());
     let mut host = net::Host::open(&config.state_dir)?;
@@ -111,8 +112,9 @@ fn locked_daemon(config: &Config, object: &Object) -> anyhow::Result<()> {
     if built.is_err() && !world.is_first_life() {
         return built.map(drop);
     }
-    let served =
-        built.and_then(|built| serve::until_stopped(config, room_for_ports, built, journal, stop));
+    let served = built.and_then(|built| {
+        serve::until_stopped((args, config), room_for_ports, built, journal, stop)
+    });
     if served.is_ok() && config.on_exit == OnExit::Keep {
         tracing::info!("slots, attachments and traffic are kept for the next start");
         return Ok(());

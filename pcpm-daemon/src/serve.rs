@@ -19,10 +19,10 @@ use tokio::{
 };
 
 use crate::{
-    api::{Access, Listener, Service},
+    api::{Access, Listener, Live, Service},
     bpf::DropEvents,
     collector::{Collector, FillChange},
-    config::{self, Config},
+    config::{self, Args, Config},
     engine::{
         Engine, Shared,
         workers::{Report, Workers},
@@ -33,6 +33,7 @@ use crate::{
     pool::PoolSettings,
     process::ProcessLeases,
     reaper::Finding,
+    reload::Reload,
     reservation::{HostSockets, Reservations},
 };
 
@@ -68,7 +69,7 @@ pub(crate) struct StopSignals {
 }
 
 impl StopSignals {
-    /// Begins to listen. SIGHUP comes when the terminal that the daemon was started from is closed.
+    /// Begins to listen.
     pub(crate) fn listen() -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -89,7 +90,7 @@ impl StopSignals {
 
 /// Serves until a signal stops it, and publishes at most `room_for_ports` ports.
 pub(crate) fn until_stopped(
-    config: &Config,
+    (args, config): (&Args, &Config),
     room_for_ports: u32,
     built: Built,
     journal: Opened,
@@ -131,7 +132,10 @@ pub(crate) fn until_stopped(
     let served = looked_after.and_then(|()| {
         let inboxes = (inbox, uplinks, fill_changes, built.drop_events, findings);
         let locks = insight.history.clone();
-        LocalSet::new().block_on(&runtime, serve(config, engine, locks, inboxes, signals))
+        LocalSet::new().block_on(
+            &runtime,
+            serve((args, config), engine, locks, inboxes, signals),
+        )
     });
     collector.stop();
     workers.stop();
@@ -157,7 +161,7 @@ type Inboxes = (
 );
 
 async fn serve(
-    config: &Config,
+    (args, config): (&Args, &Config),
     engine: Shared,
     locks: Arc<LockHistory>,
     (reports, uplinks, fills, drops, findings): Inboxes,
@@ -166,11 +170,13 @@ async fn serve(
     let access = Access::resolve(&config.access).map_err(anyhow::Error::msg)?;
     let listener = Listener::bind(&config.socket, &access)?;
     tracing::info!(socket = %config.socket.display(), capacity = config.capacity, "serving");
+    let live = Rc::new(Live::new(access, config.api.max_clients));
+    let reload = Reload::new(args.clone(), config.clone(), engine.clone(), live.clone());
     let service = Rc::new(Service {
         engine: engine.clone(),
         doctor: doctor(config),
-        max_clients: config.api.max_clients,
-        access,
+        live,
+        reload,
         locks,
         unanswered: Cell::new(0),
     });
@@ -186,7 +192,7 @@ async fn serve(
     tokio::task::spawn_local(announce_ready(engine.clone()));
     tokio::task::spawn_local(async move { listener.serve(clients).await });
     // The outermost future is polled whenever any task was woken, so it should have little to do.
-    let stopped = tokio::task::spawn_local(stop_signal(signals));
+    let stopped = tokio::task::spawn_local(stop_signal(signals, service.clone()));
     stopped.await.context("wait for a signal")?;
     notify(sd_notify::NotifyState::Stopping);
     engine.borrow_mut().drain();
@@ -200,14 +206,32 @@ async fn serve(
     Ok(())
 }
 
-async fn stop_signal(signals: [(&'static str, Signal); 3]) {
+/// Returns when a signal stops the daemon. SIGHUP does where a terminal was closed that it was started from;
+/// everywhere else it has the configuration read again.
+async fn stop_signal(signals: [(&'static str, Signal); 3], service: Rc<Service>) {
     let [mut terminate, mut interrupt, mut hangup] = signals;
-    let name = tokio::select! {
-        _ = terminate.1.recv() => terminate.0,
-        _ = interrupt.1.recv() => interrupt.0,
-        _ = hangup.1.recv() => hangup.0,
+    let hangup_stops = belongs_to_a_terminal();
+    let name = loop {
+        tokio::select! {
+            _ = terminate.1.recv() => break terminate.0,
+            _ = interrupt.1.recv() => break interrupt.0,
+            _ = hangup.1.recv() => if hangup_stops {
+                break hangup.0;
+            } else {
+                // What came of it is in the log.
+                drop(service.reload.run());
+            }
+        }
     };
     tracing::info!("{name}: stopping");
+}
+
+/// Whether the daemon has a controlling terminal, and no service manager that started it.
+fn belongs_to_a_terminal() -> bool {
+    let is_managed = ["INVOCATION_ID", "NOTIFY_SOCKET"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
+    !is_managed && std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Takes what the workers did. While nobody waits for it, reports are left to gather: waking for each

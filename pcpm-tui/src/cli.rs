@@ -208,6 +208,8 @@ pub(crate) enum Verb {
     /// Change how large the pool is, and how much of it is kept ready.
     #[command(after_help = RESIZE_HELP)]
     Resize(ResizeArgs),
+    /// Have pcpmd read its configuration again; says what changed and what needs a restart.
+    Reload,
     /// Check what the host offers and what pcpmd needs.
     #[command(after_help = DOCTOR_HELP)]
     Doctor,

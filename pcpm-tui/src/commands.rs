@@ -41,6 +41,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Locks(args) => locks::locks(&session, args),
         Verb::Drain(args) => manage::drain(&session, args),
         Verb::Resize(args) => manage::resize(&session, args),
+        Verb::Reload => manage::reload(&session),
         Verb::Doctor => doctor::doctor(&session),
         Verb::Completions { shell } => completions(*shell),
     }

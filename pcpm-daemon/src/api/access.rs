@@ -174,7 +174,7 @@ impl Call {
             | Self::Locks(_)
             | Self::Doctor => Role::Viewer,
             Self::Attach(_) | Self::Detach(_) | Self::Update(_) => Role::User,
-            Self::Drain(_) | Self::Resize(_) => Role::Administrator,
+            Self::Drain(_) | Self::Resize(_) | Self::Reload => Role::Administrator,
         }
     }
 }

@@ -76,7 +76,7 @@ impl Client {
         service: Rc<Service>,
         id: ClientId,
     ) -> zlink::Result<Self> {
-        let caller = service.access.caller(&Peer::of(&stream)?);
+        let caller = service.live.access.borrow().caller(&Peer::of(&stream)?);
         let stream = ClientStream::new(stream)?;
         let connection = Connection::new(stream.clone());
         service.engine.borrow_mut().client_came();
@@ -165,6 +165,11 @@ impl Client {
             Call::Resize(request) => {
                 let resized = self.service.engine.borrow_mut().resize(&request);
                 self.result(mode, resized).await
+            }
+            Call::Reload => {
+                let reloaded = self.service.reload.run();
+                let reloaded = reloaded.map_err(|reason| PoolError::Failed { reason });
+                self.result(mode, reloaded).await
             }
             Call::Doctor => self.doctor(mode).await,
             Call::Info => self.reply(mode, Info::new()).await,

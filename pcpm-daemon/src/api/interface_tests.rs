@@ -133,6 +133,7 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             shape_of(types::ResizeRequest::TYPE),
             shape_of(types::ResizeReply::TYPE),
         ),
+        ("Reload", vec![], shape_of(types::ReloadReply::TYPE)),
         ("Doctor", vec![], shape_of(types::DoctorReply::TYPE)),
     ];
     let definition = interface();

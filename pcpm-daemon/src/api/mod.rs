@@ -12,7 +12,7 @@ mod service;
 mod socket;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fs, io,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ use nix::{
 use pcpm_api::types::Check;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::{engine::Shared, locks::LockHistory};
+use crate::{engine::Shared, locks::LockHistory, reload::Reload};
 
 #[cfg(test)]
 pub(crate) use access::Role;
@@ -40,11 +40,32 @@ pub(crate) struct Service {
     pub(crate) engine: Shared,
     /// Checks the host; may block, so it is run on a thread of its own.
     pub(crate) doctor: Arc<dyn Fn() -> Vec<Check> + Send + Sync>,
-    pub(crate) max_clients: u32,
-    pub(crate) access: Access,
+    pub(crate) live: Rc<Live>,
+    pub(crate) reload: Reload,
     pub(crate) locks: Arc<LockHistory>,
     /// Clients that waited, or wait, for a slot and have no answer yet.
     pub(crate) unanswered: Cell<u32>,
+}
+
+/// What a reload of the configuration changes about the service. Clients keep the role they came with.
+pub(crate) struct Live {
+    access: RefCell<Access>,
+    max_clients: Cell<u32>,
+}
+
+impl Live {
+    pub(crate) fn new(access: Access, max_clients: u32) -> Self {
+        Self {
+            access: RefCell::new(access),
+            max_clients: Cell::new(max_clients),
+        }
+    }
+
+    /// From now on.
+    pub(crate) fn set(&self, access: Access, max_clients: u32) {
+        self.access.replace(access);
+        self.max_clients.set(max_clients);
+    }
 }
 
 /// The bound socket; the path is removed when it is dropped.
@@ -104,10 +125,10 @@ impl Drop for Listener {
 }
 
 fn admit(stream: UnixStream, service: &Rc<Service>, id: u64) {
-    if service.engine.borrow().clients() >= service.max_clients {
+    if service.engine.borrow().clients() >= service.live.max_clients.get() {
         tracing::warn!(
             "more than {} clients: one was turned away",
-            service.max_clients
+            service.live.max_clients.get()
         );
         return;
     }

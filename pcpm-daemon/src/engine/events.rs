@@ -37,6 +37,9 @@ pub(super) enum Happening {
     Refused {
         error: PoolError,
     },
+    Reloaded {
+        message: String,
+    },
     Draining {
         on: bool,
     },
@@ -86,6 +89,7 @@ impl Happening {
             Self::Draining { on: true } => "draining",
             Self::Draining { on: false } => "resumed",
             Self::Resized { .. } => "resized",
+            Self::Reloaded { .. } => "reloaded",
             Self::Uplinks { .. } => "uplink",
             Self::Lost { .. } => "lost",
             Self::Unreserved { .. } => "unreserved",
@@ -104,7 +108,7 @@ impl Happening {
             | Self::Broken { reason }
             | Self::Unreserved { reason } => reason.clone(),
             Self::Repaired { what } => what.clone(),
-            Self::Journal { message } => message.clone(),
+            Self::Journal { message } | Self::Reloaded { message } => message.clone(),
             Self::Waiting { ahead: 0 } => "next in line for a slot".to_owned(),
             Self::Waiting { ahead } => format!("for a slot, behind {ahead}"),
             Self::Exhausted { waiting } => format!("{waiting} requests wait"),

@@ -192,6 +192,8 @@ pub(crate) struct Engine {
     life: u64,
     pool: Pool,
     sizes: Sizes,
+    /// Keys of the configuration that wait for the next start.
+    restart_needed: Vec<String>,
     datapath: Box<dyn Datapath>,
     policies: Policies,
     work: Box<dyn Work>,
@@ -260,6 +262,7 @@ impl Engine {
             policies: Policies::new(Ranges::new(world.ranges())),
             world,
             sizes: Sizes::of(settings.target),
+            restart_needed: Vec::new(),
             pool: Pool::new(settings),
             datapath,
             work,
@@ -492,6 +495,46 @@ impl Engine {
             slots: self.pool.counts(),
             target: self.warm_target(),
         })
+    }
+
+    /// The same as the configuration says; false if there is no room for so many.
+    pub(crate) fn resize_as_configured(&mut self, capacity: u32, target: Target) -> bool {
+        let room = self.pool.room();
+        self.sizes = Sizes::of(target);
+        self.set_size(capacity.min(room), target);
+        capacity <= room
+    }
+
+    /// Other quotas, from the next request on.
+    pub(crate) fn set_quotas(&mut self, quotas: pool::Quotas) {
+        self.pool.set_quotas(quotas);
+    }
+
+    /// The configuration was read again.
+    pub(crate) fn reloaded(&mut self, changed: &[String], restart_needed: Vec<String>) {
+        let changed = match changed {
+            [] => "nothing changed".to_owned(),
+            changed => format!("changed: {}", changed.join(", ")),
+        };
+        let message = match restart_needed.as_slice() {
+            [] => changed,
+            keys => format!("{changed}; restart needed for: {}", keys.join(", ")),
+        };
+        tracing::info!("configuration reloaded, {message}");
+        self.restart_needed = restart_needed;
+        self.note_reload(message);
+    }
+
+    /// The configuration was read again and is wrong: nothing changed.
+    pub(crate) fn reload_failed(&mut self, reason: &str) {
+        tracing::error!("configuration not reloaded: {reason}");
+        self.note_reload(format!("not reloaded: {reason}"));
+    }
+
+    fn note_reload(&mut self, message: String) {
+        self.events
+            .push(Happening::Reloaded { message }, None, None);
+        self.after_change();
     }
 
     fn set_size(&mut self, capacity: u32, target: Target) {

@@ -243,6 +243,10 @@ impl Engine {
     fn warnings(&self) -> Vec<String> {
         let counts = self.pool.counts();
         let mut warnings: Vec<_> = self.journal_warnings().collect();
+        if !self.restart_needed.is_empty() {
+            let keys = self.restart_needed.join(", ");
+            warnings.push(format!("restart needed for: {keys}"));
+        }
         if counts.failed > 0 {
             warnings.push(format!(
                 "{} slots could not be made or destroyed",

@@ -385,6 +385,11 @@ impl Pool {
         self.demand.decision()
     }
 
+    /// Other quotas, from the next request on.
+    pub(crate) fn set_quotas(&mut self, quotas: Quotas) {
+        self.usage.set_quotas(quotas);
+    }
+
     /// Slots there may ever be: indexes are below.
     pub(crate) fn room(&self) -> u32 {
         u32::try_from(self.slots.len()).unwrap_or(u32::MAX)

@@ -76,6 +76,11 @@ impl Usage {
         }
     }
 
+    /// Other quotas; what is counted stays.
+    pub(super) fn set_quotas(&mut self, quotas: Quotas) {
+        self.quotas = quotas;
+    }
+
     /// Counts one more attachment of the holder, or says which quota does not allow it.
     pub(super) fn admit(&mut self, holder: &Holder, now: Now) -> Result<(), Exceeded> {
         let tenant = self.tenant_quota(&holder.tenant);

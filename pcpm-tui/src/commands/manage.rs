@@ -1,11 +1,11 @@
-//! `drain` and `resize`.
+//! `drain`, `resize` and `reload`.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use pcpm_api::client::ClientError;
-use pcpm_api::types::{DrainReply, ResizeReply};
+use pcpm_api::types::{DrainReply, ReloadReply, ResizeReply};
 
 use super::Session;
 use super::watch::ended;
@@ -61,4 +61,23 @@ pub(super) fn resize(session: &Session, args: &ResizeArgs) -> Result<ExitCode> {
         status::sizes(slots, target, session.look)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has the daemon read its configuration again.
+pub(super) fn reload(session: &Session) -> Result<ExitCode> {
+    let reply = session.connect()?.reload()?;
+    session.print(&reply, reloaded)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn reloaded(reply: &ReloadReply) -> String {
+    let line = |name: &str, keys: &[String]| match keys {
+        [] => String::new(),
+        keys => format!("{name}: {}\n", keys.join(", ")),
+    };
+    let changed = match reply.changed.as_slice() {
+        [] => "nothing changed\n".to_owned(),
+        changed => line("changed", changed),
+    };
+    changed + &line("restart needed for", &reply.restart_needed)
 }
