@@ -163,10 +163,10 @@ mod tests {
     fn the_keys_that_differ_are_named_in_full() {
         let before = Config::default();
         let mut after = before.clone();
-        after.nat.flows = 2048;
+        after.publish.max_ports = 7;
         after.quotas.tenant.attachments = Some(3);
         let keys = difference(&before, &after);
-        let expected = ["nat.flows", "quota.tenant.attachments"];
+        let expected = ["publish.max_ports", "quota.tenant.attachments"];
         assert_eq!(keys.iter().collect::<Vec<_>>(), expected);
     }
 
