@@ -195,6 +195,25 @@ pub struct RefillTotals {
     pub configure: Latency,
 }
 
+/// Used slots of one kind that were not clean.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct UncleanCount {
+    pub what: String,
+    pub slots: u64,
+}
+
+/// What became of used slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct RecycleTotals {
+    pub enabled: bool,
+    pub portrayed: u32,
+    pub recycled: u64,
+    pub unclean: Vec<UncleanCount>,
+    pub took: Latency,
+}
+
 #[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
 pub struct Memory {
@@ -470,6 +489,8 @@ pub struct Status {
     pub waiting: Vec<WaitingRequest>,
     pub attach_latency: Latency,
     pub refill: RefillTotals,
+    #[serde(default)]
+    pub recycle: RecycleTotals,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
     #[serde(default)]

@@ -15,8 +15,8 @@ use pcpm_ebpf::{
 use crate::{
     adoption,
     bpf::{
-        DatapathSetup as _, DropEvents, Earlier, FlowHands, HostAddresses, Object, PinDir, Sizes,
-        Steering, control_group,
+        self, DatapathSetup as _, DropEvents, Earlier, FlowHands, HostAddresses, Object, PinDir,
+        Sizes, Steering, control_group,
     },
     config::{self, Config, UplinkSetting},
     doctor::{self, NetworkFacts, UplinkFacts},
@@ -24,7 +24,7 @@ use crate::{
     found::Found,
     net::{
         FoundUplinks, Host, HostKernel as _, Hub, HubSpec, HubState, RetiredSlot, SlotKernel,
-        Swept, Uplink, UplinkChoice,
+        SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice,
     },
     pin_note,
     reaper::Reaper,
@@ -53,10 +53,18 @@ pub(crate) struct Built {
     pub(crate) flows: FlowHands,
     /// One for each refill worker.
     pub(crate) kernels: Vec<Box<dyn SlotKernel>>,
+    /// For the thread that judges used slots, if it is wanted; or why there can be none.
+    pub(crate) recycler: Option<Result<Recycling, String>>,
     pub(crate) uplinks: UplinkFollower,
     /// Slots of an earlier life.
     pub(crate) found: Found,
     pub(crate) reaper: Reaper,
+}
+
+/// What judges used slots.
+pub(crate) struct Recycling {
+    pub(crate) kernel: Box<dyn SlotRecycler>,
+    pub(crate) watch: Arc<TamperWatch>,
 }
 
 /// What was removed, and what could not be.
@@ -125,6 +133,10 @@ impl HostWorld {
             programs: steering.programs()?,
         };
         let slots = without_surplus(slots, config.capacity, &mut *kernels[0]);
+        let recycler = (config.refill.recycle == config::Recycle::Verified).then(|| {
+            self.recycling(config.capacity, &hubs)
+                .map_err(|e| format!("{e:#}"))
+        });
         let world = World {
             state_dir: config.state_dir.clone(),
             pool_cidr: config.pool_cidr,
@@ -138,9 +150,19 @@ impl HostWorld {
             flows,
             steering,
             kernels,
+            recycler,
             uplinks,
             found: slots,
             reaper,
+        })
+    }
+
+    fn recycling(&mut self, slots: u32, hubs: &[Hub]) -> anyhow::Result<Recycling> {
+        let witness = bpf::witness(slots)?;
+        let watch = Arc::new(self.host.watch_slots(hubs)?);
+        Ok(Recycling {
+            kernel: self.host.recycler(witness, Arc::clone(&watch)),
+            watch,
         })
     }
 

@@ -25,6 +25,7 @@ use crate::{
     config::{self, Args, Config},
     engine::{
         Engine, Shared,
+        recycling::Recycler,
         workers::{Report, Workers},
     },
     host_world::{self, Built},
@@ -116,6 +117,19 @@ pub(crate) fn until_stopped(
         journal,
         ProcessLeases::new().context("watch processes")?,
     );
+    let recycler = match built.recycler {
+        Some(Ok(recycling)) => {
+            let started = Recycler::start(recycling, &reports);
+            let (recycler, sender) = started.context("start the recycler")?;
+            engine.recycle_with(sender);
+            Some(recycler)
+        }
+        Some(Err(why)) => {
+            engine.cannot_recycle(why);
+            None
+        }
+        None => None,
+    };
     engine.restore(built.found);
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;
@@ -140,6 +154,9 @@ pub(crate) fn until_stopped(
     collector.stop();
     workers.stop();
     insight.stop();
+    if let Some(recycler) = recycler {
+        recycler.stop();
+    }
     served
 }
 

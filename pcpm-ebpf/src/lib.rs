@@ -26,5 +26,6 @@ pub mod published;
 pub mod quota;
 pub mod rate;
 pub mod rewrite;
+pub mod witness;
 #[cfg(not(target_arch = "bpf"))]
-pub use object::{LOCKS_OBJECT, STEER_OBJECT};
+pub use object::{LOCKS_OBJECT, STEER_OBJECT, WITNESS_OBJECT};

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use manifest::Manifest;
-use pcpm_ebpf::{LOCKS_OBJECT, STEER_OBJECT, abi::names, locks};
+use pcpm_ebpf::{LOCKS_OBJECT, STEER_OBJECT, WITNESS_OBJECT, abi::names, locks, witness};
 
 fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -16,7 +16,7 @@ fn repository() -> &'static Path {
 #[test]
 fn the_objects_were_built_from_these_sources() -> Result<()> {
     let sources = manifest::source_hash(repository())?;
-    Manifest::read(repository())?.check(&sources, &[STEER_OBJECT, LOCKS_OBJECT])
+    Manifest::read(repository())?.check(&sources, &[STEER_OBJECT, LOCKS_OBJECT, WITNESS_OBJECT])
 }
 
 #[test]
@@ -38,9 +38,9 @@ fn a_changed_object_or_changed_sources_are_noticed() -> Result<()> {
     let manifest = Manifest::read(repository())?;
     let mut object = STEER_OBJECT.to_vec();
     object[100] ^= 1;
-    let changed = [object.as_slice(), LOCKS_OBJECT];
+    let changed = [object.as_slice(), LOCKS_OBJECT, WITNESS_OBJECT];
     assert!(manifest.check(&manifest.sources, &changed).is_err());
-    let unchanged = [STEER_OBJECT, LOCKS_OBJECT];
+    let unchanged = [STEER_OBJECT, LOCKS_OBJECT, WITNESS_OBJECT];
     assert!(manifest.check("other", &unchanged).is_err());
     Ok(())
 }
@@ -86,11 +86,20 @@ fn the_objects_name_all_programs_and_maps() {
     ] {
         assert!(named(LOCKS_OBJECT, name), "{name}");
     }
+    for name in [
+        witness::names::KERNEL_LAYOUT,
+        witness::names::SYSCTL_WRITES,
+        witness::names::SYSCTL_ACCESSED,
+        witness::names::REFERENCES,
+    ] {
+        assert!(named(WITNESS_OBJECT, name), "{name}");
+    }
 }
 
 #[test]
 fn the_object_says_nothing_of_the_place_it_was_built_in() {
-    let text = String::from_utf8_lossy(&[STEER_OBJECT, LOCKS_OBJECT].concat()).into_owned();
+    let text = String::from_utf8_lossy(&[STEER_OBJECT, LOCKS_OBJECT, WITNESS_OBJECT].concat())
+        .into_owned();
     for trace in ["/home/", "/root/", "/tmp/", ".cargo/", "/usr/lib/"] {
         assert!(!text.contains(trace), "{trace}");
     }

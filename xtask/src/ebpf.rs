@@ -61,11 +61,11 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 fn check() -> Result<()> {
     let root = steps::workspace();
     let committed = Manifest::read(&root)?;
-    let [steer, locks] = PROGRAMS.map(|program| {
+    let [steer, locks, witness] = PROGRAMS.map(|program| {
         let path = path(program);
         fs::read(root.join(&path)).with_context(|| format!("read {path}"))
     });
-    let objects = [steer?, locks?];
+    let objects = [steer?, locks?, witness?];
     committed.check(
         &manifest::source_hash(&root)?,
         &objects.each_ref().map(Vec::as_slice),

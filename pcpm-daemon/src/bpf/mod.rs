@@ -13,6 +13,7 @@ mod earlier;
 pub(crate) mod fake;
 mod flows;
 mod host_addresses;
+mod kernel_types;
 mod layout;
 mod links;
 mod load;
@@ -23,6 +24,7 @@ mod programs;
 mod steering;
 mod sys;
 mod uplinks;
+mod witness;
 mod words;
 
 use pcpm_ebpf::abi::{
@@ -42,6 +44,7 @@ pub(crate) use object::Object;
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};
 pub(crate) use uplinks::Uplinks;
+pub(crate) use witness::witness;
 
 /// A failed operation on programs, maps or pins, with what was operated on.
 #[derive(Debug, thiserror::Error)]

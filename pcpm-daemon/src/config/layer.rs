@@ -53,6 +53,7 @@ pub(super) struct RefillLayer {
     pub(super) ceiling: Option<Given<i64>>,
     pub(super) one_in: Option<Given<i64>>,
     pub(super) window_s: Option<Given<i64>>,
+    pub(super) recycle: Option<Given<String>>,
 }
 
 /// A quota of one source.
@@ -228,6 +229,7 @@ impl<'a> Table<'a> {
             ceiling: self.integer("ceiling")?,
             one_in: self.integer("one_in")?,
             window_s: self.integer("window_s")?,
+            recycle: self.text("recycle")?,
         })
     }
 

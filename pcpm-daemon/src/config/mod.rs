@@ -128,6 +128,17 @@ pub(crate) struct Refill {
     pub(crate) one_in: u32,
     /// How long demand is remembered, in seconds.
     pub(crate) window_s: u32,
+    /// What becomes of used slots.
+    pub(crate) recycle: Recycle,
+}
+
+/// What becomes of a slot that was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recycle {
+    /// It is destroyed, and another one made in its place.
+    Never,
+    /// It is used again if it is found to be as good as new.
+    Verified,
 }
 
 /// How slots reach the world.

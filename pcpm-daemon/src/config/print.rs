@@ -6,7 +6,7 @@ use std::fmt::{Display, Formatter, Result};
 use super::validate::{default_flows_per_slot, socket_in, whole_hubs};
 use super::{
     Access, Config, DefaultPolicy, Ipv6Egress, Locks, OnExit, PoolV6, PortRange, Principal,
-    UplinkSetting,
+    Recycle, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
 
@@ -111,6 +111,11 @@ fn tables(file: &mut Printer, config: &Config) {
     file.set("one_in", &refill.one_in);
     file.about(&["How long demand is remembered, in seconds, 10 to 86400."]);
     file.set("window_s", &refill.window_s);
+    file.about(&[
+        "What becomes of a slot that was given back: never (it is destroyed) or verified (it is used again if",
+        "nothing in it differs from how it was made).",
+    ]);
+    file.set("recycle", &quoted(&refill.recycle));
     file.table("nat");
     file.about(&[
         "Ports (and ICMP echo identifiers) of translated packets, \"FIRST-LAST\" from 1024 on, outside",
@@ -243,6 +248,15 @@ fn uplink(setting: &UplinkSetting) -> toml::Value {
 
 fn quoted(value: &dyn Display) -> toml::Value {
     toml::Value::String(value.to_string())
+}
+
+impl Display for Recycle {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Never => "never",
+            Self::Verified => "verified",
+        })
+    }
 }
 
 impl Display for DefaultPolicy {

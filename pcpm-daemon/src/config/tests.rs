@@ -527,12 +527,13 @@ fn any_quotas() -> impl Strategy<Value = Quotas> {
 prop_compose! {
     /// Its bounds are for a pool of any size yet.
     fn any_refill()(
-        (workers, adaptive) in (1_u32..=16, any::<bool>()),
+        (workers, adaptive, recycled) in (1_u32..=16, any::<bool>(), any::<bool>()),
         (floor, ceiling) in (any::<u32>(), any::<u32>()),
         (one_in, window_s) in (10_u32..=1_000_000, 10_u32..=86_400),
     ) -> Refill {
         let target = if adaptive { TargetMode::Adaptive } else { TargetMode::Fixed };
-        Refill { workers, target, floor, ceiling, one_in, window_s }
+        let recycle = if recycled { Recycle::Verified } else { Recycle::Never };
+        Refill { workers, target, floor, ceiling, one_in, window_s, recycle }
     }
 }
 

@@ -15,7 +15,7 @@ use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
     Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Nat, OnExit, Policy, PoolV6,
-    PortRange, Principal, Publish, Refill, UplinkSetting,
+    PortRange, Principal, Publish, Recycle, Refill, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
 
@@ -81,6 +81,7 @@ impl Default for Config {
                 ceiling: 64,
                 one_in: 1_000,
                 window_s: 600,
+                recycle: Recycle::Never,
             },
             nat: Nat {
                 ports: PortRange {
@@ -242,6 +243,9 @@ fn refill(layer: RefillLayer, capacity: u32) -> Result<Refill, ConfigError> {
             default.window_s,
             number(10..=86_400),
         )?,
+        recycle: set(&key("recycle"), layer.recycle, default.recycle, |text| {
+            recycle(&text)
+        })?,
     })
 }
 
@@ -560,6 +564,14 @@ fn port_range(text: &str) -> Result<PortRange, String> {
         ));
     }
     Ok(PortRange { first, last })
+}
+
+fn recycle(text: &str) -> Result<Recycle, String> {
+    match text {
+        "never" => Ok(Recycle::Never),
+        "verified" => Ok(Recycle::Verified),
+        _ => Err(format!("'{text}' is neither 'never' nor 'verified'")),
+    }
 }
 
 fn default_policy(text: &str) -> Result<DefaultPolicy, String> {

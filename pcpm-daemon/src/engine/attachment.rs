@@ -33,6 +33,11 @@ pub(super) struct SlotText {
 }
 
 impl SlotText {
+    /// Of the slot's link, in bytes.
+    pub(super) fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
     pub(super) fn new(world: &World, slot: SlotIndex, mtu: u32) -> Self {
         Self {
             mtu,

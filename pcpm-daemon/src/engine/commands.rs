@@ -13,7 +13,7 @@ use super::{
     Attached, Engine, Unusable, attachment::Origin, events::Happening, foreign, unix_time_ms,
 };
 use crate::{
-    net::{RetiredSlot, SlotSpec},
+    net::SlotSpec,
     pool::{Command, Event, Exceeded, Holder, Refusal, RequestId, Scope, SlotIndex},
 };
 
@@ -30,11 +30,8 @@ impl Engine {
                 address6: self.world.address6(slot),
                 mtu: self.world.mtu,
             }),
-            Command::Retire(slot) => {
-                self.note_retiring(slot);
-                let netns = self.records[slot as usize].netns.take();
-                self.work.retire(RetiredSlot { index: slot, netns });
-            }
+            Command::Retire(slot) => self.retire(slot),
+            Command::Recycle(slot) => self.recycle(slot),
             Command::Revoke { slot, holder } => self.revoke(slot, &holder),
             Command::Grant {
                 request,

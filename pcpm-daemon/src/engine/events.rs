@@ -24,6 +24,16 @@ pub(super) enum Happening {
     Detached,
     Updated,
     Retired,
+    /// A used slot is as good as new.
+    Recycled,
+    /// A used slot is not, and is destroyed.
+    Unclean {
+        reason: String,
+    },
+    /// A slot's tenant changes it: it will not be used again.
+    Tampered {
+        how: String,
+    },
     Failed {
         reason: String,
     },
@@ -81,6 +91,9 @@ impl Happening {
             Self::Detached => "detached",
             Self::Updated => "updated",
             Self::Retired => "retired",
+            Self::Recycled => "recycled",
+            Self::Unclean { .. } => "unclean",
+            Self::Tampered { .. } => "tampered",
             Self::Failed { .. } => "failed",
             Self::Waiting { .. } => "waiting",
             Self::Cancelled => "cancelled",
@@ -103,12 +116,14 @@ impl Happening {
     pub(super) fn message(&self) -> String {
         match self {
             Self::Attached { source, took_us } => format!("{source}, {took_us} µs"),
-            Self::Failed { reason }
+            Self::Unclean { reason }
+            | Self::Failed { reason }
             | Self::Lost { reason }
             | Self::Broken { reason }
             | Self::Unreserved { reason } => reason.clone(),
             Self::Repaired { what } => what.clone(),
             Self::Journal { message } | Self::Reloaded { message } => message.clone(),
+            Self::Tampered { how } => how.clone(),
             Self::Waiting { ahead: 0 } => "next in line for a slot".to_owned(),
             Self::Waiting { ahead } => format!("for a slot, behind {ahead}"),
             Self::Exhausted { waiting } => format!("{waiting} requests wait"),
@@ -137,7 +152,9 @@ impl Happening {
             Self::Flows(FillChange { used, usable, .. }) => {
                 format!("{used} of {usable} entries in use")
             }
-            Self::Ready | Self::Detached | Self::Updated | Self::Retired => String::new(),
+            Self::Ready | Self::Detached | Self::Updated | Self::Retired | Self::Recycled => {
+                String::new()
+            }
         }
     }
 }

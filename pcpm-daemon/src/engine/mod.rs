@@ -13,6 +13,8 @@ mod latency;
 mod leases;
 mod options;
 mod recording;
+mod recycle;
+pub(crate) mod recycling;
 mod restore;
 mod status;
 mod tenants;
@@ -47,7 +49,7 @@ use crate::{
     bpf::Datapath,
     collector::Collected,
     journal::{self, History, Journal},
-    net,
+    net::{self, Golden},
     policy::{Policies, Ranges},
     pool::{
         self, Adaptive, Command, Event, Holder, Pool, PoolSettings, RequestId, SlotIndex, Target,
@@ -61,6 +63,8 @@ use drops::DropLog;
 use events::{EventLog, Happening};
 use latency::LatencyHistogram;
 use leases::Leases;
+use recycle::RecycleFigures;
+use recycling::RecycleSender;
 use tenants::Tenants;
 use watch::Watchers;
 use workers::{Report, Work};
@@ -183,6 +187,10 @@ struct Record {
     origin: Option<Origin>,
     /// The journal has it as one that may be handed out.
     is_noted_ready: bool,
+    /// What the slot looked like when nobody had been in it.
+    golden: Option<Golden>,
+    /// How its tenant changed it, if it did.
+    tampered: Option<String>,
 }
 
 /// See the module's documentation.
@@ -197,6 +205,10 @@ pub(crate) struct Engine {
     datapath: Box<dyn Datapath>,
     policies: Policies,
     work: Box<dyn Work>,
+    /// Judges used slots, if they may be used again.
+    recycler: Option<RecycleSender>,
+    recycling: RecycleFigures,
+    cannot_recycle: Option<String>,
     reservations: Reservations,
     journal: Journal,
     /// What the journal said when it was opened, until that is restored.
@@ -266,6 +278,9 @@ impl Engine {
             pool: Pool::new(settings),
             datapath,
             work,
+            recycler: None,
+            recycling: RecycleFigures::default(),
+            cannot_recycle: None,
             reservations,
             records: (0..room).map(|_| Record::default()).collect(),
             leases: Leases::default(),
@@ -294,6 +309,19 @@ impl Engine {
         }
     }
 
+    /// Used slots may be used again, if they are found clean. To be called before the first slot is
+    /// restored or made.
+    pub(crate) fn recycle_with(&mut self, recycler: RecycleSender) {
+        self.recycler = Some(recycler);
+        self.pool.recycle();
+    }
+
+    /// Used slots should be used again, but cannot be, for this reason.
+    pub(crate) fn cannot_recycle(&mut self, why: String) {
+        tracing::warn!("used slots are destroyed: {why}");
+        self.cannot_recycle = Some(why);
+    }
+
     /// Begins to fill the pool. The receiver is told when the warm target is reached.
     pub(crate) fn start(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
@@ -301,6 +329,10 @@ impl Engine {
         let counts = self.pool.counts();
         if counts.vacant == counts.capacity {
             self.memory.start_fill();
+        }
+        let ready: Vec<_> = self.pool.ready_slots().collect();
+        for slot in ready {
+            self.portray(slot);
         }
         self.feed(Event::Tick, None);
         receiver
@@ -414,7 +446,10 @@ impl Engine {
                     origin: None,
                     told_broken_in: None,
                     is_noted_ready: true,
+                    golden: None,
+                    tampered: None,
                 };
+                self.portray(slot);
                 self.events.push(Happening::Ready, Some(slot), None);
                 Event::Created(slot)
             }
@@ -431,6 +466,9 @@ impl Engine {
                 self.note_failure(slot, &reason);
                 Event::RetireFailed(slot, reason)
             }
+            Report::Portrayed { slot, golden } => return self.portrayed(&slot, golden),
+            Report::Tampered(tampered) => return self.tampered(tampered),
+            Report::Judged { recycled, took } => return self.judged(recycled, took),
         };
         self.feed(event, None);
     }

@@ -226,7 +226,7 @@ impl Engine {
             }),
             text: Some(text),
             origin: None,
-            told_broken_in: None,
+            ..Record::default()
         };
     }
 

@@ -110,6 +110,7 @@ impl Engine {
             waiting: self.waiting(),
             attach_latency: self.attach_latency.summary(),
             refill: self.refill_totals(),
+            recycle: self.recycle_totals(),
             uplink: self.world.uplinks.first().cloned(),
             uplinks: self.world.uplinks.clone(),
             published_ports: self.reservations.count(),
@@ -247,6 +248,8 @@ impl Engine {
             let keys = self.restart_needed.join(", ");
             warnings.push(format!("restart needed for: {keys}"));
         }
+        let destroyed = self.cannot_recycle.as_ref();
+        warnings.extend(destroyed.map(|why| format!("used slots are destroyed: {why}")));
         if counts.failed > 0 {
             warnings.push(format!(
                 "{} slots could not be made or destroyed",

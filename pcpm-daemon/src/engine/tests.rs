@@ -1,6 +1,7 @@
 //! The engine between a datapath that remembers and workers that are told when to finish.
 
 mod options;
+mod recycle;
 mod restart;
 
 use std::{cell::RefCell, fs::File};

@@ -6,13 +6,16 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::bpf::WorkerMarks;
 use crate::locks::operation::{self, Operation};
-use crate::net::{CreateTimings, RetiredSlot, SlotKernel, SlotSpec};
+use crate::net::{
+    CreateTimings, FreshSlot, Golden, Recycled, RetiredSlot, SlotKernel, SlotSpec, Tampered,
+};
 
 /// Slots destroyed in one go: the kernel waits for its readers once for all of them, but holds
 /// `rtnl_mutex` meanwhile.
@@ -44,6 +47,18 @@ pub(crate) enum Report {
     RetireFailed {
         slot: u32,
         reason: String,
+    },
+    /// A golden copy was taken, or could not be.
+    Portrayed {
+        slot: FreshSlot,
+        golden: Option<Golden>,
+    },
+    /// A tenant changes its slot.
+    Tampered(Tampered),
+    /// A used slot was judged, in that time.
+    Judged {
+        recycled: Recycled,
+        took: Duration,
     },
 }
 

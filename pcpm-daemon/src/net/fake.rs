@@ -12,8 +12,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Conflict, CreateTimings, FoundUplinks, HostKernel, Hub, HubSpec, HubState, NetError, NewSlot,
-    Programs, RetiredSlot, SlotKernel, SlotSpec, Swept, UplinkChoice,
+    Conflict, CreateTimings, FoundUplinks, FreshSlot, Golden, HostKernel, Hub, HubSpec, HubState,
+    NetError, NewSlot, Programs, Recycled, RetiredSlot, SlotKernel, SlotRecycler, SlotSpec, Swept,
+    TamperWatch, UplinkChoice, UsedSlot, Witness,
 };
 
 /// What was asked of the kernel.
@@ -24,6 +25,8 @@ pub(crate) enum Call {
     CreateHub(HubSpec),
     CreateSlot(SlotSpec),
     DestroySlots(Vec<u32>),
+    Portray(u32),
+    RecycleSlots(Vec<u32>),
     RemoveEverything,
 }
 
@@ -109,6 +112,23 @@ impl SlotKernel for FakeKernel {
     }
 }
 
+impl SlotRecycler for FakeKernel {
+    fn portray(&mut self, slot: &FreshSlot) -> Result<Golden, NetError> {
+        self.record(Call::Portray(slot.index));
+        Ok(Golden::of_nothing())
+    }
+
+    fn recycle(&mut self, slots: Vec<UsedSlot>) -> Vec<Recycled> {
+        let indexes = slots.iter().map(|slot| slot.index).collect();
+        self.record(Call::RecycleSlots(indexes));
+        let judge = |slot| Recycled {
+            slot,
+            outcome: Ok(()),
+        };
+        slots.into_iter().map(judge).collect()
+    }
+}
+
 impl HostKernel for FakeKernel {
     fn has_remains(&self) -> bool {
         false
@@ -142,6 +162,14 @@ impl HostKernel for FakeKernel {
     }
 
     fn worker(&mut self, _: Arc<[Hub]>) -> Box<dyn SlotKernel> {
+        Box::new(self.clone())
+    }
+
+    fn watch_slots(&mut self, _: &[Hub]) -> Result<TamperWatch, NetError> {
+        TamperWatch::listen(&[])
+    }
+
+    fn recycler(&mut self, _: Box<dyn Witness>, _: Arc<TamperWatch>) -> Box<dyn SlotRecycler> {
         Box::new(self.clone())
     }
 

@@ -12,11 +12,12 @@ use ipnet::IpNet;
 use super::error::NetError;
 use super::namespace;
 use super::netlink::Netlink;
+use super::recycle::Recycler;
 use super::slot::SlotWorker;
 use super::tables::Tables;
 use super::{
-    Conflict, FoundUplinks, HostKernel, Hub, HubSpec, HubState, Programs, SlotKernel, Swept,
-    UplinkChoice, addresses, cookie, hub, mark, survey, sweep, uplink,
+    Conflict, FoundUplinks, HostKernel, Hub, HubSpec, HubState, Programs, SlotKernel, SlotRecycler,
+    Swept, TamperWatch, UplinkChoice, Witness, addresses, cookie, hub, mark, survey, sweep, uplink,
 };
 
 /// A sweep that takes longer waits for somebody else who holds `rtnl_mutex`.
@@ -114,6 +115,18 @@ impl HostKernel for Host {
     fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel> {
         self.workers += 1;
         Box::new(SlotWorker::new(Arc::clone(&self.home), hubs, self.workers))
+    }
+
+    fn watch_slots(&mut self, hubs: &[Hub]) -> Result<TamperWatch, NetError> {
+        TamperWatch::listen(hubs)
+    }
+
+    fn recycler(
+        &mut self,
+        witness: Box<dyn Witness>,
+        watch: Arc<TamperWatch>,
+    ) -> Box<dyn SlotRecycler> {
+        Box::new(Recycler::new(Arc::clone(&self.home), witness, watch))
     }
 
     fn find_uplinks(&mut self, choice: &UplinkChoice) -> Result<FoundUplinks, NetError> {

@@ -34,17 +34,23 @@ mod cookie;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod golden;
 mod host;
 mod hub;
+#[cfg(test)]
+mod leak_tests;
 mod link;
 mod namespace;
 mod netlink;
+mod raw;
+mod recycle;
 mod routes;
 mod slot;
 mod survey;
 mod sweep;
 mod sysctl;
 mod tables;
+mod tamper;
 mod tc;
 #[cfg(test)]
 mod tests;
@@ -59,12 +65,14 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
+use pcpm_ebpf::witness::References;
 
 use crate::found::FoundSlot;
 
 pub(crate) use changes::HostChanges;
 pub(crate) use error::NetError;
 pub(crate) use host::Host;
+pub(crate) use tamper::{TamperWatch, Tampered};
 
 /// What the kernel needs to know to make one slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +94,75 @@ pub(crate) struct NewSlot {
     pub(crate) netns: OwnedFd,
     /// Where the time went.
     pub(crate) timings: CreateTimings,
+}
+
+/// What a slot looked like when nobody had been in it. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Golden {
+    /// The number by which kernel programs know the namespace.
+    cookie: u64,
+    picture: Arc<golden::Picture>,
+    /// What keeps the memory of the namespace, see [`References`].
+    passive: u32,
+}
+
+#[cfg(test)]
+impl Golden {
+    /// One that stands for any.
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            cookie: 0,
+            picture: Arc::default(),
+            passive: 0,
+        }
+    }
+}
+
+/// A slot that nobody has been in. The file is another one than that which is kept.
+#[derive(Debug)]
+pub(crate) struct FreshSlot {
+    pub(crate) index: u32,
+    /// Its last attachment, for whoever asked.
+    pub(crate) epoch: u32,
+    pub(crate) netns: OwnedFd,
+}
+
+/// A slot that was used, to be used again if it is clean.
+#[derive(Debug)]
+pub(crate) struct UsedSlot {
+    pub(crate) index: u32,
+    /// The only file of the namespace that may be open.
+    pub(crate) netns: OwnedFd,
+    pub(crate) golden: Golden,
+}
+
+/// A judged slot.
+#[derive(Debug)]
+pub(crate) struct Recycled {
+    pub(crate) slot: UsedSlot,
+    pub(crate) outcome: Result<(), Unclean>,
+}
+
+/// Why a slot is not used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unclean {
+    /// What was not clean: one of few words, to count by.
+    pub(crate) what: &'static str,
+    /// In full.
+    pub(crate) why: String,
+    /// Whether it may pass by itself in a moment.
+    may_pass: bool,
+}
+
+#[cfg(test)]
+impl Unclean {
+    pub(crate) fn planned() -> Self {
+        Self {
+            what: "planned",
+            why: "planned by a test".to_owned(),
+            may_pass: false,
+        }
+    }
 }
 
 /// How long the steps of one `create_slot` took.
@@ -227,6 +304,27 @@ pub(crate) trait SlotKernel: Send {
     fn destroy_slots(&mut self, slots: Vec<RetiredSlot>) -> Vec<(u32, Result<(), NetError>)>;
 }
 
+/// The hands on slots that are to be used again. Lives in a thread of its own.
+pub(crate) trait SlotRecycler: Send {
+    /// Takes the golden copy of a slot that nobody has been in, and begins to watch it.
+    fn portray(&mut self, slot: &FreshSlot) -> Result<Golden, NetError>;
+
+    /// Cleans used slots and says which are as good as new. Best handed over many at a time.
+    fn recycle(&mut self, slots: Vec<UsedSlot>) -> Vec<Recycled>;
+}
+
+/// What the kernel knows of a namespace and tells nobody otherwise; behind it are programs of `bpf`.
+pub(crate) trait Witness: Send {
+    /// Who holds the namespace that the thread is in.
+    fn references(&self) -> Result<References, NetError>;
+
+    /// Counts writes to the sysctls of a namespace from now on, whoever writes.
+    fn watch_sysctls(&mut self, cookie: u64) -> Result<(), NetError>;
+
+    /// How many there were; `None` when they were not counted all the time.
+    fn sysctl_writes(&self, cookie: u64) -> Option<u64>;
+}
+
 /// The host: hubs, routes, uplinks.
 pub(crate) trait HostKernel: Send {
     /// Whether an earlier daemon on the same state directory left hubs or slots.
@@ -256,6 +354,16 @@ pub(crate) trait HostKernel: Send {
 
     /// Hands for one more worker thread. `hubs` by number.
     fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel>;
+
+    /// Listens for what tenants change in slots, from now on.
+    fn watch_slots(&mut self, hubs: &[Hub]) -> Result<TamperWatch, NetError>;
+
+    /// Hands for the thread that judges used slots.
+    fn recycler(
+        &mut self,
+        witness: Box<dyn Witness>,
+        watch: Arc<TamperWatch>,
+    ) -> Box<dyn SlotRecycler>;
 
     /// Finds the host's ways out.
     fn find_uplinks(&mut self, choice: &UplinkChoice) -> Result<FoundUplinks, NetError>;

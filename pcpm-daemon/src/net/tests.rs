@@ -19,7 +19,7 @@ use super::*;
 const SOON: Duration = Duration::from_mins(1);
 
 /// Runs a test in a thread with namespaces of its own, which die with it.
-fn in_private_world(test: impl FnOnce(&Path) + Send) {
+pub(super) fn in_private_world(test: impl FnOnce(&Path) + Send) {
     let state_dir = tempfile::tempdir().unwrap();
     namespace::in_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root");
@@ -70,7 +70,7 @@ fn hub_spec(number: u32) -> HubSpec {
     }
 }
 
-fn slot_spec(index: u32) -> SlotSpec {
+pub(super) fn slot_spec(index: u32) -> SlotSpec {
     SlotSpec {
         index,
         address: Ipv4Addr::from_bits(0x0ad5_0000 + index),
@@ -80,7 +80,7 @@ fn slot_spec(index: u32) -> SlotSpec {
 }
 
 /// A host with `hubs` hubs.
-fn host_with(state_dir: &Path, hubs: u32) -> (Host, Arc<[Hub]>) {
+pub(super) fn host_with(state_dir: &Path, hubs: u32) -> (Host, Arc<[Hub]>) {
     let mut host = Host::open(state_dir).unwrap();
     host.prepare().unwrap();
     let programs = programs();

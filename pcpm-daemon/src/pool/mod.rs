@@ -10,6 +10,8 @@
 //!    +--------------------------------- retired -----------------------+
 //! ```
 //!
+//! Where slots may be used again, a retiring one may also become ready.
+//!
 //! Slots, and with them addresses, are taken in the order in which they became free, so that an
 //! address rests as long as possible before somebody else gets it.
 
@@ -142,6 +144,9 @@ pub(crate) enum Event {
     Created(SlotIndex),
     /// A [`Command::Create`] failed and left nothing behind.
     CreateFailed(SlotIndex, String),
+    /// A [`Command::Recycle`] found the slot as good as new. If not, the slot is destroyed, as by
+    /// [`Command::Retire`].
+    Recycled(SlotIndex),
     /// A [`Command::Retire`] succeeded.
     Retired(SlotIndex),
     /// A [`Command::Retire`] failed; something of the slot may be left.
@@ -161,6 +166,8 @@ pub(crate) enum Command {
     Create(SlotIndex),
     /// Destroy the slot.
     Retire(SlotIndex),
+    /// See whether the slot can be used again, and destroy it if not.
+    Recycle(SlotIndex),
     /// Let the slot's traffic pass, then answer the request.
     Grant {
         request: RequestId,
@@ -263,6 +270,8 @@ pub(crate) struct Pool {
     demand: Demand,
     counts: SlotCounts,
     draining: bool,
+    /// Whether used slots may be used again.
+    recycles: bool,
     next_request: RequestId,
     /// Whether more slots were in creation when the last one was made.
     refill_is_busy: bool,
@@ -297,12 +306,23 @@ impl Pool {
             demand: Demand::new(settings.target),
             settings,
             draining: false,
+            recycles: false,
             next_request: 0,
             refill_is_busy: false,
             touched: Vec::new(),
         };
         pool.note_counts();
         pool
+    }
+
+    /// Used slots may be used again from now on.
+    pub(crate) fn recycle(&mut self) {
+        self.recycles = true;
+    }
+
+    /// Slots that can be handed out, the next one first.
+    pub(crate) fn ready_slots(&self) -> impl Iterator<Item = SlotIndex> {
+        self.ready.iter().copied()
     }
 
     /// Goes on where an earlier life ended; before the first event. A slot that is not named is vacant
@@ -347,6 +367,7 @@ impl Pool {
             Event::Unused(slot) => self.unused(slot, now, commands),
             Event::Spoiled(slot) => self.spoiled(slot, commands),
             Event::Created(slot) => self.created(slot, now, commands),
+            Event::Recycled(slot) => self.ready_for_anybody(slot, now, commands),
             Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
             Event::Retired(slot) => self.retired(slot),
             Event::RetireFailed(slot, reason) => self.fail(slot, reason, true, now),
@@ -571,7 +592,12 @@ impl Pool {
         if let State::Attached(holder) = self.set(slot, State::Retiring) {
             self.owners.remove(&holder.owner);
             self.usage.release(&holder, now);
-            commands.extend([Command::Revoke { slot, holder }, Command::Retire(slot)]);
+            let end = if self.recycles && !self.draining {
+                Command::Recycle(slot)
+            } else {
+                Command::Retire(slot)
+            };
+            commands.extend([Command::Revoke { slot, holder }, end]);
         }
     }
 
@@ -604,6 +630,10 @@ impl Pool {
         self.refill_pause.reset();
         self.demand.made(now, self.refill_is_busy);
         self.refill_is_busy = self.counts.creating > 1;
+        self.ready_for_anybody(slot, now, commands);
+    }
+
+    fn ready_for_anybody(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
         if self.draining || slot >= self.settings.capacity {
             self.retire(slot, commands);
             return;
@@ -750,9 +780,20 @@ impl Pool {
         }
     }
 
-    /// Destroys ready slots beyond the target. While the pool drains they stay: it may be told to go on.
+    /// Ready slots that are kept. Where used slots come back the next attaches are better served by
+    /// them than by new ones, so up to as many again are not destroyed.
+    fn most_ready(&self) -> u32 {
+        let target = self.target();
+        if self.recycles {
+            target.saturating_mul(2)
+        } else {
+            target
+        }
+    }
+
+    /// Destroys ready slots beyond what is kept. While the pool drains they stay: it may be told to go on.
     fn retire_surplus(&mut self, commands: &mut Vec<Command>) {
-        while !self.draining && self.counts.ready > self.target() {
+        while !self.draining && self.counts.ready > self.most_ready() {
             let Some(slot) = self.ready.pop_back() else {
                 return;
             };

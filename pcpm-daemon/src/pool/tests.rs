@@ -53,7 +53,7 @@ impl Bench {
                 self.to_create.push_back(*slot);
                 false
             }
-            Command::Retire(slot) => {
+            Command::Recycle(slot) | Command::Retire(slot) => {
                 assert!(
                     !self.passing.contains(slot),
                     "{slot} is retired while traffic passes"

@@ -80,9 +80,9 @@ fn padded(mut row: Vec<Cell>, look: Look) -> Vec<Cell> {
 
 fn hue(kind: &str) -> Hue {
     match kind {
-        "ready" | "attached" | "updated" => Hue::Good,
-        "detached" | "retired" => Hue::Busy,
-        "waiting" | "cancelled" | "exhausted" | "refused" | "lost" => Hue::Warning,
+        "ready" | "attached" | "updated" | "recycled" => Hue::Good,
+        "detached" | "retired" | "unclean" => Hue::Busy,
+        "waiting" | "cancelled" | "exhausted" | "refused" | "lost" | "tampered" => Hue::Warning,
         "failed" => Hue::Bad,
         _ => Hue::Plain,
     }

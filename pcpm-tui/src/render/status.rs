@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pcpm_api::types::{
-    AttachTotals, DropCount, FlowTable, Latency, Memory, RefillTotals, SlotCounts, Status, Uplink,
-    WaitingRequest, WarmTarget,
+    AttachTotals, DropCount, FlowTable, Latency, Memory, RecycleTotals, RefillTotals, SlotCounts,
+    Status, Uplink, WaitingRequest, WarmTarget,
 };
 
 use super::table::{Cell, render};
@@ -69,8 +69,11 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
         field("refill", Cell::new(refill(&status.refill))),
         field("refill time", latency(&status.refill.create)),
         field("refill steps", steps(&status.refill)),
-        field("memory", Cell::new(memory(&status.memory))),
     ]);
+    if status.recycle.enabled {
+        rows.push(field("recycle", Cell::new(recycle(&status.recycle))));
+    }
+    rows.push(field("memory", Cell::new(memory(&status.memory))));
     rows
 }
 
@@ -233,6 +236,24 @@ fn refill(totals: &RefillTotals) -> String {
     )
 }
 
+fn recycle(totals: &RecycleTotals) -> String {
+    let unclean: u64 = totals.unclean.iter().map(|count| count.slots).sum();
+    let each = totals.unclean.iter();
+    let each: Vec<_> = each
+        .map(|count| format!("{} {}", humanise::count(count.slots), count.what))
+        .collect();
+    let why = if each.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", each.join(", "))
+    };
+    format!(
+        "{} as good as new, {} not{why}",
+        humanise::count(totals.recycled),
+        humanise::count(unclean),
+    )
+}
+
 /// Where the time of making a slot goes.
 fn steps(totals: &RefillTotals) -> Cell {
     let steps = [
@@ -333,7 +354,7 @@ pub(super) fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pcpm_api::types::{Failure, OnEmpty, TargetMode};
+    use pcpm_api::types::{Failure, OnEmpty, TargetMode, UncleanCount};
 
     use super::super::tests::{PIPE, PLAIN, TERMINAL};
     use super::*;
@@ -392,6 +413,15 @@ mod tests {
                 remaining_ms: 3_800,
             }],
             attach_latency: took,
+            recycle: RecycleTotals {
+                enabled: true,
+                recycled: 11_000,
+                unclean: vec![UncleanCount {
+                    what: "sysctls".to_owned(),
+                    slots: 3,
+                }],
+                ..RecycleTotals::default()
+            },
             refill: RefillTotals {
                 created: 12_060,
                 retired: 11_979,
@@ -445,6 +475,7 @@ attach time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill        12.1k created, 12.0k retired, 4 failed
 refill time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill steps  p50 of namespace 0µs, mount 0µs, link 14µs, configure 0µs
+recycle       11.0k as good as new, 3 not (3 sysctls)
 memory        daemon 12.0MiB; kernel per slot: slab 85.0KiB
 waiting
   web-9  shop  wait  for 1.2s  3.8s left

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 pub(crate) const PATH: &str = "pcpm-ebpf/prebuilt/MANIFEST.toml";
 
 /// The programs of the crate, each an object of its own: `pcpm-ebpf/prebuilt/NAME.o`.
-pub(crate) const PROGRAMS: [&str; 2] = ["steer", "locks"];
+pub(crate) const PROGRAMS: [&str; 3] = ["steer", "locks", "witness"];
 
 /// Flags for the compiler that change the objects.
 pub(crate) const FLAGS: &[&str] = &[
@@ -49,10 +49,10 @@ impl Manifest {
             value.with_context(|| format!("{PATH} has no `{name}`"))
         };
         let objects = PROGRAMS.map(field);
-        let [steer, locks] = objects;
+        let [steer, locks, witness] = objects;
         Ok(Self {
             sources: field("sources")?,
-            objects: [steer?, locks?],
+            objects: [steer?, locks?, witness?],
             rustc: field("rustc")?,
             llvm: field("llvm")?,
             bpf_linker: field("bpf-linker")?,

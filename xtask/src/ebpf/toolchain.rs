@@ -91,8 +91,8 @@ impl Toolchain {
         )?;
         steps::run(&mut self.compilation(root, target_directory)?)?;
         let linked = target_directory.join(TARGET).join(PROFILE);
-        let [steer, locks] = PROGRAMS.map(|program| self.strip(&linked.join(program)));
-        Ok([steer?, locks?])
+        let [steer, locks, witness] = PROGRAMS.map(|program| self.strip(&linked.join(program)));
+        Ok([steer?, locks?, witness?])
     }
 
     /// What the linker made, without what only debuggers want.

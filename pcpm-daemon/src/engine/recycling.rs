@@ -1,0 +1,265 @@
+//! The recycler: a thread that takes the golden copies of new slots and judges used ones. The engine
+//! never waits for it; a slot that it does not find clean is destroyed like any other.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::workers::Report;
+use crate::{
+    host_world::Recycling,
+    net::{FreshSlot, SlotRecycler, TamperWatch, UsedSlot},
+};
+
+/// Slots judged in one go.
+const BATCH: usize = 64;
+
+/// How long a new slot is left alone: the kernel sets up links and IPv6 in its own time.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// The thread.
+#[derive(Debug)]
+pub(crate) struct Recycler {
+    queue: Arc<Queue>,
+    thread: JoinHandle<()>,
+}
+
+/// The engine's end of the queue.
+#[derive(Clone, Debug)]
+pub(crate) struct RecycleSender(Arc<Queue>);
+
+impl Recycler {
+    pub(crate) fn start(
+        Recycling { kernel, watch }: Recycling,
+        reports: &UnboundedSender<Report>,
+    ) -> std::io::Result<(Self, RecycleSender)> {
+        let queue = Arc::new(Queue::default());
+        let told = reports.clone();
+        thread::Builder::new()
+            .name("pcpm-tamper".to_owned())
+            .spawn(move || tell_of_changes(&watch, &told))?;
+        let (jobs, reports) = (queue.clone(), reports.clone());
+        let thread = thread::Builder::new()
+            .name("pcpm-recycle".to_owned())
+            .spawn(move || run(kernel, &jobs, &reports))?;
+        let sender = RecycleSender(queue.clone());
+        Ok((Self { queue, thread }, sender))
+    }
+
+    /// Forgets what was not begun and waits for what was.
+    pub(crate) fn stop(self) {
+        self.queue.close();
+        if self.thread.join().is_err() {
+            tracing::error!("the recycler panicked");
+        }
+    }
+}
+
+impl RecycleSender {
+    /// One that nobody takes work from.
+    #[cfg(test)]
+    pub(super) fn unattended() -> Self {
+        Self(Arc::default())
+    }
+
+    /// The slots to be looked at and those to be judged.
+    #[cfg(test)]
+    pub(super) fn take(&self) -> (Vec<FreshSlot>, Vec<UsedSlot>) {
+        let mut jobs = self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = jobs.fresh.drain(..).map(|(_, slot)| slot).collect();
+        (fresh, jobs.used.drain(..).collect())
+    }
+
+    pub(super) fn portray(&self, slot: FreshSlot) {
+        let due = Instant::now() + SETTLE;
+        self.0.change(|jobs| jobs.fresh.push_back((due, slot)));
+    }
+
+    pub(super) fn judge(&self, slot: UsedSlot) {
+        self.0.change(|jobs| jobs.used.push_back(slot));
+    }
+}
+
+/// Work not begun. The pool bounds it: a slot is in one state at a time.
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    /// With the time from which on they have settled.
+    fresh: VecDeque<(Instant, FreshSlot)>,
+    used: VecDeque<UsedSlot>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+enum Job {
+    Portray(FreshSlot),
+    Judge(Vec<UsedSlot>),
+}
+
+/// What there is to do now.
+enum Next {
+    Job(Job),
+    /// Nothing for that long, or until somebody has something.
+    Wait(Option<Duration>),
+}
+
+impl Queue {
+    fn change(&self, change: impl FnOnce(&mut Jobs)) {
+        change(&mut self.jobs.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+
+    fn close(&self) {
+        self.change(|jobs| {
+            *jobs = Jobs {
+                closed: true,
+                ..Jobs::default()
+            }
+        });
+    }
+
+    /// Waits for a job; `None` when there will be none.
+    fn next(&self) -> Option<Job> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if jobs.closed {
+                return None;
+            }
+            jobs = match jobs.next(Instant::now()) {
+                Next::Job(job) => return Some(job),
+                Next::Wait(None) => self
+                    .changed
+                    .wait(jobs)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Next::Wait(Some(pause)) => {
+                    let waited = self.changed.wait_timeout(jobs, pause);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+impl Jobs {
+    /// Used slots come first: somebody may wait for one.
+    fn next(&mut self, now: Instant) -> Next {
+        if !self.used.is_empty() {
+            let batch = self.used.len().min(BATCH);
+            return Next::Job(Job::Judge(self.used.drain(..batch).collect()));
+        }
+        match self.fresh.pop_front() {
+            None => Next::Wait(None),
+            Some((due, slot)) if due <= now => Next::Job(Job::Portray(slot)),
+            Some((due, slot)) => {
+                self.fresh.push_front((due, slot));
+                Next::Wait(Some(due - now))
+            }
+        }
+    }
+}
+
+fn run(mut kernel: Box<dyn SlotRecycler>, queue: &Queue, reports: &UnboundedSender<Report>) {
+    while let Some(job) = queue.next() {
+        match job {
+            Job::Portray(slot) => report(reports, portray(kernel.as_mut(), slot)),
+            Job::Judge(slots) => judge(kernel.as_mut(), slots, reports),
+        }
+    }
+}
+
+/// Ends with the daemon.
+fn tell_of_changes(watch: &TamperWatch, reports: &UnboundedSender<Report>) {
+    loop {
+        match watch.wait() {
+            Ok(changes) => {
+                for tampered in changes {
+                    report(reports, Report::Tampered(tampered));
+                }
+            }
+            Err(error) => return tracing::error!("changes of slots are found late: {error}"),
+        }
+    }
+}
+
+fn portray(kernel: &mut dyn SlotRecycler, slot: FreshSlot) -> Report {
+    let golden = kernel
+        .portray(&slot)
+        .inspect_err(|error| tracing::warn!("no golden copy: {error}"))
+        .ok();
+    Report::Portrayed { slot, golden }
+}
+
+fn judge(kernel: &mut dyn SlotRecycler, slots: Vec<UsedSlot>, reports: &UnboundedSender<Report>) {
+    let begun = Instant::now();
+    let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+    let judged = kernel.recycle(slots);
+    let took = begun.elapsed() / count.max(1);
+    for recycled in judged {
+        report(reports, Report::Judged { recycled, took });
+    }
+}
+
+fn report(reports: &UnboundedSender<Report>, report: Report) {
+    // Nobody listens any more when the daemon shuts down.
+    let _unheard = reports.send(report);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn fresh(index: u32) -> FreshSlot {
+        FreshSlot {
+            index,
+            epoch: 0,
+            netns: File::open("/dev/null").unwrap().into(),
+        }
+    }
+
+    fn used(index: u32) -> UsedSlot {
+        UsedSlot {
+            index,
+            netns: File::open("/dev/null").unwrap().into(),
+            golden: crate::net::Golden::of_nothing(),
+        }
+    }
+
+    #[test]
+    fn used_slots_are_judged_together_and_before_new_ones_are_looked_at() {
+        let now = Instant::now();
+        let mut jobs = Jobs::default();
+        jobs.fresh.push_back((now, fresh(1)));
+        jobs.used.extend((0..70).map(used));
+        let batches = [64, 6].map(|expected| match jobs.next(now) {
+            Next::Job(Job::Judge(slots)) => slots.len() == expected,
+            _ => false,
+        });
+        assert_eq!(batches, [true, true]);
+        assert!(matches!(jobs.next(now), Next::Job(Job::Portray(slot)) if slot.index == 1));
+        assert!(matches!(jobs.next(now), Next::Wait(None)));
+    }
+
+    #[test]
+    fn a_new_slot_is_left_alone_until_it_has_settled() {
+        let now = Instant::now();
+        let mut jobs = Jobs::default();
+        jobs.fresh.push_back((now + SETTLE, fresh(1)));
+        assert!(matches!(jobs.next(now), Next::Wait(Some(pause)) if pause == SETTLE));
+        assert!(matches!(
+            jobs.next(now + SETTLE),
+            Next::Job(Job::Portray(_))
+        ));
+    }
+}

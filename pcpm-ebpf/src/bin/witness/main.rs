@@ -1,0 +1,51 @@
+//! The kernel programs that bear witness of slots: one counts writes to their sysctls, the other tells who
+//! holds the network namespace that it is run in. Loaded where slots are recycled only.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod probe;
+
+#[cfg(target_arch = "bpf")]
+mod entry {
+    //! Entry points; their names are `pcpm_ebpf::witness::names`.
+
+    use aya_ebpf::{macros::cgroup_sysctl, programs::SysctlContext};
+
+    use crate::probe;
+
+    #[cgroup_sysctl]
+    fn sysctl_accessed(ctx: SysctlContext) -> i32 {
+        probe::sysctl_accessed(&ctx)
+    }
+
+    /// Attached to nothing: the daemon has it run, for what it returns. Aya's macro would return 0.
+    #[expect(unsafe_code, reason = "the loader finds a program by its section")]
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "raw_tp/references")]
+    extern "C" fn references(_context: *mut core::ffi::c_void) -> u32 {
+        probe::references()
+    }
+}
+
+/// The kernel offers some helpers to programs with a GPL-compatible licence only.
+#[cfg(target_arch = "bpf")]
+#[expect(unsafe_code, reason = "the kernel finds the licence by its section")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // Never reached: the verifier would refuse the endless loop.
+    loop {}
+}
+
+/// The programs run in the kernel only; this lets a plain `cargo build` of the workspace pass.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {
+    eprintln!("witness holds kernel programs: build them with `cargo xtask ebpf build`");
+    std::process::exit(1);
+}
