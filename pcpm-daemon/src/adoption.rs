@@ -35,7 +35,7 @@ pub(crate) fn can_adopt(left: Left<'_>, now: &abi::Config) -> Result<bool, Strin
     match &left.attached[beyond..] {
         [] => Ok(true),
         held => Err(format!(
-            "capacity: {} is too few: {}; {ADVICE}",
+            "max_capacity: {} is too few: {}; {ADVICE}",
             now.capacity,
             who_holds(held)
         )),
@@ -132,7 +132,7 @@ mod tests {
             ),
             (
                 decide(|c| c.capacity = 2, &[1, 2, 3, 4, 5]),
-                "capacity: ",
+                "max_capacity: ",
                 "s0002, s0003, s0004 and 1 more",
             ),
             (

@@ -132,9 +132,9 @@ impl HostWorld {
                 .collect(),
             programs: steering.programs()?,
         };
-        let slots = without_surplus(slots, config.capacity, &mut *kernels[0]);
+        let slots = without_surplus(slots, config.max_capacity, &mut *kernels[0]);
         let recycler = (config.refill.recycle == config::Recycle::Verified).then(|| {
-            self.recycling(config.capacity, &hubs)
+            self.recycling(config.max_capacity, &hubs)
                 .map_err(|e| format!("{e:#}"))
         });
         let world = World {
@@ -315,9 +315,12 @@ fn log_swept(swept: Swept) {
     }
 }
 
-/// Destroys slots beyond the capacity; nobody holds one.
-fn without_surplus(mut found: Found, capacity: u32, worker: &mut dyn SlotKernel) -> Found {
-    let surplus = found.slots.extract_if(.., |slot| slot.index >= capacity);
+/// Destroys slots that the maps have no room for; nobody holds one. What is beyond the capacity only is the
+/// pool's business, as when it is made smaller while it runs.
+fn without_surplus(mut found: Found, max_capacity: u32, worker: &mut dyn SlotKernel) -> Found {
+    let surplus = found
+        .slots
+        .extract_if(.., |slot| slot.index >= max_capacity);
     let surplus = surplus.map(|slot| RetiredSlot {
         index: slot.index,
         netns: slot.netns,
@@ -325,7 +328,7 @@ fn without_surplus(mut found: Found, capacity: u32, worker: &mut dyn SlotKernel)
     let surplus: Vec<_> = surplus.collect();
     for (slot, outcome) in worker.destroy_slots(surplus) {
         if let Err(error) = outcome {
-            tracing::warn!("remove slot {slot}, beyond the capacity: {error}");
+            tracing::warn!("remove slot {slot}, beyond max_capacity: {error}");
         }
     }
     found

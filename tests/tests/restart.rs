@@ -300,7 +300,7 @@ fn a_start_that_would_cut_attachments_off_is_refused_and_changes_nothing() -> Re
     let web = first.get("web")?;
     kill(&mut first)?;
     let before = identity(&world)?;
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 3] = [
         (
             &["--pool-cidr", "10.99.0.0/16"],
             "pool_cidr: slots have addresses from 10.213.0.0 on",
@@ -309,7 +309,6 @@ fn a_start_that_would_cut_attachments_off_is_refused_and_changes_nothing() -> Re
             &["--pool-cidr6", "off"],
             "pool_cidr6: slots have addresses from fd00",
         ),
-        (&["--capacity", "2"], "capacity: 2 is too few: s000"),
         (
             &["--bpffs", "/sys/fs/bpf/other"],
             "bpffs: what is left in /run/pcpm belongs to the pins",
@@ -329,12 +328,38 @@ fn a_start_that_would_cut_attachments_off_is_refused_and_changes_nothing() -> Re
 }
 
 #[test]
+fn attachments_beyond_a_smaller_capacity_go_on_until_they_end() -> Result<()> {
+    let world = World::new()?;
+    let mut first = world.pool_of(4)?;
+    for owner in ["a", "b", "web"] {
+        first.attach(owner, "t")?;
+    }
+    let web = first.get("web")?.attachment;
+    assert_eq!(web.slot, "s0002");
+    kill(&mut first)?;
+    let next = world.spawn_daemon(&["--capacity", "2"])?;
+    assert_eq!(next.get("web")?.attachment.id, web.id);
+    let place = world.slot(&web.netns);
+    place.tool("ping -c1 -W5 198.51.100.1").run()?;
+    next.wait_until("one slot is beyond the capacity", |counts| {
+        (counts.attached, counts.beyond, counts.retiring) == (3, 1, 0)
+    })?;
+    next.detach("web")?;
+    next.wait_until("it is destroyed and not replaced", |counts| {
+        (counts.attached, counts.beyond, counts.ready) == (2, 0, 0)
+    })
+}
+
+#[test]
 fn other_addresses_and_a_smaller_capacity_are_taken_while_nobody_is_attached() -> Result<()> {
     let world = World::new()?;
     let mut first = world.pool_of(6)?;
     kill(&mut first)?;
     let mut second = world.spawn_daemon(&["--capacity", "3"])?;
     second.wait_until_ready(3)?;
+    second.wait_until("nothing is beyond the capacity", |counts| {
+        counts.beyond == 0
+    })?;
     let mounts = world.tool("ls /run/pcpm/netns").run()?;
     assert_eq!(mounts, "s0000\ns0001\ns0002\n");
     kill(&mut second)?;

@@ -354,6 +354,7 @@ impl Pool {
         let slots = &self.slots;
         let is_vacant = |slot: SlotIndex| matches!(slots[slot as usize].state, State::Vacant);
         self.vacant.retain(|&slot| is_vacant(slot));
+        self.retire_beyond(commands);
     }
 
     /// Takes an event and appends what has to be done to `commands`, in the order in which it has
