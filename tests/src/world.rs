@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -77,10 +78,22 @@ impl World {
             .input(THE_INTERNET)
             .run()?;
         for router in ["192.0.2.1", "2001:db8:1::1"] {
-            let ping = format!("ping -n -q -c 1 -i 0.2 -w 10 {router}");
-            world.tool(&ping).run()?;
+            world.wait_until_reached(router)?;
         }
         Ok(world)
+    }
+
+    /// Waits until the host reaches `address`. The kernel tells a new link's state behind the rtnl lock, for
+    /// which it waits as everybody does; until then neighbours are not found, and `ping` gives up.
+    fn wait_until_reached(&self, address: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let ping = format!("ping -n -q -c 1 -i 0.2 -w 10 {address}");
+        loop {
+            match self.tool(&ping).run() {
+                Err(_) if Instant::now() < deadline => {}
+                reached => return reached.map(drop),
+            }
+        }
     }
 
     /// A world whose host has no way out.
