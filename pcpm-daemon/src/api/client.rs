@@ -12,7 +12,7 @@ use pcpm_api::{
 };
 use serde::Serialize;
 use tokio::{net::UnixStream, sync::oneshot::Receiver};
-use zlink::{Connection, Reply};
+use zlink::{Connection, Reply, connection::socket::WriteHalf as _};
 
 use super::{
     Service,
@@ -47,6 +47,8 @@ const MOST_LOCK_GROUPS: u64 = 1000;
 pub(super) struct Client {
     connection: Connection<ClientStream>,
     stream: ClientStream,
+    /// Where messages are written before they are sent.
+    outgoing: Vec<u8>,
     service: Rc<Service>,
     id: ClientId,
     caller: Caller,
@@ -83,6 +85,7 @@ impl Client {
         Ok(Self {
             connection,
             stream,
+            outgoing: Vec::new(),
             service,
             id,
             caller,
@@ -124,7 +127,7 @@ impl Client {
             _ => return Err(Gone),
         };
         let reply = ServiceError::InvalidParameter { parameter: reason };
-        self.connection.send_error(&reply, Vec::new()).await?;
+        self.send(&reply, Vec::new()).await?;
         match error {
             zlink::Error::Json(_) => Ok(()),
             _ => Err(Gone),
@@ -361,27 +364,23 @@ impl Client {
         }
     }
 
-    async fn frame<T: Serialize + std::fmt::Debug>(&mut self, frame: T) -> Step {
+    async fn frame<T: Serialize>(&mut self, frame: T) -> Step {
         let reply = Reply::new(Some(frame)).set_continues(Some(true));
-        Ok(self.connection.send_reply(&reply, Vec::new()).await?)
+        self.send(&reply, Vec::new()).await
     }
 
-    async fn result<T: Serialize + std::fmt::Debug>(
-        &mut self,
-        mode: Mode,
-        result: Result<T, PoolError>,
-    ) -> Step {
+    async fn result<T: Serialize>(&mut self, mode: Mode, result: Result<T, PoolError>) -> Step {
         match result {
             Ok(parameters) => self.reply(mode, parameters).await,
             Err(error) => self.error(mode, &error).await,
         }
     }
 
-    async fn reply<T: Serialize + std::fmt::Debug>(&mut self, mode: Mode, parameters: T) -> Step {
+    async fn reply<T: Serialize>(&mut self, mode: Mode, parameters: T) -> Step {
         self.reply_with(mode, parameters, Vec::new()).await
     }
 
-    async fn reply_with<T: Serialize + std::fmt::Debug>(
+    async fn reply_with<T: Serialize>(
         &mut self,
         mode: Mode,
         parameters: T,
@@ -390,17 +389,27 @@ impl Client {
         if mode.oneway {
             return Ok(());
         }
-        Ok(self
-            .connection
-            .send_reply(&Reply::new(Some(parameters)), fds)
-            .await?)
+        self.send(&Reply::new(Some(parameters)), fds).await
     }
 
-    async fn error<E: Serialize + std::fmt::Debug>(&mut self, mode: Mode, error: &E) -> Step {
+    async fn error<E: Serialize>(&mut self, mode: Mode, error: &E) -> Step {
         if mode.oneway {
             return Ok(());
         }
-        Ok(self.connection.send_error(error, Vec::new()).await?)
+        self.send(error, Vec::new()).await
+    }
+
+    /// Sends one message. The connection's own way is not taken: it tries again from the beginning with 256
+    /// bytes more, until the message fits, which takes the square of its length.
+    async fn send<T: Serialize>(&mut self, message: &T, fds: Vec<OwnedFd>) -> Step {
+        self.outgoing.clear();
+        serde_json::to_writer(&mut self.outgoing, message).map_err(|_| Gone)?;
+        self.outgoing.push(0);
+        self.stream.write(&self.outgoing, &fds, None).await?;
+        if self.outgoing.capacity() > MESSAGE_BYTES {
+            self.outgoing = Vec::new();
+        }
+        Ok(())
     }
 }
 
