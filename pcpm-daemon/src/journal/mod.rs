@@ -1,7 +1,7 @@
 //! What must survive a daemon that is killed: who holds which slot, and which slots are clean.
 //!
 //! The journal is an append-only file, `STATE_DIR/journal`, with a line for everything that happens to a
-//! slot ([`record`], [`format`]). An attach or a detach costs one `write`. The kernel keeps what was
+//! slot ([`record`], [`mod@format`]). An attach or a detach costs one `write`. The kernel keeps what was
 //! written when the daemon dies, and a reboot ends all that the journal is about; so nothing is synced
 //! to disk.
 //!
