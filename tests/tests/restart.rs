@@ -331,22 +331,23 @@ fn a_start_that_would_cut_attachments_off_is_refused_and_changes_nothing() -> Re
 fn attachments_beyond_a_smaller_capacity_go_on_until_they_end() -> Result<()> {
     let world = World::new()?;
     let mut first = world.pool_of(4)?;
-    for owner in ["a", "b", "web"] {
-        first.attach(owner, "t")?;
-    }
-    let web = first.get("web")?.attachment;
-    assert_eq!(web.slot, "s0002");
+    let owners = ["a", "b", "c", "d"];
+    let attached = owners.map(|owner| first.attach(owner, "t"));
+    let last = attached.into_iter().collect::<Result<Vec<_>>>()?;
+    let last = last.into_iter().map(|reply| reply.attachment);
+    let last = last.max_by_key(|attachment| attachment.slot.clone());
+    let last = last.context("four attachments")?;
     kill(&mut first)?;
-    let next = world.spawn_daemon(&["--capacity", "2"])?;
-    assert_eq!(next.get("web")?.attachment.id, web.id);
-    let place = world.slot(&web.netns);
+    let next = world.spawn_daemon(&["--capacity", "3"])?;
+    assert_eq!(next.get(&last.owner)?.attachment.id, last.id);
+    let place = world.slot(&last.netns);
     place.tool("ping -c1 -W5 198.51.100.1").run()?;
     next.wait_until("one slot is beyond the capacity", |counts| {
-        (counts.attached, counts.beyond, counts.retiring) == (3, 1, 0)
+        (counts.attached, counts.beyond) == (4, 1)
     })?;
-    next.detach("web")?;
+    next.detach(&last.owner)?;
     next.wait_until("it is destroyed and not replaced", |counts| {
-        (counts.attached, counts.beyond, counts.ready) == (2, 0, 0)
+        (counts.attached, counts.beyond, counts.ready) == (3, 0, 0)
     })
 }
 
