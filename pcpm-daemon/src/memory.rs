@@ -85,6 +85,20 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     value.checked_mul(1024)
 }
 
+/// Gives memory that is free but kept for later back to the kernel: what is needed once, at start, would count
+/// as the daemon's for ever. Only glibc keeps so much that it is worth asking.
+#[cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "glibc's malloc_trim has no safe wrapper")
+)]
+pub(crate) fn give_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: the allocator's own locks make this safe at any time, from any thread.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

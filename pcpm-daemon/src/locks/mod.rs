@@ -25,6 +25,7 @@ use pcpm_api::types;
 use pcpm_ebpf::locks::{COMM_BYTES, LongWait, STACK_FRAMES, TextRange, Tracing, WRAPPERS};
 
 use crate::bpf::{BpfError, Btf, Counted, LockTracer, WorkerMarks};
+use crate::memory;
 use history::{Blocker, Group, Interval, figures};
 use operation::Operation;
 use symbols::{Resolver, Symbols};
@@ -119,6 +120,7 @@ fn trace(
     let shown_rtnl = symbols.address(names::RTNL);
     let (tracer, places) = LockTracer::attach(settings(&symbols, long_wait)?)?;
     marks.get_or_init(|| places);
+    memory::give_back();
     let mut watcher = Watcher {
         tracer,
         resolver: Resolver::new(symbols),

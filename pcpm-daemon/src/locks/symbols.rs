@@ -11,6 +11,8 @@ use std::{
 
 use pcpm_ebpf::locks::TextRange;
 
+use crate::memory;
+
 /// How long the table is kept without being needed.
 const KEPT: Duration = Duration::from_secs(30);
 
@@ -134,8 +136,8 @@ impl Resolver {
 
     /// Forgets the table if nobody needed it lately.
     pub(crate) fn rest(&mut self) {
-        if self.needed.elapsed() > KEPT {
-            self.symbols = None;
+        if self.needed.elapsed() > KEPT && self.symbols.take().is_some() {
+            memory::give_back();
         }
     }
 }
