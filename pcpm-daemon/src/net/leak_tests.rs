@@ -203,7 +203,7 @@ const LEFT: &[(&str, &str)] = &[
         "address labels",
     ),
     (
-        "mkdir -p /run/netns; touch /run/netns/world; mount --bind /proc/$PPID/ns/net /run/netns/world; ip netns set world 77; umount /run/netns/world",
+        "mkdir -p /run/netns; touch /run/netns/world; mount --bind /proc/$PPID/ns/net /run/netns/world; ip netns set world 77; umount /run/netns/world; rm /run/netns/world",
         "namespace numbers",
     ),
     ("nft add table inet left", "nftables changes"),
