@@ -1,9 +1,10 @@
 //! Where the product differs from netfilter on purpose, and why. Any other difference is a fault.
 
-use crate::packet::Sum;
+use crate::packet::{Sum, Version};
+use crate::sight::{HOST, Seen, Sight};
 use crate::traffic::{Damage, End, Parts, Step, What};
-use crate::twin::{Seen, Sight};
 
+const GATEWAY6: &str = "fe80::1";
 /// What [`tcp_states`] gives as its reason.
 pub(crate) const OUT_OF_STATE: &str = "TCP states are the ends' business";
 
@@ -17,6 +18,18 @@ pub(crate) fn forget_hop_to_slot(step: &Step, theirs: &mut Seen) {
     }
 }
 
+/// What the host itself tells a slot comes from the slots' gateway, of both versions of IP. Without the
+/// product IPv6 prefers an address of a wider scope where there is one.
+pub(crate) fn forget_gateway(step: &Step, ours: &mut Seen) {
+    if step.version == Version::V6 && step.from == End::Slot {
+        for sight in &mut ours.at_slot {
+            if sight.source == GATEWAY6 {
+                HOST.clone_into(&mut sight.source);
+            }
+        }
+    }
+}
+
 /// The reason for a difference in what `step` led to; `None` when there is none.
 pub(crate) fn intended(step: &Step, ours: &Seen, theirs: &Seen) -> Option<&'static str> {
     let rules = [
@@ -26,6 +39,8 @@ pub(crate) fn intended(step: &Step, ours: &Seen, theirs: &Seen) -> Option<&'stat
         last_hop,
         options,
         source_quench,
+        redirect,
+        path_mtu,
         quoted_fragment,
         other_icmp,
         tcp_states,
@@ -76,7 +91,26 @@ fn options(step: &Step, ours: &Seen, theirs: &Seen) -> Option<&'static str> {
 /// RFC 6633: source quench is dead.
 fn source_quench(step: &Step, ours: &Seen, _: &Seen) -> Option<&'static str> {
     let quench = matches!(step.what, What::Error { kind: 4, .. });
-    (quench && ours.is_empty()).then_some("source quench is not carried")
+    (step.version == Version::V4 && quench && ours.is_empty())
+        .then_some("source quench is not carried")
+}
+
+/// Netfilter does not look at what IPv6 nodes tell each other on a link, so its host forwards a redirect
+/// of the slot as it is, with the slot's own address. Here it is dropped.
+fn redirect(step: &Step, ours: &Seen, _: &Seen) -> Option<&'static str> {
+    let redirect = matches!(step.what, What::Error { kind: 137, .. });
+    (redirect && ours.is_empty()).then_some("redirects are not carried")
+}
+
+/// Linux applies the path MTUs that its IPv6 host has learned to what it forwards, so whoever sends the
+/// host errors about pings makes the packets of others smaller. Here slots learn from errors about
+/// their own packets.
+fn path_mtu(step: &Step, ours: &Seen, theirs: &Seen) -> Option<&'static str> {
+    const PACKET_TOO_BIG: u8 = 2;
+    let by_host = |sight: &Sight| sight.source == HOST && sight.body[0] == PACKET_TOO_BIG;
+    let refused = step.from == End::Slot && theirs.at_slot.iter().any(by_host);
+    let goes_on = ours.at_slot.is_empty() && !ours.at_world.is_empty();
+    (step.version == Version::V6 && refused && goes_on).then_some("the host's path MTU is its own")
 }
 
 /// Netfilter has put a datagram together by the time it finds that it has no hop left, and quotes the

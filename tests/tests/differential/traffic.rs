@@ -1,8 +1,8 @@
 //! Traffic between a slot and the world, made up from a seed.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use crate::packet::{ACK, ECHO_REPLY, ECHO_REQUEST, FIN, ICMP, RST, SYN, TCP, UDP};
+use crate::packet::{ACK, FIN, RST, SYN, TCP, UDP, Version};
 
 /// Where a packet starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,21 +16,30 @@ pub(crate) enum End {
 pub(crate) struct Flow {
     pub(crate) protocol: u8,
     pub(crate) slot_port: u16,
-    pub(crate) peer: Ipv4Addr,
+    pub(crate) peer: IpAddr,
     pub(crate) peer_port: u16,
     /// The host's port that is published for the slot's, for a conversation that the world opens.
     pub(crate) published_port: Option<u16>,
 }
 
+impl Flow {
+    pub(crate) fn version(&self) -> Version {
+        Version::of(self.peer)
+    }
+}
+
 /// One packet, or the fragments of one.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
+    pub(crate) version: Version,
     pub(crate) from: End,
     pub(crate) what: What,
     pub(crate) ttl: u8,
     pub(crate) tos: u8,
     pub(crate) identification: u16,
+    /// Counts in IPv4.
     pub(crate) dont_fragment: bool,
+    /// As in [`Datagram`](crate::packet::Datagram).
     pub(crate) options: Vec<u8>,
     pub(crate) parts: Parts,
     pub(crate) damage: Damage,
@@ -129,17 +138,47 @@ impl Random {
 
 const LENGTHS: [usize; 8] = [0, 1, 7, 64, 512, 1459, 1460, 1400];
 const UDP_LENGTHS: [usize; 8] = [0, 1, 7, 64, 512, 1471, 1472, 1400];
+/// Type and code: unreachable, time exceeded, parameter problem, source quench, redirect.
+const ERRORS_OF_IPV4: [(u8, u8); 11] = [
+    (3, 0),
+    (3, 1),
+    (3, 3),
+    (3, 4),
+    (3, 9),
+    (3, 13),
+    (11, 0),
+    (11, 1),
+    (12, 0),
+    (4, 0),
+    (5, 1),
+];
+/// Type and code: unreachable, packet too big, time exceeded, parameter problem, redirect.
+const ERRORS_OF_IPV6: [(u8, u8); 11] = [
+    (1, 0),
+    (1, 1),
+    (1, 3),
+    (1, 4),
+    (1, 5),
+    (2, 0),
+    (3, 0),
+    (3, 1),
+    (4, 0),
+    (4, 1),
+    (137, 0),
+];
 
 /// Makes the steps of one flow.
 pub(crate) struct Script<'a> {
     random: &'a mut Random,
+    version: Version,
     steps: Vec<Step>,
 }
 
 impl<'a> Script<'a> {
-    fn new(random: &'a mut Random) -> Self {
+    fn new(random: &'a mut Random, version: Version) -> Self {
         Self {
             random,
+            version,
             steps: Vec::new(),
         }
     }
@@ -147,6 +186,7 @@ impl<'a> Script<'a> {
     fn say(&mut self, from: End, what: What) -> &mut Step {
         let random = &mut *self.random;
         self.steps.push(Step {
+            version: self.version,
             from,
             what,
             ttl: 64,
@@ -222,6 +262,14 @@ impl<'a> Script<'a> {
         self.say(from, What::Udp { length, checksum })
     }
 
+    fn echo_request(&mut self, from: End) {
+        self.echo(from, self.version.echo().0);
+    }
+
+    fn echo_reply(&mut self, from: End) {
+        self.echo(from, self.version.echo().1);
+    }
+
     fn echo(&mut self, from: End, kind: u8) {
         let length = self.random.pick(&UDP_LENGTHS);
         let number = u16::try_from(self.steps.len()).unwrap();
@@ -234,25 +282,19 @@ impl<'a> Script<'a> {
     }
 
     fn error(&mut self, from: End) {
-        let kinds = [
-            (3, 0),
-            (3, 1),
-            (3, 3),
-            (3, 4),
-            (3, 9),
-            (3, 13),
-            (11, 0),
-            (11, 1),
-            (12, 0),
-            (4, 0),
-            (5, 1),
-        ];
-        let (kind, code) = self.random.pick(&kinds);
+        let (kind, code) = match self.version {
+            Version::V4 => self.random.pick(&ERRORS_OF_IPV4),
+            Version::V6 => self.random.pick(&ERRORS_OF_IPV6),
+        };
+        let too_big = match self.version {
+            Version::V4 => (3, 4),
+            Version::V6 => (2, 0),
+        };
         let right = Quote::Right;
         let what = What::Error {
             kind,
             code,
-            rest: if (kind, code) == (3, 4) { 1400 } else { 0 },
+            rest: if (kind, code) == too_big { 1400 } else { 0 },
             quoted: self.random.pick(&[8, 8, 20, 28, 128, 548]),
             quote: self.random.pick(&[
                 right,
@@ -279,21 +321,35 @@ impl<'a> Script<'a> {
 }
 
 fn bend(step: &mut Step, random: &mut Random) {
-    match random.below(4) {
-        0 => step.ttl = random.pick(&[0, 1, 2, 3, 255]),
-        1 => step.damage = random.pick(&[Damage::Header, Damage::Transport]),
-        2 => {
-            let nothing = &[1, 1, 1, 0][..];
-            let router_alert = &[148, 4, 0, 0];
-            let record_route = &[7, 7, 4, 0, 0, 0, 0, 0];
-            let options = random.pick(&[nothing, router_alert, record_route]);
-            step.options = options.to_vec();
+    match (random.below(4), step.version) {
+        (0, _) => step.ttl = random.pick(&[0, 1, 2, 3, 255]),
+        (1, Version::V4) => {
+            step.damage = random.pick(&[Damage::Header, Damage::Transport]);
         }
+        (1, Version::V6) => step.damage = Damage::Transport,
+        (2, Version::V4) => step.options = ipv4_options(random),
+        (2, Version::V6) => step.options = ipv6_options(random),
         _ => {
             step.parts = random.pick(&[Parts::InOrder, Parts::Reversed, Parts::Overtaken]);
             step.dont_fragment = false;
         }
     }
+}
+
+fn ipv4_options(random: &mut Random) -> Vec<u8> {
+    let nothing = &[1, 1, 1, 0][..];
+    let router_alert = &[148, 4, 0, 0];
+    let record_route = &[7, 7, 4, 0, 0, 0, 0, 0];
+    random.pick(&[nothing, router_alert, record_route]).to_vec()
+}
+
+/// Headers that stay in front of a fragment header, whoever cuts the datagram.
+fn ipv6_options(random: &mut Random) -> Vec<u8> {
+    const HOP_BY_HOP: u8 = 0;
+    let nothing = &[HOP_BY_HOP, 0, 1, 4, 0, 0, 0, 0][..];
+    let router_alert = &[HOP_BY_HOP, 0, 5, 2, 0, 0, 1, 0];
+    let both = &[HOP_BY_HOP, 1, 1, 4, 0, 0, 0, 0, 5, 2, 0, 0, 1, 2, 0, 0];
+    random.pick(&[nothing, router_alert, both]).to_vec()
 }
 
 /// With the ends changed over: what the slot did the world does.
@@ -312,9 +368,9 @@ fn other(end: End) -> End {
 }
 
 /// Opened, used, and closed, reset, or left alone.
-pub(crate) fn tcp_connection(random: &mut Random) -> Vec<Step> {
+pub(crate) fn tcp_connection(random: &mut Random, version: Version) -> Vec<Step> {
     let ending = random.below(6);
-    let mut script = Script::new(random);
+    let mut script = Script::new(random, version);
     script.handshake();
     script.talk();
     let end = script.either();
@@ -337,9 +393,9 @@ pub(crate) fn tcp_connection(random: &mut Random) -> Vec<Step> {
 }
 
 /// What does not begin or go on as it should.
-pub(crate) fn tcp_oddity(random: &mut Random) -> Vec<Step> {
+pub(crate) fn tcp_oddity(random: &mut Random, version: Version) -> Vec<Step> {
     let oddity = random.below(6);
-    let mut script = Script::new(random);
+    let mut script = Script::new(random, version);
     match oddity {
         0 => script.tcp(End::Slot, SYN, 0),
         1 => {
@@ -368,9 +424,9 @@ pub(crate) fn tcp_oddity(random: &mut Random) -> Vec<Step> {
     script.bend()
 }
 
-pub(crate) fn udp_exchange(random: &mut Random) -> Vec<Step> {
+pub(crate) fn udp_exchange(random: &mut Random, version: Version) -> Vec<Step> {
     let count = 1 + random.below(6);
-    let mut script = Script::new(random);
+    let mut script = Script::new(random, version);
     script.datagram(End::Slot);
     for _ in 0..count {
         let from = script.either();
@@ -379,36 +435,41 @@ pub(crate) fn udp_exchange(random: &mut Random) -> Vec<Step> {
     script.bend()
 }
 
-pub(crate) fn echo_exchange(random: &mut Random) -> Vec<Step> {
+pub(crate) fn echo_exchange(random: &mut Random, version: Version) -> Vec<Step> {
     let count = 1 + random.below(4);
-    let mut script = Script::new(random);
+    let mut script = Script::new(random, version);
     for _ in 0..count {
-        script.echo(End::Slot, ECHO_REQUEST);
-        script.echo(End::World, ECHO_REPLY);
+        script.echo_request(End::Slot);
+        script.echo_reply(End::World);
     }
     let from = script.either();
+    // What time is it; what is your name.
+    let question = match version {
+        Version::V4 => 13,
+        Version::V6 => 139,
+    };
     match script.random.below(4) {
-        0 => script.echo(from, ECHO_REPLY),
-        1 => script.echo(End::World, ECHO_REQUEST),
-        2 => drop(script.say(from, What::OtherIcmp { kind: 13 })),
+        0 => script.echo_reply(from),
+        1 => script.echo_request(End::World),
+        2 => drop(script.say(from, What::OtherIcmp { kind: question })),
         _ => {}
     }
     script.bend()
 }
 
 /// An exchange of any protocol, with errors in between.
-pub(crate) fn errors(random: &mut Random) -> Vec<Step> {
-    errors_about(&[TCP, UDP, ICMP], random)
+pub(crate) fn errors(random: &mut Random, version: Version) -> Vec<Step> {
+    errors_about(&[TCP, UDP, version.icmp()], random, version)
 }
 
 /// The same of what has ports.
-pub(crate) fn errors_about_ports(random: &mut Random) -> Vec<Step> {
-    errors_about(&[TCP, UDP], random)
+pub(crate) fn errors_about_ports(random: &mut Random, version: Version) -> Vec<Step> {
+    errors_about(&[TCP, UDP], random, version)
 }
 
-fn errors_about(protocols: &[u8], random: &mut Random) -> Vec<Step> {
+fn errors_about(protocols: &[u8], random: &mut Random, version: Version) -> Vec<Step> {
     let protocol = random.pick(protocols);
-    let mut script = Script::new(random);
+    let mut script = Script::new(random, version);
     match protocol {
         TCP => script.handshake(),
         UDP => {
@@ -416,11 +477,11 @@ fn errors_about(protocols: &[u8], random: &mut Random) -> Vec<Step> {
             script.datagram(End::World);
         }
         _ => {
-            script.echo(End::Slot, ECHO_REQUEST);
+            script.echo_request(End::Slot);
         }
     }
     for _ in 0..=script.random.below(3) {
-        let from = if protocol == ICMP {
+        let from = if protocol == version.icmp() {
             End::World
         } else {
             script.either()
@@ -430,15 +491,15 @@ fn errors_about(protocols: &[u8], random: &mut Random) -> Vec<Step> {
     match protocol {
         TCP => script.talk(),
         UDP => drop(script.datagram(End::World)),
-        _ => script.echo(End::World, ECHO_REPLY),
+        _ => script.echo_reply(End::World),
     }
     script.bend()
 }
 
 /// Datagrams that are longer than a packet, or cut for no reason.
-pub(crate) fn fragments(random: &mut Random) -> Vec<Step> {
+pub(crate) fn fragments(random: &mut Random, version: Version) -> Vec<Step> {
     let count = random.below(5);
-    let mut script = Script::new(random);
+    let mut script = Script::new(random, version);
     for index in 0..=count {
         let from = if index == 0 {
             End::Slot
@@ -462,9 +523,9 @@ pub(crate) fn fragments(random: &mut Random) -> Vec<Step> {
 }
 
 /// What the world sends without having been asked.
-pub(crate) fn unsolicited(random: &mut Random) -> Vec<Step> {
-    let protocol = random.pick(&[TCP, UDP, ICMP]);
-    let mut script = Script::new(random);
+pub(crate) fn unsolicited(random: &mut Random, version: Version) -> Vec<Step> {
+    let protocol = random.pick(&[TCP, UDP, version.icmp()]);
+    let mut script = Script::new(random, version);
     for _ in 0..3 {
         match protocol {
             TCP => {
@@ -473,7 +534,8 @@ pub(crate) fn unsolicited(random: &mut Random) -> Vec<Step> {
             }
             UDP => drop(script.datagram(End::World)),
             _ => {
-                let kind = script.random.pick(&[ECHO_REPLY, ECHO_REQUEST]);
+                let (request, reply) = version.echo();
+                let kind = script.random.pick(&[reply, request]);
                 script.echo(End::World, kind);
             }
         }
@@ -486,6 +548,6 @@ pub(crate) fn protocol_of(steps: &[Step]) -> u8 {
     match steps[0].what {
         What::Tcp { .. } => TCP,
         What::Udp { .. } => UDP,
-        _ => ICMP,
+        _ => steps[0].version.icmp(),
     }
 }
