@@ -148,9 +148,11 @@ fn outbound(protocol: u8, number: u16, version: Version, random: &mut Random) ->
         protocol,
         slot_port: 2000 + number,
         peer: peer(version, random),
+        // TCP and UDP have no port in common: where a quote names the wrong protocol, the host's port, which
+        // is chosen at random, must not happen to be that of an earlier connection.
         peer_port: match protocol {
             TCP => random.pick(&[80, 443, 8080]),
-            UDP => random.pick(&[53, 443, 4500]),
+            UDP => random.pick(&[53, 853, 4500]),
             _ => 0,
         },
         published_port: None,
