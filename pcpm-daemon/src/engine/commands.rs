@@ -10,7 +10,8 @@ use pcpm_api::{
 use pcpm_ebpf::abi::AttachmentWord;
 
 use super::{
-    Attached, Engine, Unusable, attachment::Origin, events::Happening, foreign, unix_time_ms,
+    Attached, Engine, Unusable, attachment::Origin, events::Happening, requests::foreign,
+    unix_time_ms,
 };
 use crate::{
     net::SlotSpec,

@@ -1,9 +1,12 @@
-//! Attachments that end with a client's connection.
+//! Attachments that end with a client's connection, or with a process.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::ClientId;
-use crate::pool::SlotIndex;
+use super::{ClientId, Engine};
+use crate::{
+    pool::{Event, SlotIndex},
+    process,
+};
 
 /// Which slot lives with which connection.
 #[derive(Debug, Default)]
@@ -34,6 +37,35 @@ impl Leases {
             .slots
             .range((client, SlotIndex::MIN)..=(client, SlotIndex::MAX));
         slots.map(|&(_, slot)| slot).collect()
+    }
+}
+
+impl Engine {
+    /// Tells when [`processes_ended`](Self::processes_ended) has something to do.
+    pub(crate) fn process_ends(&self) -> std::io::Result<process::Ends> {
+        self.process_leases.ends()
+    }
+
+    /// Ends what was leased to processes that have ended.
+    pub(crate) fn processes_ended(&mut self) {
+        loop {
+            let ended = self.process_leases.ended();
+            if ended.is_empty() {
+                return;
+            }
+            for slot in ended {
+                self.feed(Event::Detach(slot), None);
+                self.process_leases.end(slot);
+            }
+        }
+    }
+
+    /// A client's connection ended, and with it the attachments leased to it.
+    pub(crate) fn client_left(&mut self, client: ClientId) {
+        self.clients -= 1;
+        for slot in self.leases.of(client) {
+            self.feed(Event::Detach(slot), None);
+        }
     }
 }
 

@@ -4,21 +4,21 @@ mod options;
 mod recycle;
 mod restart;
 
-use std::{cell::RefCell, fs::File};
+use std::{cell::RefCell, fs::File, time::Duration};
 
-use pcpm_api::types::{SlotState, Source};
+use pcpm_api::types::{Lease, OnEmpty, SlotState, Source};
 use pcpm_ebpf::{
     abi::{AttachmentWord, FlowTable, SlotFlows},
     quota,
 };
 
-use super::*;
+use super::{workers::Report, *};
 use crate::{
-    api::Role,
+    api::{Caller, Role},
     bpf::fake::FakeDatapath,
     collector::FillChange,
     journal::fake::MemoryStorage,
-    net::{RetiredSlot, SlotSpec},
+    net::{self, RetiredSlot, SlotSpec},
     pool::{Quota, Quotas, Target},
     reservation::fake::FakePorts,
 };

@@ -1,7 +1,14 @@
 //! The pool's behaviour, one sentence a test, and random schedules that check what must hold always.
 
-use std::collections::HashSet;
+use std::{
+    collections::{BTreeMap, HashSet},
+    rc::Rc,
+};
 
+use pcpm_api::{
+    options::Options,
+    types::{Lease, OnEmpty, SlotState, Source},
+};
 use proptest::prelude::*;
 
 use super::*;

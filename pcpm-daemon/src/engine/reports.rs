@@ -1,0 +1,84 @@
+//! Takes what the workers did.
+
+use std::rc::Rc;
+
+use pcpm_ebpf::abi::SlotCounters;
+
+use super::{Engine, Record, attachment::SlotText, events::Happening, workers::Report};
+use crate::{
+    net,
+    pool::{Event, SlotIndex},
+};
+
+impl Engine {
+    /// Takes what the workers did; says whether a request waits for what they do next.
+    pub(crate) fn reports(&mut self, reports: impl Iterator<Item = Report>) -> bool {
+        reports.for_each(|report| self.report(report));
+        self.pool.counts().waiting > 0
+    }
+
+    /// Takes what a worker did.
+    pub(super) fn report(&mut self, report: Report) {
+        let event = match report {
+            Report::Created {
+                slot,
+                netns,
+                timings,
+            } => {
+                self.totals.created += 1;
+                self.create_latency.record(timings);
+                let baseline = self.baseline(slot);
+                self.datapath.begin_flows(slot);
+                let mtu = self.world.mtu;
+                self.note_ready(slot, mtu, baseline);
+                self.records[slot as usize] = Record {
+                    netns: Some(netns),
+                    baseline,
+                    text: Some(Rc::new(SlotText::new(&self.world, slot, mtu))),
+                    origin: None,
+                    told_broken_in: None,
+                    is_noted_ready: true,
+                    golden: None,
+                    tampered: None,
+                };
+                self.portray(slot);
+                self.events.push(Happening::Ready, Some(slot), None);
+                Event::Created(slot)
+            }
+            Report::CreateFailed { slot, reason } => {
+                self.note_failure(slot, &reason);
+                Event::CreateFailed(slot, reason)
+            }
+            Report::Retired { slot } => {
+                self.totals.retired += 1;
+                self.events.push(Happening::Retired, Some(slot), None);
+                Event::Retired(slot)
+            }
+            Report::RetireFailed { slot, reason } => {
+                self.note_failure(slot, &reason);
+                Event::RetireFailed(slot, reason)
+            }
+            Report::Portrayed { slot, golden } => return self.portrayed(&slot, golden),
+            Report::Tampered(tampered) => return self.tampered(tampered),
+            Report::Judged { recycled, took } => return self.judged(recycled, took),
+        };
+        self.feed(event, None);
+    }
+
+    /// The counters of a slot that was just made; an index that was never used has counted nothing.
+    fn baseline(&self, slot: SlotIndex) -> SlotCounters {
+        match self.pool.epoch(slot) {
+            0 => SlotCounters::default(),
+            _ => self.datapath.slot_counters(slot).unwrap_or_default(),
+        }
+    }
+
+    fn note_failure(&mut self, slot: SlotIndex, reason: &str) {
+        self.totals.failed += 1;
+        tracing::warn!(slot = net::slot_name(slot), "{reason}");
+        let failed = Happening::Failed {
+            reason: reason.to_owned(),
+        };
+        self.events.push(failed, Some(slot), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! One slot, and the counts of all by state.
+
+use std::rc::Rc;
+
+use pcpm_api::types::{SlotCounts, SlotState};
+
+use super::{Holder, Now, Pool, RequestId, SlotIndex};
+
+/// State of one slot.
+#[derive(Debug)]
+pub(super) enum State {
+    Vacant,
+    Creating,
+    Ready,
+    Attached(Rc<Holder>),
+    Retiring,
+    Failed(Box<FailedSlot>),
+}
+
+/// What a failed slot waits for.
+#[derive(Debug)]
+pub(super) struct FailedSlot {
+    pub(super) reason: String,
+    pub(super) retry_at: Now,
+    /// Whether it has to be destroyed (again) before it can be made.
+    pub(super) retire: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) state: State,
+    pub(super) epoch: u32,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// Requests with smaller ids came before the slot began to be made.
+    pub(super) begun_before: RequestId,
+}
+
+impl Pool {
+    /// Changes a slot's state and returns what it was.
+    pub(super) fn set(&mut self, slot: SlotIndex, state: State) -> State {
+        if let Some(count) = self.count_of(slot) {
+            *count -= 1;
+        }
+        let before = std::mem::replace(&mut self.slots[slot as usize].state, state);
+        if let Some(count) = self.count_of(slot) {
+            *count += 1;
+        }
+        self.touched.push(slot);
+        before
+    }
+
+    /// The count that the slot is in. Nobody counts vacant slots that a smaller pool has no place for.
+    fn count_of(&mut self, slot: SlotIndex) -> Option<&mut u32> {
+        match self.state(slot) {
+            SlotState::Vacant if slot >= self.settings.capacity => None,
+            SlotState::Vacant => Some(&mut self.counts.vacant),
+            SlotState::Creating => Some(&mut self.counts.creating),
+            SlotState::Ready => Some(&mut self.counts.ready),
+            SlotState::Attached => Some(&mut self.counts.attached),
+            SlotState::Retiring => Some(&mut self.counts.retiring),
+            SlotState::Failed => Some(&mut self.counts.failed),
+        }
+    }
+
+    pub(super) fn note_counts(&mut self) {
+        let SlotCounts {
+            ready,
+            attached,
+            creating,
+            retiring,
+            failed,
+            vacant,
+            capacity,
+            ..
+        } = self.counts;
+        let all = ready + attached + creating + retiring + failed + vacant;
+        self.counts.beyond = all.saturating_sub(capacity);
+        self.counts.waiting = self.waiting.len();
+        self.counts.target = self.target();
+    }
+
+    /// The slot's state, as shown to clients.
+    pub(crate) fn state(&self, slot: SlotIndex) -> SlotState {
+        match self.slots[slot as usize].state {
+            State::Vacant => SlotState::Vacant,
+            State::Creating => SlotState::Creating,
+            State::Ready => SlotState::Ready,
+            State::Attached(_) => SlotState::Attached,
+            State::Retiring => SlotState::Retiring,
+            State::Failed(_) => SlotState::Failed,
+        }
+    }
+
+    /// Whether the slot waits for somebody.
+    pub(crate) fn is_ready(&self, slot: SlotIndex) -> bool {
+        matches!(self.slots[slot as usize].state, State::Ready)
+    }
+
+    /// The slot's attachment counter.
+    pub(crate) fn epoch(&self, slot: SlotIndex) -> u32 {
+        self.slots[slot as usize].epoch
+    }
+
+    /// Why the slot failed and when it is tried again.
+    pub(crate) fn failure(&self, slot: SlotIndex) -> Option<(&str, Now)> {
+        match &self.slots[slot as usize].state {
+            State::Failed(failed) => Some((&failed.reason, failed.retry_at)),
+            _ => None,
+        }
+    }
+
+    /// Who holds the slot.
+    pub(crate) fn holder(&self, slot: SlotIndex) -> Option<&Rc<Holder>> {
+        match &self.slots[slot as usize].state {
+            State::Attached(holder) => Some(holder),
+            _ => None,
+        }
+    }
+
+    /// The holder of an attached slot has other options from now on.
+    pub(crate) fn change_holder(&mut self, slot: SlotIndex, holder: Rc<Holder>) {
+        if let State::Attached(before) = &mut self.slots[slot as usize].state {
+            debug_assert_eq!(before.owner, holder.owner);
+            *before = holder;
+            self.touched.push(slot);
+        }
+    }
+}
