@@ -248,14 +248,13 @@ impl Client {
         self.call("Reload", &Nothing {})
     }
 
-    /// Follows the pool, with a frame at most every `interval` (`None`: as the daemon likes).
+    /// Follows the pool.
     ///
     /// # Errors
     /// As [`Client::call`]; errors of the frames come with the frames.
-    pub fn watch(self, interval: Option<Duration>) -> Result<Watch, ClientError> {
-        let interval_ms = interval.map(|i| u64::try_from(i.as_millis()).unwrap_or(u64::MAX));
-        let silence = WATCH_SILENCE.saturating_add(interval.unwrap_or_default());
-        self.follow("Watch", &WatchRequest { interval_ms }, silence)
+    pub fn watch(self, request: &WatchRequest) -> Result<Watch, ClientError> {
+        let interval = Duration::from_millis(request.interval_ms.unwrap_or_default());
+        self.follow("Watch", request, WATCH_SILENCE.saturating_add(interval))
     }
 
     /// Who waited for the kernel's locks lately, and who held them.

@@ -13,7 +13,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use drops::{DroppedPackets, DropsReply, DropsRequest};
-pub use locks::{LockBlocker, LockWaiter, LockWaits, LocksReply, LocksRequest, LongWait};
+pub use locks::{
+    LockBlocker, LockFrame, LockWaiter, LockWaits, LocksReply, LocksRequest, LongWait,
+};
 
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
@@ -446,6 +448,8 @@ pub struct GetRequest {
 pub struct WatchRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<bool>,
 }
 
 /// Reply of `Attach`.
@@ -514,6 +518,10 @@ pub struct WatchFrame {
     pub slots: Vec<Slot>,
     pub events: Vec<Event>,
     pub events_lost: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<Vec<LockFrame>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks_unavailable: Option<String>,
 }
 
 /// Reply of `Doctor`.

@@ -72,7 +72,10 @@ takes root (CAP_SYS_ADMIN).";
 
 const WATCH_HELP: &str = "\
 Prints one line per event: time (UTC), kind, slot, owner, tenant, message. With --json one frame per
-line, the first with every slot, the others with those that changed. Exits 3 when pcpmd goes away.";
+line, the first with every slot, the others with those that changed. Exits 3 when pcpmd goes away.
+
+With --locks there is a line for each of the locks that were waited for longest in the last second
+(kind lock), and one for each long wait (kind wait).";
 
 const DROPS_HELP: &str = "\
 Examples:
@@ -191,11 +194,7 @@ pub(crate) enum Verb {
     Status,
     /// Follow what happens in the pool.
     #[command(after_help = WATCH_HELP)]
-    Watch {
-        /// Shortest time between two frames.
-        #[arg(long, value_name = "TIME", value_parser = parse::duration)]
-        interval: Option<Duration>,
-    },
+    Watch(WatchArgs),
     /// Show which packets were dropped, and why.
     #[command(after_help = DROPS_HELP)]
     Drops(DropsArgs),
@@ -416,6 +415,17 @@ pub(crate) struct DropsArgs {
     /// Print what a reason means, what causes it and what to do about it.
     #[arg(long, value_name = "REASON", exclusive = true)]
     pub(crate) explain: Option<String>,
+}
+
+/// Words of `watch`.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Shortest time between two frames.
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) interval: Option<Duration>,
+    /// Tell also, once a second, who waits for the kernel's locks.
+    #[arg(long)]
+    pub(crate) locks: bool,
 }
 
 /// Words of `locks`.

@@ -36,7 +36,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Run(args) => run::run(&session, args),
         Verb::Exec { owner, command } => run::exec(&session, owner, command),
         Verb::Status => status::status(&session),
-        Verb::Watch { interval } => watch::watch(&session, *interval),
+        Verb::Watch(args) => watch::watch(&session, args),
         Verb::Drops(args) => drops::drops(&session, args),
         Verb::Locks(args) => locks::locks(&session, args),
         Verb::Drain(args) => manage::drain(&session, args),

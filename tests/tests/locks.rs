@@ -1,17 +1,21 @@
 //! Who waits for the rtnl lock, and who holds it, as the daemon tells it. The locks are the machine's, not the
 //! world's: others may wait for them, too, so everything is asked for by name.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, BufRead as _, BufReader},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
-use pcpm_api::types::{LocksReply, LongWait};
+use anyhow::{Context as _, Result, ensure};
+use pcpm_api::types::{LockFrame, LocksReply, LongWait, WatchFrame};
 use pcpm_tests::{Daemon, Process, World};
 use serde_json::json;
 
 /// Makes links and removes them until it is killed.
-const LINKS: &str = "while :; do ip link add a type veth peer b; ip link del a; done";
+const LINKS: &str = "while :; do ip link add l0 type veth peer name l1; ip link del l0; done";
 /// Holds the lock for long, again and again: many links removed at once.
-const BULK: &str = "for i in $(seq 60); do echo link add a$i group 9 type veth peer b$i; done > /tmp/add; \
+const BULK: &str = "for i in $(seq 60); do echo link add l$i group 9 type veth peer name m$i; done > /tmp/add; \
                     while :; do ip -batch /tmp/add; ip link del group 9; done";
 
 /// Runs a script in a network of its own, until it is dropped.
@@ -65,6 +69,68 @@ fn waits_for_the_rtnl_lock_are_told_with_those_who_wait_and_those_who_hold_it() 
     );
     let text = world.pcpm(["locks", "--last", "20s"])?.run()?;
     assert!(text.contains("rtnl_mutex\tmutex"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn whoever_watches_and_asks_is_told_of_locks_once_a_second() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.pool_of(2)?;
+    let _load = [storm(&world, LINKS)?, storm(&world, BULK)?];
+    let mut wire = daemon.connect()?;
+    wire.stream("Watch", &json!({"locks": true}))?;
+    let mut told: Vec<LockFrame> = Vec::new();
+    let is_told = |frame: &LockFrame| {
+        let rtnl = frame.locks.iter().any(|lock| lock.lock == "rtnl_mutex");
+        rtnl && !frame.waiters.is_empty() && !frame.blockers.is_empty()
+    };
+    let deadline = Instant::now() + pcpm_tests::PATIENCE;
+    while told.iter().filter(|frame| is_told(frame)).count() < 3 {
+        ensure!(Instant::now() < deadline, "not three times in {told:#?}");
+        let frame: WatchFrame = wire.next_reply()?;
+        told.extend(frame.locks.unwrap_or_default());
+    }
+    assert!(
+        told.is_sorted_by(|a, b| a.sequence < b.sequence),
+        "{told:#?}"
+    );
+    let request = json!({"last_ms": 600_000, "history": true});
+    let past: LocksReply = daemon.connect()?.call("Locks", &request)?;
+    let past = past.history.unwrap_or_default();
+    for frame in &told {
+        let same = past.iter().find(|past| past.sequence == frame.sequence);
+        let same = same.with_context(|| format!("{} is not in {past:#?}", frame.sequence))?;
+        assert_eq!(
+            (same.time_ms, &same.waiters[..]),
+            (frame.time_ms, &frame.waiters[..same.waiters.len()])
+        );
+    }
+    let watch = world.pcpm(["watch", "--locks"])?;
+    let mut watch = watch
+        .with(|command| {
+            command.stdout(Stdio::piped());
+        })
+        .spawn()?;
+    let lines = watch.child().stdout.take().context("its output")?;
+    let of_rtnl = |line: &io::Result<String>| {
+        line.as_ref()
+            .is_ok_and(|l| l.contains("\tlock\t-\t-\t-\trtnl_mutex: "))
+    };
+    ensure!(
+        BufReader::new(lines).lines().any(|line| of_rtnl(&line)),
+        "no line of the lock"
+    );
+    Ok(())
+}
+
+#[test]
+fn whoever_does_not_ask_is_told_nothing_of_locks() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.pool_of(1)?;
+    let mut wire = daemon.connect()?;
+    wire.stream("Watch", &json!({}))?;
+    let frame: WatchFrame = wire.next_reply()?;
+    assert!(frame.locks.is_none() && frame.locks_unavailable.is_none());
     Ok(())
 }
 

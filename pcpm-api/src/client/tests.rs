@@ -168,7 +168,12 @@ fn replies_may_arrive_in_pieces_and_several_at_once() {
         stream.write_all(rest).unwrap();
         call
     });
-    let frames = client.watch(Some(Duration::from_millis(50))).unwrap();
+    let frames = client
+        .watch(&WatchRequest {
+            interval_ms: Some(50),
+            ..WatchRequest::default()
+        })
+        .unwrap();
     let ready: Vec<_> = frames.map(|f| f.unwrap().counts.ready).collect();
     assert_eq!(ready, [1, 2, 3]);
     assert_eq!(
@@ -182,7 +187,7 @@ fn a_watch_ends_with_an_error_when_the_daemon_goes_away() {
     let (client, _peer) = answering(message(
         &json!({"parameters": frame(true, 1), "continues": true}),
     ));
-    let mut frames = client.watch(None).unwrap();
+    let mut frames = client.watch(&WatchRequest::default()).unwrap();
     assert!(frames.next().unwrap().unwrap().full);
     assert!(matches!(frames.next(), Some(Err(ClientError::Lost { .. }))));
     assert!(frames.next().is_none());

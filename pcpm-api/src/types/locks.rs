@@ -10,6 +10,8 @@ pub struct LocksRequest {
     pub last_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +20,21 @@ pub struct LocksReply {
     pub interval_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
+    pub locks: Vec<LockWaits>,
+    pub waiters: Vec<LockWaiter>,
+    pub blockers: Vec<LockBlocker>,
+    pub long_waits: Vec<LongWait>,
+    pub missed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<LockFrame>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct LockFrame {
+    pub sequence: u64,
+    pub time_ms: u64,
+    pub interval_ms: u64,
     pub locks: Vec<LockWaits>,
     pub waiters: Vec<LockWaiter>,
     pub blockers: Vec<LockBlocker>,
@@ -63,7 +80,7 @@ pub struct LockBlocker {
     pub total_us: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
 pub struct LongWait {
     pub time_ms: u64,

@@ -7,11 +7,11 @@ use pcpm_api::{
     limits::MESSAGE_BYTES,
     types::{
         AttachRequest, DetachRequest, DoctorReply, DrainReply, DrainRequest, DropsRequest,
-        LocksRequest, UpdateRequest, WatchRequest,
+        LocksRequest, UpdateRequest, WatchFrame, WatchRequest,
     },
 };
 use serde::Serialize;
-use tokio::{net::UnixStream, sync::oneshot::Receiver};
+use tokio::{net::UnixStream, sync::oneshot::Receiver, task::JoinError};
 use zlink::{Connection, Reply, connection::socket::WriteHalf as _};
 
 use super::{
@@ -26,6 +26,7 @@ use crate::{
     engine::{
         Answer, AttachAnswer, Attached, Attachment, ClientId, DropFollower, Subscription, Used,
     },
+    locks::LockFollower,
     pool::RequestId,
 };
 
@@ -284,11 +285,13 @@ impl Client {
                 checks.push(self.service.engine.borrow().journal_check());
                 self.reply(mode, DoctorReply { checks }).await
             }
-            Err(error) => {
-                let reason = format!("check the host: {error}");
-                self.error(mode, &PoolError::Failed { reason }).await
-            }
+            Err(error) => self.could_not(mode, "check the host", &error).await,
         }
+    }
+
+    async fn could_not(&mut self, mode: Mode, what: &str, error: &JoinError) -> Step {
+        let reason = format!("{what}: {error}");
+        self.error(mode, &PoolError::Failed { reason }).await
     }
 
     async fn watch(&mut self, request: &WatchRequest, mode: Mode) -> Step {
@@ -306,13 +309,23 @@ impl Client {
             return self.error(mode, &error).await;
         }
         let subscription = Subscription::new(&self.service.engine);
-        self.frame(subscription.snapshot()).await?;
+        let wants_locks = request.locks == Some(true);
+        let mut locks = wants_locks.then(|| LockFollower::new(&self.service.locks));
+        self.frame(with_locks(subscription.snapshot(), locks.as_mut()))
+            .await?;
         loop {
+            let changed = async {
+                tokio::select! {
+                    () = subscription.changed() => {}
+                    () = locks_changed(locks.as_mut()) => {}
+                }
+            };
             tokio::select! {
                 () = self.stream.hangup() => return Err(Gone),
-                () = paced(interval, subscription.changed()) => {}
+                () = paced(interval, changed) => {}
             }
-            self.frame(subscription.delta()).await?;
+            self.frame(with_locks(subscription.delta(), locks.as_mut()))
+                .await?;
         }
     }
 
@@ -345,7 +358,13 @@ impl Client {
         };
         let history = self.service.locks.clone();
         if !mode.more || mode.oneway {
-            return self.reply(mode, history.report(last, top)).await;
+            let seconds = request.history == Some(true);
+            // Adding up ten minutes takes long enough for others to notice.
+            let report = tokio::task::spawn_blocking(move || history.report(last, top, seconds));
+            return match report.await {
+                Ok(report) => self.reply(mode, report).await,
+                Err(error) => self.could_not(mode, "add up waits", &error).await,
+            };
         }
         let mut changes = history.changes();
         loop {
@@ -358,7 +377,7 @@ impl Client {
                 another = changes.changed() => another.map_err(|_| Gone)?,
             }
             if history.why_unavailable().is_none() {
-                let second = history.report(Duration::from_millis(1), top);
+                let second = history.report(Duration::from_millis(1), top, false);
                 self.frame(second).await?;
             }
         }
@@ -431,6 +450,26 @@ fn locks_wanted(request: &LocksRequest) -> Result<(Duration, Option<usize>), Poo
         None => None,
     };
     Ok((last, top))
+}
+
+/// What a watcher is told that asked for waits for locks as well.
+fn with_locks(frame: WatchFrame, locks: Option<&mut LockFollower>) -> WatchFrame {
+    let Some(locks) = locks else {
+        return frame;
+    };
+    WatchFrame {
+        locks: Some(locks.frames()),
+        locks_unavailable: locks.why_unavailable(),
+        ..frame
+    }
+}
+
+/// Returns when there is something to tell of locks, never where nobody asked.
+async fn locks_changed(locks: Option<&mut LockFollower>) {
+    match locks {
+        Some(locks) => locks.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The reply of `Attach`, and of `Get` with what was used.

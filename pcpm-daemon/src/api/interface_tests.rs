@@ -54,6 +54,7 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::LockWaiter::CUSTOM_TYPE,
         types::LockBlocker::CUSTOM_TYPE,
         types::LongWait::CUSTOM_TYPE,
+        types::LockFrame::CUSTOM_TYPE,
         types::Failure::CUSTOM_TYPE,
         types::Event::CUSTOM_TYPE,
         types::CheckStatus::CUSTOM_TYPE,

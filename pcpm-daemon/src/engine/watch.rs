@@ -135,6 +135,8 @@ impl Engine {
             slots,
             events,
             events_lost,
+            locks: None,
+            locks_unavailable: None,
         }
     }
 }

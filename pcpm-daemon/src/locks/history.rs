@@ -1,149 +1,55 @@
-//! The last ten minutes, second by second, and what they add up to. Bounded: of each second the groups that
-//! waited most are kept by name, the rest together.
+//! The last ten minutes, second by second, shared between the tracer's thread and the clients' tasks. Bounded, and
+//! locked for moments only: whoever adds up intervals does so with references of its own.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use pcpm_api::types::{self, LocksReply};
-use pcpm_ebpf::locks::{BUCKETS, bucket_end_ns};
+use pcpm_api::types::{self, LockFrame, LocksReply};
 use tokio::sync::watch;
 
-use super::operation::Operation;
+use super::{interval::Interval, sum::Sum};
 
 /// Intervals kept.
 const INTERVALS: usize = 600;
-/// Groups of waits, and of blockers, kept of one interval.
-const GROUPS: usize = 64;
 /// Long waits kept.
 const LONG_WAITS: usize = 512;
 /// Groups shown unless somebody asks for more.
 const TOP: usize = 10;
+/// Frames kept for followers that are late.
+const FRAMES: usize = 10;
+/// Locks in a frame.
+const FRAME_LOCKS: usize = 16;
+/// Locks, and groups of each kind, in a frame of the past.
+const PAST_LOCKS: usize = 8;
+const PAST_TOP: usize = 5;
 
-/// Waits that are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Group {
-    pub(super) lock: Arc<str>,
-    pub(super) kind: &'static str,
-    pub(super) caller: Arc<str>,
-    pub(super) thread: Arc<str>,
-    pub(super) operation: Option<Operation>,
-}
-
-/// How many waits, and how long.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Figures {
-    pub(super) count: u64,
-    pub(super) total_ns: u64,
-    pub(super) max_ns: u64,
-    /// Buckets that are not empty, ascending.
-    pub(super) histogram: Vec<(u8, u32)>,
-}
-
-/// A thread that held a lock while others waited.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Blocker {
-    pub(super) lock: Arc<str>,
-    pub(super) thread: Arc<str>,
-    pub(super) tid: u32,
-    pub(super) caller: Option<Arc<str>>,
-}
-
-/// What happened in one interval.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Interval {
-    pub(super) length: Duration,
-    pub(super) waits: Vec<(Group, Figures)>,
-    /// Waits and nanoseconds.
-    pub(super) blockers: Vec<(Blocker, (u64, u64))>,
-    pub(super) missed: u64,
-}
-
-impl Figures {
-    fn add(&mut self, other: &Self) {
-        self.count += other.count;
-        self.total_ns += other.total_ns;
-        self.max_ns = self.max_ns.max(other.max_ns);
-        for &(bucket, count) in &other.histogram {
-            match self.histogram.binary_search_by_key(&bucket, |&(b, _)| b) {
-                Ok(at) => self.histogram[at].1 = self.histogram[at].1.saturating_add(count),
-                Err(at) => self.histogram.insert(at, (bucket, count)),
-            }
-        }
-    }
-
-    /// The end of the bucket that this share of all waits does not exceed.
-    fn quantile_ns(&self, permille: u64) -> u64 {
-        let wanted = (self.count * permille).div_ceil(1000);
-        let mut seen = 0;
-        let found = self.histogram.iter().find(|&&(_, count)| {
-            seen += u64::from(count);
-            seen >= wanted
-        });
-        let end = found.map_or(self.max_ns, |&(bucket, _)| bucket_end_ns(bucket.into()));
-        end.min(self.max_ns)
-    }
-}
-
-/// The figures of a kernel histogram.
-pub(super) fn figures(count: u64, total_ns: u64, max_ns: u64, buckets: &[u32; BUCKETS]) -> Figures {
-    let histogram = (0_u8..).zip(buckets).filter(|&(_, &count)| count > 0);
-    Figures {
-        count,
-        total_ns,
-        max_ns,
-        histogram: histogram.map(|(bucket, &count)| (bucket, count)).collect(),
-    }
-}
-
-impl Interval {
-    /// Keeps the groups that waited most, and the sum of the others.
-    fn bounded(mut self) -> Self {
-        self.waits
-            .sort_by_key(|(_, figures)| std::cmp::Reverse(figures.total_ns));
-        if self.waits.len() > GROUPS {
-            let mut rest = BTreeMap::<_, Figures>::new();
-            for (group, figures) in self.waits.split_off(GROUPS) {
-                let others = Group {
-                    caller: "(others)".into(),
-                    thread: "(others)".into(),
-                    operation: None,
-                    ..group
-                };
-                rest.entry(others).or_default().add(&figures);
-            }
-            // Locks are not bounded by this, but those of one second that are waited for are few.
-            self.waits.extend(rest.into_iter().take(GROUPS));
-        }
-        self.blockers
-            .sort_by_key(|(_, (_, total_ns))| std::cmp::Reverse(*total_ns));
-        self.blockers.truncate(GROUPS);
-        self
-    }
-}
-
-/// What the tracer saw, shared between its thread and the clients' tasks.
+/// What the tracer saw.
 #[derive(Debug)]
 pub(crate) struct LockHistory {
     kept: Mutex<Kept>,
-    /// Intervals so far.
-    changed: watch::Sender<u64>,
+    changed: watch::Sender<()>,
     unavailable: OnceLock<String>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    intervals: VecDeque<Interval>,
+    /// The number of the interval that comes next.
+    next: u64,
+    intervals: VecDeque<Arc<Interval>>,
     long_waits: VecDeque<types::LongWait>,
+    /// The last intervals as those are told who follow; made once for all of them, and not by the thread that serves
+    /// them.
+    frames: VecDeque<Arc<LockFrame>>,
 }
 
 impl LockHistory {
     pub(super) fn new() -> Self {
         Self {
             kept: Mutex::default(),
-            changed: watch::Sender::new(0),
+            changed: watch::Sender::new(()),
             unavailable: OnceLock::new(),
         }
     }
@@ -151,24 +57,25 @@ impl LockHistory {
     /// Nothing more is seen, for this reason.
     pub(super) fn end(&self, reason: String) {
         self.unavailable.get_or_init(|| reason);
-        self.changed.send_modify(|_| ());
+        self.changed.send_modify(|()| ());
     }
 
     pub(super) fn push(&self, interval: Interval, long_waits: Vec<types::LongWait>) {
+        let interval = interval.bounded();
+        let mut frame = frame(&interval, FRAME_LOCKS, TOP);
+        frame.long_waits = longest(long_waits.iter(), TOP);
         let mut kept = self.kept();
-        if kept.intervals.len() == INTERVALS {
-            kept.intervals.pop_front();
-        }
-        kept.intervals.push_back(interval.bounded());
-        kept.long_waits.extend(long_waits);
-        let excess = kept.long_waits.len().saturating_sub(LONG_WAITS);
-        kept.long_waits.drain(..excess);
+        frame.sequence = kept.next;
+        kept.next += 1;
+        append(&mut kept.intervals, [Arc::new(interval)], INTERVALS);
+        append(&mut kept.frames, [Arc::new(frame)], FRAMES);
+        append(&mut kept.long_waits, long_waits, LONG_WAITS);
         drop(kept);
-        self.changed.send_modify(|intervals| *intervals += 1);
+        self.changed.send_modify(|()| ());
     }
 
-    /// Told with the number of intervals so far whenever there is one more, and when there will be none.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    /// Told whenever there is one more interval, and when there will be none.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
@@ -177,32 +84,46 @@ impl LockHistory {
         self.unavailable.get().map(String::as_str)
     }
 
-    /// What the intervals of the last `last` add up to, with the `top` of each kind.
-    pub(crate) fn report(&self, last: Duration, top: Option<usize>) -> LocksReply {
-        let kept = self.kept();
-        let mut sum = Sum::default();
-        for interval in kept.intervals.iter().rev() {
-            if sum.length >= last {
-                break;
-            }
-            sum.add(interval);
-        }
+    /// What the intervals of the last `last` add up to, with the `top` of each kind, and with `history` each of them
+    /// by itself. Takes a while where there are many.
+    pub(crate) fn report(&self, last: Duration, top: Option<usize>, history: bool) -> LocksReply {
         let top = top.unwrap_or(TOP);
-        let since = super::now_ms().saturating_sub(milliseconds(sum.length));
-        let recent = kept.long_waits.iter().filter(|wait| wait.time_ms >= since);
-        let mut long_waits: Vec<_> = recent.cloned().collect();
-        drop(kept);
-        long_waits.sort_by_key(|wait| std::cmp::Reverse(wait.waited_us));
-        long_waits.truncate(top);
+        let (intervals, first) = self.intervals(last);
+        let sum = Sum::of(intervals.iter().map(AsRef::as_ref));
         LocksReply {
-            interval_ms: milliseconds(sum.length),
+            interval_ms: sum.length_ms(),
             unavailable: self.unavailable.get().cloned(),
             locks: sum.locks(),
             waiters: sum.waiters(top),
             blockers: sum.blockers(top),
-            long_waits,
+            long_waits: self.long_waits(sum.length_ms(), top),
             missed: sum.missed,
+            history: history.then(|| past(&intervals, first, top)),
         }
+    }
+
+    /// The intervals of the last `last`, oldest first, and the number of the first of them.
+    fn intervals(&self, last: Duration) -> (Vec<Arc<Interval>>, u64) {
+        let kept = self.kept();
+        let mut length = Duration::ZERO;
+        let recent = kept.intervals.iter().rev().take_while(|interval| {
+            let wanted = length < last;
+            length += interval.length;
+            wanted
+        });
+        let mut recent: Vec<_> = recent.cloned().collect();
+        recent.reverse();
+        let first = kept.next - recent.len() as u64;
+        (recent, first)
+    }
+
+    fn long_waits(&self, last_ms: u64, top: usize) -> Vec<types::LongWait> {
+        let since = super::now_ms().saturating_sub(last_ms);
+        let kept = self.kept();
+        longest(
+            kept.long_waits.iter().filter(|wait| wait.time_ms >= since),
+            top,
+        )
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -210,101 +131,90 @@ impl LockHistory {
     }
 }
 
-/// Intervals added up.
-#[derive(Debug, Default)]
-struct Sum {
-    length: Duration,
-    waits: BTreeMap<Group, Figures>,
-    blockers: BTreeMap<Blocker, (u64, u64)>,
-    missed: u64,
+/// Somebody who is told of each interval.
+pub(crate) struct LockFollower {
+    history: Arc<LockHistory>,
+    changes: watch::Receiver<()>,
+    /// The number of the first interval not told yet.
+    next: u64,
 }
 
-impl Sum {
-    fn add(&mut self, interval: &Interval) {
-        self.length += interval.length;
-        self.missed += interval.missed;
-        for (group, figures) in &interval.waits {
-            match self.waits.get_mut(group) {
-                Some(sum) => sum.add(figures),
-                None => drop(self.waits.insert(group.clone(), figures.clone())),
-            }
-        }
-        for (blocker, (count, total_ns)) in &interval.blockers {
-            let sum = self.blockers.entry(blocker.clone()).or_default();
-            sum.0 += count;
-            sum.1 += total_ns;
+impl LockFollower {
+    /// One who is told of the last interval first.
+    pub(crate) fn new(history: &Arc<LockHistory>) -> Self {
+        Self {
+            history: history.clone(),
+            changes: history.changes(),
+            next: history.kept().next.saturating_sub(1),
         }
     }
 
-    /// All locks, the one waited for longest first.
-    fn locks(&self) -> Vec<types::LockWaits> {
-        let mut locks = BTreeMap::<(&str, &str), Figures>::new();
-        for (group, figures) in &self.waits {
-            locks
-                .entry((&group.lock, group.kind))
-                .or_default()
-                .add(figures);
-        }
-        let mut locks: Vec<_> = locks.into_iter().collect();
-        locks.sort_by_key(|(_, figures)| std::cmp::Reverse(figures.total_ns));
-        let shown = locks
-            .into_iter()
-            .map(|((lock, kind), figures)| types::LockWaits {
-                lock: lock.to_owned(),
-                kind: kind.to_owned(),
-                waits: figures.count,
-                total_us: figures.total_ns / 1000,
-                avg_us: figures.total_ns / figures.count.max(1) / 1000,
-                p50_us: figures.quantile_ns(500) / 1000,
-                p99_us: figures.quantile_ns(990) / 1000,
-                max_us: figures.max_ns / 1000,
-            });
-        shown.collect()
+    /// Returns when there is something to tell.
+    pub(crate) async fn changed(&mut self) {
+        // The history, and so the sender, lives as long as this.
+        let _changed = self.changes.changed().await;
     }
 
-    fn waiters(&self, top: usize) -> Vec<types::LockWaiter> {
-        let mut waits: Vec<_> = self.waits.iter().collect();
-        waits.sort_by_key(|(_, figures)| std::cmp::Reverse(figures.total_ns));
-        let shown = waits
-            .into_iter()
-            .take(top)
-            .map(|(group, figures)| types::LockWaiter {
-                lock: group.lock.to_string(),
-                caller: group.caller.to_string(),
-                thread: group.thread.to_string(),
-                operation: group.operation.map(|op| op.name().to_owned()),
-                waits: figures.count,
-                total_us: figures.total_ns / 1000,
-                max_us: figures.max_ns / 1000,
-            });
-        shown.collect()
+    /// The intervals not told yet, those that are remembered.
+    pub(crate) fn frames(&mut self) -> Vec<LockFrame> {
+        let kept = self.history.kept();
+        let untold = kept.frames.iter().filter(|f| f.sequence >= self.next);
+        let untold: Vec<_> = untold.cloned().collect();
+        self.next = kept.next;
+        drop(kept);
+        untold.into_iter().map(Arc::unwrap_or_clone).collect()
     }
 
-    fn blockers(&self, top: usize) -> Vec<types::LockBlocker> {
-        let mut blockers: Vec<_> = self.blockers.iter().collect();
-        blockers.sort_by_key(|(_, (_, total_ns))| std::cmp::Reverse(*total_ns));
-        let shown = blockers.into_iter().take(top);
-        let shown = shown.map(|(blocker, (count, total_ns))| types::LockBlocker {
-            lock: blocker.lock.to_string(),
-            thread: blocker.thread.to_string(),
-            tid: blocker.tid,
-            caller: blocker.caller.as_ref().map(ToString::to_string),
-            waits: *count,
-            total_us: total_ns / 1000,
-        });
-        shown.collect()
+    /// Why there are none, if there never will be.
+    pub(crate) fn why_unavailable(&self) -> Option<String> {
+        self.history.unavailable.get().cloned()
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Appends, and forgets what is older than the last `most`.
+fn append<T>(queue: &mut VecDeque<T>, items: impl IntoIterator<Item = T>, most: usize) {
+    queue.extend(items);
+    queue.drain(..queue.len().saturating_sub(most));
+}
+
+fn longest<'a>(
+    waits: impl Iterator<Item = &'a types::LongWait>,
+    top: usize,
+) -> Vec<types::LongWait> {
+    let mut waits: Vec<_> = waits.collect();
+    waits.sort_by_key(|wait| std::cmp::Reverse(wait.waited_us));
+    waits.into_iter().take(top).cloned().collect()
+}
+
+/// An interval by itself, without its number and its long waits.
+fn frame(interval: &Interval, locks: usize, top: usize) -> LockFrame {
+    let sum = Sum::of([interval]);
+    LockFrame {
+        time_ms: interval.ended_ms,
+        interval_ms: sum.length_ms(),
+        locks: sum.locks().into_iter().take(locks).collect(),
+        waiters: sum.waiters(top),
+        blockers: sum.blockers(top),
+        missed: sum.missed,
+        ..LockFrame::default()
+    }
+}
+
+fn past(intervals: &[Arc<Interval>], first: u64, top: usize) -> Vec<LockFrame> {
+    let numbered = (first..).zip(intervals);
+    let frames = numbered.map(|(sequence, interval)| LockFrame {
+        sequence,
+        ..frame(interval, PAST_LOCKS, top.min(PAST_TOP))
+    });
+    frames.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use pcpm_ebpf::locks::bucket;
+    use pcpm_ebpf::locks::{BUCKETS, bucket};
 
     use super::*;
+    use crate::locks::interval::{Figures, GROUPS, Group, figures};
 
     const MS: u64 = 1_000_000;
 
@@ -345,7 +255,7 @@ mod tests {
             ];
             history.push(second(waits), Vec::new());
         }
-        let report = history.report(Duration::from_secs(2), None);
+        let report = history.report(Duration::from_secs(2), None, false);
         assert_eq!(report.interval_ms, 2000);
         let rtnl = &report.locks[0];
         assert_eq!((rtnl.lock.as_str(), rtnl.waits), ("rtnl_mutex", 4));
@@ -378,7 +288,7 @@ mod tests {
         let history = LockHistory::new();
         let waits = (0..1000).map(|n| (group("rtnl_mutex", &format!("t{n}")), waited(&[MS])));
         history.push(second(waits.collect()), Vec::new());
-        let report = history.report(Duration::from_secs(1), Some(1000));
+        let report = history.report(Duration::from_secs(1), Some(1000), false);
         assert_eq!(report.locks[0].waits, 1000);
         assert!(report.waiters.len() <= GROUPS + 1);
     }
@@ -389,6 +299,81 @@ mod tests {
         for _ in 0..INTERVALS + 5 {
             history.push(second(Vec::new()), Vec::new());
         }
-        assert_eq!(history.report(Duration::MAX, None).interval_ms, 600_000);
+        assert_eq!(
+            history.report(Duration::MAX, None, false).interval_ms,
+            600_000
+        );
+    }
+
+    fn long_wait(waited_us: u64) -> types::LongWait {
+        types::LongWait {
+            time_ms: crate::locks::now_ms(),
+            waited_us,
+            ..types::LongWait::default()
+        }
+    }
+
+    #[test]
+    fn a_follower_is_told_each_interval_once_and_what_it_missed_shows_in_the_numbers() {
+        let history = Arc::new(LockHistory::new());
+        let push = |thread| {
+            let waits = vec![(group("rtnl_mutex", thread), waited(&[MS]))];
+            history.push(second(waits), vec![long_wait(10), long_wait(30)]);
+        };
+        push("before");
+        let mut follower = LockFollower::new(&history);
+        let told = |follower: &mut LockFollower| -> Vec<_> {
+            follower
+                .frames()
+                .iter()
+                .map(|frame| frame.sequence)
+                .collect()
+        };
+        assert_eq!(told(&mut follower), [0]);
+        assert!(told(&mut follower).is_empty());
+        push("ip");
+        let frames = follower.frames();
+        assert_eq!((frames[0].sequence, frames[0].locks[0].waits), (1, 1));
+        assert_eq!(frames[0].waiters[0].thread, "ip");
+        assert_eq!(frames[0].long_waits[0].waited_us, 30);
+        (0..2 * FRAMES).for_each(|_| push("ip"));
+        let late = told(&mut follower);
+        assert_eq!((late.len(), late[0]), (FRAMES, 2 + FRAMES as u64));
+    }
+
+    #[test]
+    fn a_frame_is_bounded_whatever_happened() {
+        let history = Arc::new(LockHistory::new());
+        let waits = (0..1000).map(|n| (group(&format!("lock{n}"), "t"), waited(&[n * MS])));
+        history.push(second(waits.collect()), (0..1000).map(long_wait).collect());
+        let frame = LockFollower::new(&history).frames().remove(0);
+        assert_eq!(
+            (
+                frame.locks.len(),
+                frame.waiters.len(),
+                frame.long_waits.len()
+            ),
+            (FRAME_LOCKS, TOP, TOP)
+        );
+        assert_eq!(frame.locks[0].lock, "lock999");
+        assert_eq!(frame.long_waits[0].waited_us, 999);
+    }
+
+    #[test]
+    fn history_has_the_same_numbers_as_the_frames() {
+        let history = Arc::new(LockHistory::new());
+        for thread in ["a", "b", "c"] {
+            let waits = vec![(group("rtnl_mutex", thread), waited(&[MS]))];
+            history.push(second(waits), Vec::new());
+        }
+        let report = history.report(Duration::from_secs(2), None, true);
+        let past = report.history.unwrap();
+        let told: Vec<_> = past
+            .iter()
+            .map(|f| (f.sequence, f.waiters[0].thread.as_str()))
+            .collect();
+        assert_eq!(told, [(1, "b"), (2, "c")]);
+        assert_eq!(LockFollower::new(&history).frames()[0].sequence, 2);
+        assert_eq!(history.report(Duration::MAX, None, false).history, None);
     }
 }

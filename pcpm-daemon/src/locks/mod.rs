@@ -6,8 +6,10 @@
 
 mod calibration;
 mod history;
+mod interval;
 mod names;
 pub(crate) mod operation;
+mod sum;
 mod symbols;
 
 use std::{
@@ -26,11 +28,11 @@ use pcpm_ebpf::locks::{COMM_BYTES, LongWait, STACK_FRAMES, TextRange, Tracing, W
 
 use crate::bpf::{BpfError, Btf, Counted, LockTracer, WorkerMarks};
 use crate::memory;
-use history::{Blocker, Group, Interval, figures};
+use interval::{Blocker, Group, Interval, figures};
 use operation::Operation;
 use symbols::{Resolver, Symbols};
 
-pub(crate) use history::LockHistory;
+pub(crate) use history::{LockFollower, LockHistory};
 
 /// How often the tracer is asked.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -203,6 +205,7 @@ impl Watcher {
         let missed = self.tracer.missed()?;
         let missed = missed.waiters + missed.blockers + missed.long_waits;
         let mut interval = Interval {
+            ended_ms: now_ms(),
             length,
             missed: missed - std::mem::replace(&mut self.missed, missed),
             ..Interval::default()

@@ -17,6 +17,7 @@ pub(super) fn locks(session: &Session, args: &LocksArgs) -> Result<ExitCode> {
     let mut request = LocksRequest {
         last_ms: Some(milliseconds(args.last)),
         top: args.top,
+        history: None,
     };
     if args.follow {
         return follow(session, &request, args);

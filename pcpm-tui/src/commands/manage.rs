@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use pcpm_api::client::ClientError;
-use pcpm_api::types::{DrainReply, ReloadReply, ResizeReply};
+use pcpm_api::types::{DrainReply, ReloadReply, ResizeReply, WatchRequest};
 
 use super::Session;
 use super::watch::ended;
@@ -36,7 +36,7 @@ fn drained(reply: &DrainReply) -> String {
 }
 
 fn wait_for_the_last(session: &Session, timeout: Option<Duration>) -> Result<()> {
-    let mut frames = session.connect()?.watch(None)?;
+    let mut frames = session.connect()?.watch(&WatchRequest::default())?;
     if let Some(timeout) = timeout {
         frames = frames.within(timeout);
     }

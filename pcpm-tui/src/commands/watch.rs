@@ -3,19 +3,23 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pcpm_api::client::ClientError;
-use pcpm_api::types::WatchFrame;
+use pcpm_api::types::{WatchFrame, WatchRequest};
 
 use super::{Session, print_text};
+use crate::cli::{WatchArgs, milliseconds};
 use crate::render::{events, json};
 
 /// Prints until the reader or the daemon goes away; only the latter is an error.
-pub(super) fn watch(session: &Session, interval: Option<Duration>) -> Result<ExitCode> {
-    for frame in session.connect()?.watch(interval)? {
+pub(super) fn watch(session: &Session, args: &WatchArgs) -> Result<ExitCode> {
+    let request = WatchRequest {
+        interval_ms: args.interval.map(milliseconds),
+        locks: args.locks.then_some(true),
+    };
+    for frame in session.connect()?.watch(&request)? {
         if nobody_reads() {
             return Ok(ExitCode::SUCCESS);
         }

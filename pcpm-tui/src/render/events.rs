@@ -1,14 +1,17 @@
 //! Frames of a watched pool as lines.
 
-use pcpm_api::types::{Event, SlotCounts, WatchFrame};
+use pcpm_api::types::{Event, LockFrame, SlotCounts, WatchFrame};
 
 use super::table::{Cell, render};
-use super::{Hue, Look, humanise};
+use super::{Hue, Look, humanise, locks};
 
 /// Lines cannot wait for each other to be aligned: columns are as wide as their usual content.
 const WIDTHS: [usize; 5] = [24, 10, 5, 20, 10];
 
-/// A line for the snapshot if `frame` is one, and one for each event.
+/// Locks told of in a frame.
+const LOCKS: usize = 3;
+
+/// A line for the snapshot if `frame` is one, and one for each event, lock and long wait.
 pub(crate) fn lines(frame: &WatchFrame, look: Look) -> String {
     let mut rows = Vec::new();
     if frame.full {
@@ -23,6 +26,11 @@ pub(crate) fn lines(frame: &WatchFrame, look: Look) -> String {
         rows.push(announcement(frame.time_ms, "lost", &lost));
     }
     rows.extend(frame.events.iter().map(row));
+    if let (true, Some(reason)) = (frame.full, &frame.locks_unavailable) {
+        let message = format!("not watched: {reason}");
+        rows.push(announcement(frame.time_ms, "lock", &message));
+    }
+    rows.extend(frame.locks.iter().flatten().flat_map(lock_rows));
     rows.into_iter()
         .map(|row| render(&[], &[padded(row, look)], look))
         .collect()
@@ -42,6 +50,17 @@ fn summary(counts: &SlotCounts) -> String {
         "{ready} ready, {attached} attached, {creating} creating, {retiring} retiring, \
          {failed} failed of {capacity} slots"
     )
+}
+
+fn lock_rows(frame: &LockFrame) -> Vec<Vec<Cell>> {
+    let locks = frame.locks.iter().take(LOCKS);
+    let locks = locks.map(|lock| ("lock", frame.time_ms, locks::lock_sentence(lock, frame)));
+    let waits = frame.long_waits.iter();
+    let waits = waits.map(|wait| ("wait", wait.time_ms, locks::wait_sentence(wait)));
+    locks
+        .chain(waits)
+        .map(|(kind, time_ms, message)| announcement(time_ms, kind, &message))
+        .collect()
 }
 
 fn announcement(time_ms: u64, kind: &str, message: &str) -> Vec<Cell> {
@@ -82,7 +101,9 @@ fn hue(kind: &str) -> Hue {
     match kind {
         "ready" | "attached" | "updated" | "recycled" => Hue::Good,
         "detached" | "retired" | "unclean" => Hue::Busy,
-        "waiting" | "cancelled" | "exhausted" | "refused" | "lost" | "tampered" => Hue::Warning,
+        "waiting" | "cancelled" | "exhausted" | "refused" | "lost" | "tampered" | "wait" => {
+            Hue::Warning
+        }
         "failed" => Hue::Bad,
         _ => Hue::Plain,
     }
@@ -106,6 +127,8 @@ mod tests {
             slots: Vec::new(),
             events,
             events_lost: 0,
+            locks: None,
+            locks_unavailable: None,
         }
     }
 
@@ -155,5 +178,18 @@ mod tests {
         assert_eq!(lines(&frame, PIPE), "");
         frame.events_lost = 3;
         assert!(lines(&frame, PIPE).contains("\tlost\t-\t-\t-\t3 events"));
+    }
+
+    #[test]
+    fn a_lock_is_a_line_with_who_waited_and_who_was_waited_for() {
+        let mut frame = frame(false, Vec::new());
+        frame.locks = Some(vec![locks::tests::frame()]);
+        let text = lines(&frame, PIPE);
+        let expected = "1970-01-01T00:00:01.000Z\tlock\t-\t-\t-\trtnl_mutex: 20.0k waits, 2.5s in all, p99 2.0ms, \
+                        max 31.0ms; most by pcpm-refill-0 (refill/link) in rtnl_newlink; held by ev\\u{1b}il(412) in \
+                        rtnl_dellink\n\
+                        1970-01-01T00:00:00.000Z\twait\t-\t-\t-\trefill/link waited 3.2ms for rtnl_mutex in \
+                        rtnl_newlink, held by networkd(412) in rtnl_dellink\n";
+        assert_eq!(text, expected);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use pcpm_api::types::{LockBlocker, LockWaiter, LockWaits, LocksReply, LongWait};
+use pcpm_api::types::{LockBlocker, LockFrame, LockWaiter, LockWaits, LocksReply, LongWait};
 
 use super::status::section;
 use super::table::{Cell, render};
@@ -144,20 +144,75 @@ fn one_wait(wait: &LongWait, stacks: bool, look: Look) -> String {
     text
 }
 
-/// `refill/link waited 3.2ms for rtnl_mutex, held by systemd-networkd(412) in rtnl_newlink`
+/// What a second brought for one lock, in a line.
+pub(super) fn lock_sentence(lock: &LockWaits, frame: &LockFrame) -> String {
+    let mut text = format!(
+        "{}: {} waits, {} in all, p99 {}, max {}",
+        lock.lock,
+        humanise::count(lock.waits),
+        humanise::micros(lock.total_us),
+        humanise::micros(lock.p99_us),
+        humanise::micros(lock.max_us),
+    );
+    if let Some(waiter) = frame.waiters.iter().find(|w| w.lock == lock.lock) {
+        let operation = waiter.operation.as_ref();
+        let operation = operation.map_or_else(String::new, |name| format!(" ({name})"));
+        let LockWaiter { thread, caller, .. } = waiter;
+        let _ = write!(text, "; most by {thread}{operation} in {caller}");
+    }
+    if let Some(blocker) = frame.blockers.iter().find(|b| b.lock == lock.lock) {
+        let LockBlocker { thread, tid, .. } = blocker;
+        let held = held(Some(thread), Some(*tid), blocker.caller.as_deref());
+        let _ = write!(text, "; {held}");
+    }
+    text
+}
+
+/// `refill/link waited 3.2ms for rtnl_mutex in rtnl_setlink, held by systemd-networkd(412) in rtnl_newlink`
+pub(super) fn wait_sentence(wait: &LongWait) -> String {
+    let mut text = format!(
+        "{} waited {} for {} in {}",
+        who(wait),
+        humanise::micros(wait.waited_us),
+        wait.lock,
+        wait.caller
+    );
+    let held = held_meanwhile(wait);
+    if !held.is_empty() {
+        let _ = write!(text, ", {held}");
+    }
+    text
+}
+
+fn who(wait: &LongWait) -> String {
+    let operation = wait.operation.clone();
+    operation.unwrap_or_else(|| format!("{}({})", wait.thread, wait.tid))
+}
+
+fn held_meanwhile(wait: &LongWait) -> String {
+    held(
+        wait.holder.as_deref(),
+        wait.holder_tid,
+        wait.holder_caller.as_deref(),
+    )
+}
+
+fn held(holder: Option<&str>, tid: Option<u32>, caller: Option<&str>) -> String {
+    let mut text = String::new();
+    if let (Some(holder), Some(tid)) = (holder, tid) {
+        let _ = write!(text, "held by {holder}({tid})");
+    }
+    if let Some(caller) = caller {
+        let _ = write!(text, " in {caller}");
+    }
+    text
+}
+
 fn wait_row(wait: &LongWait) -> Vec<Cell> {
-    let who = wait.operation.clone();
-    let who = who.unwrap_or_else(|| format!("{}({})", wait.thread, wait.tid));
-    let mut held = String::new();
-    if let (Some(holder), Some(tid)) = (&wait.holder, wait.holder_tid) {
-        let _ = write!(held, "held by {holder}({tid})");
-    }
-    if let Some(caller) = &wait.holder_caller {
-        let _ = write!(held, " in {caller}");
-    }
+    let held = held_meanwhile(wait);
     vec![
         Cell::painted(Hue::Faint, humanise::moment(wait.time_ms)),
-        Cell::new(who),
+        Cell::new(who(wait)),
         Cell::painted(
             Hue::Warning,
             format!("waited {}", humanise::micros(wait.waited_us)),
@@ -176,9 +231,24 @@ fn stack(wait: &LongWait) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::tests::{PIPE, PLAIN};
     use super::*;
+
+    /// The same as the frame of one second.
+    pub(crate) fn frame() -> LockFrame {
+        let seen = seen();
+        LockFrame {
+            sequence: 7,
+            time_ms: 1_000,
+            interval_ms: 1_000,
+            locks: seen.locks,
+            waiters: seen.waiters,
+            blockers: seen.blockers,
+            long_waits: seen.long_waits,
+            missed: 0,
+        }
+    }
 
     fn seen() -> LocksReply {
         LocksReply {
