@@ -12,6 +12,7 @@ mod host_world;
 mod journal;
 mod lock_file;
 mod locks;
+mod log;
 mod memory;
 mod net;
 mod open_files;
@@ -25,7 +26,7 @@ mod reservation;
 mod serve;
 mod uplink;
 
-use std::{fs, io::IsTerminal, os::unix::fs::FileTypeExt as _, path::Path, process::ExitCode};
+use std::{fs, os::unix::fs::FileTypeExt as _, path::Path, process::ExitCode, rc::Rc};
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
@@ -34,6 +35,7 @@ use pcpm_api::types::{CheckStatus, DoctorReply};
 use bpf::Object;
 use config::{Args, Config, OnExit};
 use lock_file::LockFile;
+use log::Log;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -57,13 +59,17 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.check {
         return check(&config, args.json);
     }
-    start_log(args);
-    if args.cleanup {
-        return clean_up(&config);
-    }
-    let object = args.steer_object.as_deref().map(Object::read).transpose()?;
-    daemon(args, &config, &object.unwrap_or_else(Object::built_in))?;
-    Ok(ExitCode::SUCCESS)
+    let filter = config.log_filter(args, std::env::var("RUST_LOG").ok());
+    let log = Rc::new(Log::start(config.log.format, &filter)?);
+    let done = if args.cleanup {
+        clean_up(&config, &log)
+    } else {
+        daemon(args, &config, &log)
+    };
+    Ok(done.unwrap_or_else(|error| {
+        error.chain().for_each(|cause| log.failure(cause));
+        ExitCode::FAILURE
+    }))
 }
 
 /// Prints the checks of the host.
@@ -86,15 +92,23 @@ fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Runs the daemon until it is told to stop. Whatever it made is gone when this returns, or kept as a whole
 /// for the next one.
-fn daemon(args: &Args, config: &Config, object: &Object) -> anyhow::Result<()> {
+fn daemon(args: &Args, config: &Config, log: &Rc<Log>) -> anyhow::Result<ExitCode> {
+    let object = args.steer_object.as_deref().map(Object::read).transpose()?;
+    let object = object.unwrap_or_else(Object::built_in);
     let lock = LockFile::acquire(&config.state_dir)?;
-    let done = locked_daemon(args, config, object);
+    let done = locked_daemon(args, config, &object, log);
     let released = lock.release();
     done?;
-    Ok(released?)
+    released?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn locked_daemon(args: &Args, config: &Config, object: &Object) -> anyhow::Result<()> {
+fn locked_daemon(
+    args: &Args,
+    config: &Config,
+    object: &Object,
+    log: &Rc<Log>,
+) -> anyhow::Result<()> {
     let stop = serve::StopSignals::listen()?;
     let room_for_ports = open_files::room_for_ports(config, open_files::raise_limit());
     let mut host = net::Host::open(&config.state_dir)?;
@@ -113,7 +127,7 @@ fn locked_daemon(args: &Args, config: &Config, object: &Object) -> anyhow::Resul
         return built.map(drop);
     }
     let served = built.and_then(|built| {
-        serve::until_stopped((args, config), room_for_ports, built, journal, stop)
+        serve::until_stopped((args, config, log), room_for_ports, built, journal, stop)
     });
     if served.is_ok() && config.on_exit == OnExit::Keep {
         tracing::info!("slots, attachments and traffic are kept for the next start");
@@ -132,7 +146,7 @@ fn locked_daemon(args: &Args, config: &Config, object: &Object) -> anyhow::Resul
 }
 
 /// Removes all that an earlier life left, and says what it was.
-fn clean_up(config: &Config) -> anyhow::Result<ExitCode> {
+fn clean_up(config: &Config, log: &Log) -> anyhow::Result<ExitCode> {
     let lock = LockFile::acquire(&config.state_dir)?;
     let world = host_world::HostWorld::new(net::Host::open(&config.state_dir)?);
     let mut removed = world.clean_up(config);
@@ -146,7 +160,7 @@ fn clean_up(config: &Config) -> anyhow::Result<ExitCode> {
         removed.links, removed.mounts, removed.pins
     );
     for error in &removed.errors {
-        eprintln!("pcpmd: {error}");
+        log.failure(error);
     }
     released?;
     Ok(if removed.errors.is_empty() {
@@ -163,19 +177,4 @@ fn remove_socket(path: &Path) -> Result<(), String> {
         return Ok(());
     }
     fs::remove_file(path).map_err(|e| format!("remove {}: {e}", path.display()))
-}
-
-/// Logs to stderr; without time where the service manager adds its own.
-fn start_log(args: &Args) {
-    let filter = args.log_filter(std::env::var("RUST_LOG").ok());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init();
-    } else {
-        log.init();
-    }
 }

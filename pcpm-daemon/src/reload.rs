@@ -13,10 +13,11 @@ use crate::{
     api::{Access, Live},
     config::{Args, Config},
     engine::Shared,
+    log::Log,
 };
 
 /// Keys, or tables, that take effect at once.
-const LIVE: [&str; 12] = [
+const LIVE: [&str; 13] = [
     "capacity",
     "ready",
     "refill.target",
@@ -29,6 +30,7 @@ const LIVE: [&str; 12] = [
     "access.users",
     "access.administrators",
     "api.max_clients",
+    "log.level",
 ];
 
 /// Keys of the pool's size: a reload that changes none of them leaves a resize in force.
@@ -47,6 +49,7 @@ pub(crate) struct Reload {
     args: Args,
     engine: Shared,
     live: Rc<Live>,
+    log: Rc<Log>,
     /// As it was read at the start; what waits for the next one is told against this.
     started_with: Config,
     /// As it was read last.
@@ -54,11 +57,18 @@ pub(crate) struct Reload {
 }
 
 impl Reload {
-    pub(crate) fn new(args: Args, config: Config, engine: Shared, live: Rc<Live>) -> Self {
+    pub(crate) fn new(
+        args: Args,
+        config: Config,
+        engine: Shared,
+        live: Rc<Live>,
+        log: Rc<Log>,
+    ) -> Self {
         Self {
             args,
             engine,
             live,
+            log,
             started_with: config.clone(),
             read: RefCell::new(config),
         }
@@ -98,6 +108,9 @@ impl Reload {
         }
         engine.set_quotas(config.quotas.clone());
         self.live.set(access, config.api.max_clients);
+        let rust_log = std::env::var("RUST_LOG").ok();
+        self.log
+            .set_filter(&config.log_filter(&self.args, rust_log));
         self.read.replace(config);
         let changed = changed.into_iter().collect();
         Ok(ReloadReply {

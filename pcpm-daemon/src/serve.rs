@@ -31,6 +31,7 @@ use crate::{
     host_world::{self, Built},
     journal::Opened,
     locks::{Insight, LockHistory},
+    log::Log,
     pool::PoolSettings,
     process::ProcessLeases,
     reaper::Finding,
@@ -91,7 +92,7 @@ impl StopSignals {
 
 /// Serves until a signal stops it, and publishes at most `room_for_ports` ports.
 pub(crate) fn until_stopped(
-    (args, config): (&Args, &Config),
+    (args, config, log): (&Args, &Config, &Rc<Log>),
     room_for_ports: u32,
     built: Built,
     journal: Opened,
@@ -148,7 +149,7 @@ pub(crate) fn until_stopped(
         let locks = insight.history.clone();
         LocalSet::new().block_on(
             &runtime,
-            serve((args, config), engine, locks, inboxes, signals),
+            serve((args, config, log), engine, locks, inboxes, signals),
         )
     });
     collector.stop();
@@ -178,7 +179,7 @@ type Inboxes = (
 );
 
 async fn serve(
-    (args, config): (&Args, &Config),
+    (args, config, log): (&Args, &Config, &Rc<Log>),
     engine: Shared,
     locks: Arc<LockHistory>,
     (reports, uplinks, fills, drops, findings): Inboxes,
@@ -188,7 +189,13 @@ async fn serve(
     let listener = Listener::bind(&config.socket, &access)?;
     tracing::info!(socket = %config.socket.display(), capacity = config.capacity, "serving");
     let live = Rc::new(Live::new(access, config.api.max_clients));
-    let reload = Reload::new(args.clone(), config.clone(), engine.clone(), live.clone());
+    let reload = Reload::new(
+        args.clone(),
+        config.clone(),
+        engine.clone(),
+        live.clone(),
+        log.clone(),
+    );
     let service = Rc::new(Service {
         engine: engine.clone(),
         doctor: doctor(config),

@@ -37,11 +37,11 @@ impl Daemon {
     ) -> Result<Self> {
         let (log, file) = world.log_file("pcpmd")?;
         let socket = world.path(STATE_DIRECTORY).join("pcpm.sock");
-        let process = change(world.host().command(binary("pcpmd")?, args))
-            .with(|command| {
-                command.stdout(std::process::Stdio::null()).stderr(file);
-            })
-            .spawn()?;
+        let command = world.host().command(binary("pcpmd")?, args);
+        let command = command.with(|command| {
+            command.stdout(std::process::Stdio::null()).stderr(file);
+        });
+        let process = change(command).spawn()?;
         let mut daemon = Self {
             process,
             host: world.host().clone(),

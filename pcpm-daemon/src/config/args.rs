@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use super::Origin;
 use super::layer::{Given, Layer, RefillLayer};
@@ -86,37 +86,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) steer_object: Option<PathBuf>,
 
-    /// What is logged [default: $RUST_LOG, or info]
-    #[arg(long, value_name = "LEVEL")]
-    pub(crate) log_level: Option<LogLevel>,
-}
+    /// How the log is written [default: auto, which is journald where the journal reads stderr, else human]
+    #[arg(long, value_name = "auto|human|json|journald")]
+    pub(crate) log_format: Option<String>,
 
-/// How much is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogLevel {
-    /// Only what failed.
-    Error,
-    /// And what should be looked at.
-    Warn,
-    /// And what the daemon does.
-    Info,
-    /// And how.
-    Debug,
-    /// And every step.
-    Trace,
+    /// What is logged [default: $RUST_LOG, or info]
+    #[arg(long, value_name = "error|warn|info|debug|trace")]
+    pub(crate) log_level: Option<String>,
 }
 
 impl Args {
-    /// The filter for the log: the option, else what `RUST_LOG` says, else `info`.
-    pub(crate) fn log_filter(&self, rust_log: Option<String>) -> String {
-        match self.log_level {
-            Some(level) => level.as_str().to_owned(),
-            None => rust_log
-                .filter(|text| !text.is_empty())
-                .unwrap_or_else(|| LogLevel::Info.as_str().to_owned()),
-        }
-    }
-
     pub(super) fn layer(&self) -> Layer {
         Layer {
             socket: option(self.socket.as_ref(), "--socket"),
@@ -132,19 +111,9 @@ impl Args {
             pool_cidr6: option(self.pool_cidr6.as_ref(), "--pool-cidr6"),
             uplink: option(self.uplink.as_ref(), "--uplink"),
             on_exit: option(self.on_exit.as_ref(), "--on-exit"),
+            log_format: option(self.log_format.as_ref(), "--log-format"),
+            log_level: option(self.log_level.as_ref(), "--log-level"),
             ..Layer::default()
-        }
-    }
-}
-
-impl LogLevel {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
         }
     }
 }

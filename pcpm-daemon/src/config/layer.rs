@@ -38,6 +38,8 @@ pub(super) struct Layer {
     pub(super) access_administrators: Option<Given<Vec<String>>>,
     pub(super) locks_enabled: Option<Given<bool>>,
     pub(super) locks_long_wait_ms: Option<Given<i64>>,
+    pub(super) log_format: Option<Given<String>>,
+    pub(super) log_level: Option<Given<String>>,
     pub(super) quota_tenant: QuotaLayer,
     pub(super) quota_user: QuotaLayer,
     /// By the tenants' names.
@@ -103,6 +105,7 @@ impl Layer {
         let mut access = root.table("access")?;
         let mut quota = root.table("quota")?;
         let mut locks = root.table("locks")?;
+        let mut log = root.table("log")?;
         let layer = Self {
             socket: root.text("socket")?,
             state_dir: root.text("state_dir")?,
@@ -128,12 +131,14 @@ impl Layer {
             access_administrators: access.texts("administrators")?,
             locks_enabled: locks.boolean("enabled")?,
             locks_long_wait_ms: locks.integer("long_wait_ms")?,
+            log_format: log.text("format")?,
+            log_level: log.text("level")?,
             quota_tenant: quota.table("tenant")?.quota()?,
             quota_user: quota.table("user")?.quota()?,
             quota_tenants: quota.table("tenants")?.quotas()?,
         };
         [
-            root, ipv6, refill, nat, publish, policy, api, access, quota, locks,
+            root, ipv6, refill, nat, publish, policy, api, access, quota, locks, log,
         ]
         .iter()
         .try_for_each(Table::deny_unknown)?;
@@ -163,6 +168,8 @@ impl Layer {
             publish_max_ports: over.publish_max_ports.or(self.publish_max_ports),
             policy_default: over.policy_default.or(self.policy_default),
             api_max_clients: over.api_max_clients.or(self.api_max_clients),
+            log_format: over.log_format.or(self.log_format),
+            log_level: over.log_level.or(self.log_level),
             // There are no options for these.
             ..self
         }

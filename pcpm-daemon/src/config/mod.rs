@@ -5,6 +5,7 @@
 mod args;
 mod error;
 mod layer;
+mod log;
 mod print;
 mod validate;
 
@@ -19,6 +20,7 @@ use pcpm_api::types::TargetMode;
 
 pub(crate) use args::Args;
 pub(crate) use error::{ConfigError, Origin};
+pub(crate) use log::{Log, LogFormat, LogLevel};
 
 use layer::Layer;
 
@@ -68,6 +70,8 @@ pub(crate) struct Config {
     pub(crate) locks: Locks,
     /// How much of the pool one tenant or user may have.
     pub(crate) quotas: Quotas,
+    /// What is logged.
+    pub(crate) log: Log,
 }
 
 /// What becomes of slots, attachments and traffic when the daemon is told to stop.
@@ -248,6 +252,12 @@ impl Config {
                 window: Duration::from_secs(refill.window_s.into()),
             }),
         }
+    }
+
+    /// What of the log is written: what the option says, else `RUST_LOG`, else the configuration file.
+    pub(crate) fn log_filter(&self, args: &Args, rust_log: Option<String>) -> String {
+        let environment = rust_log.filter(|text| args.log_level.is_none() && !text.is_empty());
+        environment.unwrap_or_else(|| self.log.level.to_string())
     }
 
     /// The settings as a commented configuration file. Reading it back gives the same settings.

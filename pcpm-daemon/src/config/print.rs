@@ -5,7 +5,7 @@ use std::fmt::{Display, Formatter, Result};
 
 use super::validate::{default_flows_per_slot, socket_in, whole_hubs};
 use super::{
-    Access, Config, DefaultPolicy, Ipv6Egress, Locks, OnExit, PoolV6, PortRange, Principal,
+    Access, Config, DefaultPolicy, Ipv6Egress, Locks, Log, OnExit, PoolV6, PortRange, Principal,
     Recycle, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
@@ -150,6 +150,7 @@ fn tables(file: &mut Printer, config: &Config) {
     access(file, &config.access);
     locks(file, config.locks);
     quotas(file, &config.quotas);
+    log(file, config.log);
 }
 
 fn access(file: &mut Printer, access: &Access) {
@@ -174,6 +175,17 @@ fn locks(file: &mut Printer, locks: Locks) {
     file.set("enabled", &locks.enabled);
     file.about(&["Waits at least as long are told one by one, with their stacks; in milliseconds, 1 to 60000."]);
     file.set("long_wait_ms", &locks.long_wait.as_millis());
+}
+
+fn log(file: &mut Printer, log: Log) {
+    file.table("log");
+    file.about(&[
+        "How the log is written: human, json (an object a line), journald (with fields, to systemd's journal), or",
+        "auto: journald where the journal reads stderr, else human.",
+    ]);
+    file.set("format", &quoted(&log.format));
+    file.about(&["How much: error, warn, info, debug (and what happens to each slot) or trace."]);
+    file.set("level", &quoted(&log.level));
 }
 
 fn quotas(file: &mut Printer, quotas: &Quotas) {

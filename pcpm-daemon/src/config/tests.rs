@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Parser;
-use proptest::prelude::*;
+use proptest::{prelude::*, sample};
 
 use pcpm_api::types::TargetMode;
 
@@ -416,16 +416,22 @@ fn check_and_print_config_exclude_each_other_and_json_needs_check() {
 }
 
 #[test]
-fn the_log_level_comes_from_the_option_or_the_environment() {
-    let quiet = Args::parse_from(["pcpmd", "--log-level", "warn"]);
-    let unset = Args::parse_from(["pcpmd"]);
-    assert_eq!(quiet.log_filter(Some("trace".to_owned())), "warn");
+fn the_log_level_comes_from_the_option_the_environment_or_the_file() {
+    let filter = |options: &[&str], rust_log: &str| {
+        let args = Args::parse_from(["pcpmd"].iter().chain(options));
+        let file = Layer::parse("[log]\nlevel = \"debug\"", Path::new("pcpmd.toml")).unwrap();
+        let config = Config::from_layer(file.overridden_by(args.layer())).unwrap();
+        config.log_filter(&args, Some(rust_log.to_owned()))
+    };
+    assert_eq!(filter(&["--log-level", "warn"], "trace"), "warn");
+    assert_eq!(filter(&[], "pcpmd=trace"), "pcpmd=trace");
+    assert_eq!(filter(&[], ""), "debug");
     assert_eq!(
-        unset.log_filter(Some("pcpmd=trace".to_owned())),
-        "pcpmd=trace"
+        from_options(&["--log-level", "loud"])
+            .unwrap_err()
+            .to_string(),
+        "--log-level: log.level: 'loud' is none of 'error', 'warn', 'info', 'debug', 'trace'"
     );
-    assert_eq!(unset.log_filter(Some(String::new())), "info");
-    assert_eq!(unset.log_filter(None), "info");
 }
 
 prop_compose! {
@@ -561,6 +567,7 @@ prop_compose! {
         keep in any::<bool>(),
         (access, quotas) in (any_access(), any_quotas()),
         (enabled, long_wait_ms) in (any::<bool>(), 1_u64..=60_000),
+        (format, level) in (sample::select(&LogFormat::ALL), sample::select(&LogLevel::ALL)),
     ) -> Config {
         let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
         Config {
@@ -587,6 +594,7 @@ prop_compose! {
             access,
             locks: Locks { enabled, long_wait: Duration::from_millis(long_wait_ms) },
             quotas,
+            log: Log { format: format.0, level: level.0 },
         }
     }
 }

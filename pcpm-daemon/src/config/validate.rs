@@ -14,8 +14,8 @@ use pcpm_ebpf::abi::SLOTS_PER_HUB;
 use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
-    Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Nat, OnExit, Policy, PoolV6,
-    PortRange, Principal, Publish, Recycle, Refill, UplinkSetting,
+    Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Log, LogFormat, LogLevel, Nat,
+    OnExit, Policy, PoolV6, PortRange, Principal, Publish, Recycle, Refill, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas};
 
@@ -102,6 +102,10 @@ impl Default for Config {
                 long_wait: Duration::from_millis(10),
             },
             quotas: Quotas::default(),
+            log: Log {
+                format: LogFormat::Auto,
+                level: LogLevel::Info,
+            },
         }
     }
 }
@@ -185,6 +189,14 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             tenant: quota("quota.tenant", layer.quota_tenant)?,
             tenants: quotas(layer.quota_tenants)?,
             user: quota("quota.user", layer.quota_user)?,
+        },
+        log: Log {
+            format: set("log.format", layer.log_format, default.log.format, |text| {
+                text.parse()
+            })?,
+            level: set("log.level", layer.log_level, default.log.level, |text| {
+                text.parse()
+            })?,
         },
     })
 }

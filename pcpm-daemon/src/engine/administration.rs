@@ -129,20 +129,13 @@ impl Engine {
             [] => changed,
             keys => format!("{changed}; restart needed for: {}", keys.join(", ")),
         };
-        tracing::info!("configuration reloaded, {message}");
         self.restart_needed = restart_needed;
-        self.note_reload(message);
+        self.note(Happening::Reloaded { message });
     }
 
     /// The configuration was read again and is wrong: nothing changed.
     pub(crate) fn reload_failed(&mut self, reason: &str) {
-        tracing::error!("configuration not reloaded: {reason}");
-        self.note_reload(format!("not reloaded: {reason}"));
-    }
-
-    fn note_reload(&mut self, message: String) {
-        self.events
-            .push(Happening::Reloaded { message }, None, None);
-        self.after_change();
+        let reason = reason.to_owned();
+        self.note(Happening::NotReloaded { reason });
     }
 }

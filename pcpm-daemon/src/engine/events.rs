@@ -6,8 +6,9 @@ use pcpm_api::{
     error::PoolError,
     types::{self, Source},
 };
+use tracing::Level;
 
-use super::unix_time_ms;
+use super::{log_lines::LogLines, unix_time_ms};
 use crate::{collector::FillChange, net::slot_name, pool::Holder, pool::SlotIndex, pool::Target};
 
 /// Events remembered. A watcher that falls behind by more is told how many it lost.
@@ -50,6 +51,9 @@ pub(super) enum Happening {
     Reloaded {
         message: String,
     },
+    NotReloaded {
+        reason: String,
+    },
     Draining {
         on: bool,
     },
@@ -76,15 +80,16 @@ pub(super) enum Happening {
     Broken {
         reason: String,
     },
-    /// The journal could not be used as it should.
+    /// The journal could not be used as it should, or can again.
     Journal {
         message: String,
+        is_trouble: bool,
     },
     Flows(FillChange),
 }
 
 impl Happening {
-    fn kind(&self) -> &'static str {
+    pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Ready => "ready",
             Self::Attached { .. } => "attached",
@@ -102,7 +107,7 @@ impl Happening {
             Self::Draining { on: true } => "draining",
             Self::Draining { on: false } => "resumed",
             Self::Resized { .. } => "resized",
-            Self::Reloaded { .. } => "reloaded",
+            Self::Reloaded { .. } | Self::NotReloaded { .. } => "reloaded",
             Self::Uplinks { .. } => "uplink",
             Self::Lost { .. } => "lost",
             Self::Unreserved { .. } => "unreserved",
@@ -110,6 +115,37 @@ impl Happening {
             Self::Broken { .. } => "broken",
             Self::Journal { .. } => "journal",
             Self::Flows(_) => "flows",
+        }
+    }
+
+    /// How much it matters to whoever reads the log: what clients and tenants cause by the thousand is for
+    /// those who look for it.
+    pub(super) fn level(&self) -> Level {
+        match self {
+            Self::Lost { .. } | Self::Broken { .. } | Self::NotReloaded { .. } => Level::ERROR,
+            Self::Journal { is_trouble, .. } if *is_trouble => Level::ERROR,
+            Self::Flows(change) if change.is_high => Level::WARN,
+            Self::Failed { .. }
+            | Self::Unreserved { .. }
+            | Self::Repaired { .. }
+            | Self::Exhausted { .. } => Level::WARN,
+            Self::Draining { .. }
+            | Self::Resized { .. }
+            | Self::Reloaded { .. }
+            | Self::Uplinks { .. }
+            | Self::Journal { .. }
+            | Self::Flows(_) => Level::INFO,
+            Self::Ready
+            | Self::Attached { .. }
+            | Self::Detached
+            | Self::Updated
+            | Self::Retired
+            | Self::Recycled
+            | Self::Unclean { .. }
+            | Self::Tampered { .. }
+            | Self::Waiting { .. }
+            | Self::Cancelled
+            | Self::Refused { .. } => Level::DEBUG,
         }
     }
 
@@ -122,7 +158,8 @@ impl Happening {
             | Self::Broken { reason }
             | Self::Unreserved { reason } => reason.clone(),
             Self::Repaired { what } => what.clone(),
-            Self::Journal { message } | Self::Reloaded { message } => message.clone(),
+            Self::Journal { message, .. } | Self::Reloaded { message } => message.clone(),
+            Self::NotReloaded { reason } => format!("not reloaded: {reason}"),
             Self::Tampered { how } => how.clone(),
             Self::Waiting { ahead: 0 } => "next in line for a slot".to_owned(),
             Self::Waiting { ahead } => format!("for a slot, behind {ahead}"),
@@ -172,15 +209,18 @@ struct Entry {
 pub(super) struct EventLog {
     entries: VecDeque<Entry>,
     forgotten: u64,
+    lines: LogLines,
 }
 
 impl EventLog {
+    /// Remembers what happened, and logs it.
     pub(super) fn push(
         &mut self,
         happening: Happening,
         slot: Option<SlotIndex>,
         holder: Option<&Rc<Holder>>,
     ) {
+        self.lines.log(&happening, slot, holder.map(Rc::as_ref));
         if self.entries.len() == REMEMBERED {
             self.entries.pop_front();
             self.forgotten += 1;

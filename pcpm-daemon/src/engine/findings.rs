@@ -2,7 +2,6 @@
 
 use super::{Engine, events::Happening};
 use crate::{
-    net::slot_name,
     pool::{Event, SlotIndex},
     reaper::Finding,
 };
@@ -12,12 +11,10 @@ impl Engine {
     pub(crate) fn found(&mut self, finding: Finding) {
         match finding {
             Finding::Repaired { hub, what } => {
-                tracing::warn!(hub, "repaired: {what}");
                 let what = format!("hub {hub}: {what}");
                 self.events.push(Happening::Repaired { what }, None, None);
             }
             Finding::BrokenHub { hub, reason } => {
-                tracing::error!(hub, "cannot be repaired, a restart makes it anew: {reason}");
                 let reason = format!("hub {hub}: {reason}");
                 self.events.push(Happening::Broken { reason }, None, None);
             }
@@ -39,16 +36,9 @@ impl Engine {
             if !is_meant || record.told_broken_in.replace(epoch) == Some(epoch) {
                 return;
             }
-            let owner = &holder.owner;
-            tracing::error!(
-                slot = slot_name(slot),
-                owner,
-                "an attached slot is broken: {doubt}"
-            );
             let broken = Happening::Broken { reason: doubt };
             self.events.push(broken, Some(slot), Some(&holder));
         } else if self.pool.is_ready(slot) {
-            tracing::warn!(slot = slot_name(slot), "replaced: {doubt}");
             let failed = Happening::Failed { reason: doubt };
             self.events.push(failed, Some(slot), None);
             self.feed(Event::Spoiled(slot), None);

@@ -17,12 +17,7 @@ impl Engine {
 
     /// The flow table is nearly full now, or not any more.
     pub(crate) fn fill_changed(&mut self, change: FillChange) {
-        let now = Happening::Flows(change);
-        if change.is_high {
-            tracing::warn!("the flow table is nearly full: {}", now.message());
-        }
-        self.events.push(now, None, None);
-        self.after_change();
+        self.note(Happening::Flows(change));
     }
 
     /// What the flows of the slot's attachment take.

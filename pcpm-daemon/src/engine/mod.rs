@@ -12,6 +12,7 @@ mod findings;
 mod flows;
 mod latency;
 mod leases;
+mod log_lines;
 mod options;
 mod recording;
 mod recycle;
@@ -255,9 +256,12 @@ impl Engine {
     /// The host's ways out are others now.
     pub(crate) fn set_uplinks(&mut self, uplinks: Vec<types::Uplink>) {
         self.world.uplinks.clone_from(&uplinks);
-        let now = Happening::Uplinks { now: uplinks };
-        tracing::info!("uplinks: {}", now.message());
-        self.events.push(now, None, None);
+        self.note(Happening::Uplinks { now: uplinks });
+    }
+
+    /// Something that is about no slot.
+    fn note(&mut self, happening: Happening) {
+        self.events.push(happening, None, None);
         self.after_change();
     }
 

@@ -146,8 +146,11 @@ impl Engine {
                 Some(error) => format!("attachments are refused: {error}"),
                 None => "is written again".to_owned(),
             };
-            tracing::warn!("journal: {message}");
-            self.events.push(Happening::Journal { message }, None, None);
+            let happening = Happening::Journal {
+                message,
+                is_trouble: fails,
+            };
+            self.events.push(happening, None, None);
             self.journal_fails = fails;
         }
         if self.has_failed() || self.journal.wants_compaction() {

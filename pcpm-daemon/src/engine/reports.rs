@@ -5,10 +5,7 @@ use std::rc::Rc;
 use pcpm_ebpf::abi::SlotCounters;
 
 use super::{Engine, Record, attachment::SlotText, events::Happening, workers::Report};
-use crate::{
-    net,
-    pool::{Event, SlotIndex},
-};
+use crate::pool::{Event, SlotIndex};
 
 impl Engine {
     /// Takes what the workers did; says whether a request waits for what they do next.
@@ -75,7 +72,6 @@ impl Engine {
 
     fn note_failure(&mut self, slot: SlotIndex, reason: &str) {
         self.totals.failed += 1;
-        tracing::warn!(slot = net::slot_name(slot), "{reason}");
         let failed = Happening::Failed {
             reason: reason.to_owned(),
         };

@@ -279,7 +279,6 @@ impl Engine {
             .extend(options.publish.iter().map(|&port| (slot, port)));
         for (port, error) in self.reserve_of(slot) {
             let reason = format!("port {port} leads to the slot, but is not reserved: {error}");
-            tracing::warn!(slot = slot_name(slot), "{reason}");
             let happening = Happening::Unreserved { reason };
             self.events
                 .push(happening, Some(slot), Some(&attached.holder));
@@ -311,9 +310,11 @@ impl Engine {
 
     fn tell_findings(&mut self) {
         for finding in &self.findings {
-            let message = finding.to_string();
-            tracing::warn!("{message}");
-            self.events.push(Happening::Journal { message }, None, None);
+            let happening = Happening::Journal {
+                message: finding.to_string(),
+                is_trouble: true,
+            };
+            self.events.push(happening, None, None);
         }
     }
 
@@ -330,8 +331,6 @@ impl Engine {
 
     fn tell_lost(&mut self, slot: SlotIndex, attached: &Attached, reason: String) {
         let epoch = attached.epoch;
-        let (slot_name, owner) = (slot_name(slot), &attached.holder.owner);
-        tracing::error!(slot = slot_name, owner, "the attachment is lost: {reason}");
         let lost = Happening::Lost { reason };
         self.events.push(lost, Some(slot), Some(&attached.holder));
         self.journal.note(record::Record::Detached { slot, epoch });

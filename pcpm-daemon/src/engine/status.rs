@@ -10,6 +10,7 @@ use pcpm_ebpf::drop_reason::DropReason;
 
 use super::{Engine, latency::LatencyHistogram};
 use crate::{
+    log,
     memory::{self, FillMeter, KernelMemory},
     net::{CreateTimings, slot_name},
     pool::{Decision, Target, Why},
@@ -250,6 +251,12 @@ impl Engine {
         }
         let destroyed = self.cannot_recycle.as_ref();
         warnings.extend(destroyed.map(|why| format!("used slots are destroyed: {why}")));
+        let lost = log::lost_lines();
+        if lost > 0 {
+            warnings.push(format!(
+                "{lost} lines of the log were lost: whoever reads it is too slow"
+            ));
+        }
         if counts.failed > 0 {
             warnings.push(format!(
                 "{} slots could not be made or destroyed",
