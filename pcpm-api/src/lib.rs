@@ -1,6 +1,6 @@
 //! The contract between `pcpmd` and its clients: the Varlink interface `io.pcpm.Pool`
 //! ([`INTERFACE`]), its types ([`types`]), its errors ([`error`]), its limits ([`limits`]), what an
-//! attachment may ask for beside a slot ([`options`]: [`publish`], [`rules`], [`rates`]), and a small blocking client ([`client`]). No kernel interface may enter here.
+//! attachment may ask for beside a slot ([`options`]: [`publish`], [`rules`], [`rates`]), how times are counted ([`times`]), and a small blocking client ([`client`]). No kernel interface may enter here.
 
 pub mod client;
 pub mod error;
@@ -10,6 +10,7 @@ pub mod ports;
 pub mod publish;
 pub mod rates;
 pub mod rules;
+pub mod times;
 pub mod types;
 
 /// Name of the Varlink interface.

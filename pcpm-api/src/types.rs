@@ -6,6 +6,7 @@
 )]
 
 mod drops;
+mod figures;
 mod locks;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use drops::{DroppedPackets, DropsReply, DropsRequest};
+pub use figures::{SlotUsage, StepTimes, TenantQuota, TimeCount};
 pub use locks::{
     LockBlocker, LockFrame, LockWaiter, LockWaits, LocksReply, LocksRequest, LongWait,
 };
@@ -144,6 +146,12 @@ pub struct Slot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     pub addresses: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached_at_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -450,6 +458,10 @@ pub struct WatchRequest {
     pub interval_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locks: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<bool>,
 }
 
 /// Reply of `Attach`.
@@ -479,9 +491,13 @@ pub struct ListReply {
     pub attachments: Vec<Attachment>,
 }
 
-/// Reply of `Status`.
+/// Reply of `Status`, and what a watcher who asks for figures gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[cfg_attr(
+    feature = "async",
+    derive(zlink::introspect::CustomType),
+    zlink(rename = "Figures")
+)]
 pub struct Status {
     pub version: String,
     pub uptime_s: u64,
@@ -509,7 +525,7 @@ pub struct Status {
 }
 
 /// Reply of `Watch`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
 pub struct WatchFrame {
     pub full: bool,
@@ -522,6 +538,16 @@ pub struct WatchFrame {
     pub locks: Option<Vec<LockFrame>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locks_unavailable: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures: Option<Status>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<StepTimes>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<Vec<TenantQuota>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Vec<SlotUsage>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<Vec<DroppedPackets>>,
 }
 
 /// Reply of `Doctor`.

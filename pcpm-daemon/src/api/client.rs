@@ -1,6 +1,10 @@
 //! One client: reads a call, answers it, reads the next.
 
-use std::{os::fd::OwnedFd, rc::Rc, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use pcpm_api::{
     error::PoolError,
@@ -308,7 +312,7 @@ impl Client {
             let error = PoolError::invalid("interval_ms", "must be from 10 to 10000");
             return self.error(mode, &error).await;
         }
-        let subscription = Subscription::new(&self.service.engine);
+        let subscription = Subscription::new(&self.service.engine, request);
         let wants_locks = request.locks == Some(true);
         let mut locks = wants_locks.then(|| LockFollower::new(&self.service.locks));
         self.frame(with_locks(subscription.snapshot(), locks.as_mut()))
@@ -322,7 +326,7 @@ impl Client {
             };
             tokio::select! {
                 () = self.stream.hangup() => return Err(Gone),
-                () = paced(interval, changed) => {}
+                () = paced(interval, subscription.due(), changed) => {}
             }
             self.frame(with_locks(subscription.delta(), locks.as_mut()))
                 .await?;
@@ -345,7 +349,7 @@ impl Client {
         loop {
             tokio::select! {
                 () = self.stream.hangup() => return Err(Gone),
-                () = paced(WATCH_INTERVAL, follower.came()) => {}
+                () = paced(WATCH_INTERVAL, None, follower.came()) => {}
             }
             self.frame(follower.records()).await?;
         }
@@ -509,11 +513,13 @@ impl Drop for Unanswered {
 #[derive(Debug, Serialize)]
 struct NoParameters {}
 
-/// Returns when the next frame is due: after a change, or as a sign of life.
-async fn paced(interval: Duration, changed: impl Future<Output = ()>) {
+/// Returns when the next frame is due: after a change, at the time that is given, or as a sign of life.
+async fn paced(interval: Duration, due: Option<Instant>, changed: impl Future<Output = ()>) {
     let paced = async {
         tokio::time::sleep(interval).await;
         changed.await;
     };
-    let _sign_of_life = tokio::time::timeout(WATCH_HEARTBEAT, paced).await;
+    let alive = Instant::now() + WATCH_HEARTBEAT;
+    let due = due.map_or(alive, |due| due.min(alive));
+    let _nothing_changed = tokio::time::timeout_at(due.into(), paced).await;
 }

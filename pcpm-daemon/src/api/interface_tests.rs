@@ -24,6 +24,13 @@ fn shape_of(ty: &Type<'_>) -> Vec<(String, String)> {
     }
 }
 
+fn shape_of_custom(ty: &CustomType<'_>) -> Vec<(String, String)> {
+    match ty {
+        CustomType::Object(object) => shape(object.fields()),
+        CustomType::Enum(_) => panic!("an enum is no object"),
+    }
+}
+
 #[test]
 fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
     let rust = [
@@ -56,6 +63,11 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::LongWait::CUSTOM_TYPE,
         types::LockFrame::CUSTOM_TYPE,
         types::Failure::CUSTOM_TYPE,
+        types::Status::CUSTOM_TYPE,
+        types::TimeCount::CUSTOM_TYPE,
+        types::StepTimes::CUSTOM_TYPE,
+        types::SlotUsage::CUSTOM_TYPE,
+        types::TenantQuota::CUSTOM_TYPE,
         types::Event::CUSTOM_TYPE,
         types::CheckStatus::CUSTOM_TYPE,
         types::Check::CUSTOM_TYPE,
@@ -90,10 +102,7 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
 #[test]
 fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
     let flat = |ty: &[(&str, &str)]| -> Vec<(String, String)> {
-        let attachment = match types::Attachment::CUSTOM_TYPE {
-            CustomType::Object(object) => shape(object.fields()),
-            CustomType::Enum(_) => unreachable!("an attachment is an object"),
-        };
+        let attachment = shape_of_custom(types::Attachment::CUSTOM_TYPE);
         let more = ty
             .iter()
             .map(|&(name, ty)| (name.to_owned(), ty.to_owned()));
@@ -110,7 +119,11 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             flat(&[("traffic", "Traffic"), ("flows", "Flows"), fd]),
         ),
         ("List", vec![], shape_of(types::ListReply::TYPE)),
-        ("Status", vec![], shape_of(types::Status::TYPE)),
+        (
+            "Status",
+            vec![],
+            shape_of_custom(types::Status::CUSTOM_TYPE),
+        ),
         (
             "Watch",
             shape_of(types::WatchRequest::TYPE),

@@ -48,8 +48,8 @@ struct TestRunAttr {
     padding: u32,
 }
 
-/// How far a hash table was read: the next bucket. The kernel keeps the order of buckets, so what is in
-/// the table all the time is read once.
+/// How far a table was read: the next bucket of a hash table, the last index of an array. The kernel keeps the
+/// order of buckets, so what is in the table all the time is read once.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place(Option<u32>);
 
@@ -64,19 +64,51 @@ pub(super) fn read_batch<K, V>(
     keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<(usize, Option<Place>)> {
-    let mut next = 0_u32;
     let room = keys.len().min(values.len());
+    let (keys, values) = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+    // SAFETY: the buffers have room for so many keys and values, which the caller says are those of the map.
+    unsafe { look_up(map, place, keys, values, room) }
+}
+
+/// Reads values of an array that has one of `words` words for each of `cpus` processors, from `place` on: the
+/// same for every processor, one value after the other.
+///
+/// # Errors
+/// What the kernel said.
+pub(super) fn read_per_cpu(
+    map: BorrowedFd<'_>,
+    place: Place,
+    keys: &mut [u32],
+    values: &mut [u64],
+    words: usize,
+    cpus: usize,
+) -> io::Result<(usize, Option<Place>)> {
+    let room = keys.len().min(values.len() / (words * cpus));
+    let (keys, values) = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
+    // SAFETY: the buffers have room for so many keys, and values of as many words as the caller says.
+    unsafe { look_up(map, place, keys, values, room) }
+}
+
+/// # Safety
+/// There is room for `room` keys and values of the map at the addresses.
+unsafe fn look_up(
+    map: BorrowedFd<'_>,
+    place: Place,
+    keys: u64,
+    values: u64,
+    room: usize,
+) -> io::Result<(usize, Option<Place>)> {
+    let mut next = 0_u32;
     let mut attr = BatchAttr {
         in_batch: place.0.as_ref().map_or(0, address),
         out_batch: address_mut(&mut next),
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
+        keys,
+        values,
         count: u32::try_from(room).unwrap_or(u32::MAX),
         map_fd: number(map),
         ..BatchAttr::default()
     };
-    // SAFETY: the buffers have room for `count` keys and values, which the caller says are those of the
-    // map; the others are single words.
+    // SAFETY: the caller's promise for the buffers; the others are single words.
     let read = unsafe { call(BPF_MAP_LOOKUP_BATCH, &mut attr) };
     let count = attr.count as usize;
     match read {

@@ -121,6 +121,11 @@ impl Datapath for FakeDatapath {
         Ok(*self.counters.borrow())
     }
 
+    fn all_slot_counters(&self) -> Result<Vec<SlotCounters>, BpfError> {
+        const SLOTS: usize = 64;
+        Ok(vec![*self.counters.borrow(); SLOTS])
+    }
+
     fn slot_flows(&self, _slot: u32) -> SlotFlows {
         *self.flows.borrow()
     }

@@ -7,6 +7,7 @@
 mod batches;
 mod btf;
 pub(crate) mod control_group;
+mod counters;
 mod drop_events;
 mod earlier;
 #[cfg(test)]
@@ -131,6 +132,9 @@ pub(crate) trait Datapath {
 
     /// The slot's traffic since its index was first used, summed over the CPUs.
     fn slot_counters(&self, slot: u32) -> Result<SlotCounters, BpfError>;
+
+    /// The same of all slots by index, in a few system calls.
+    fn all_slot_counters(&self) -> Result<Vec<SlotCounters>, BpfError>;
 
     /// What the slot's flows take of the table. Without a system call.
     fn slot_flows(&self, slot: u32) -> SlotFlows;

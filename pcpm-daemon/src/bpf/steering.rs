@@ -21,6 +21,7 @@ use pcpm_ebpf::{
 use super::{
     BpfError, CompiledPolicy, Datapath, DatapathSetup, FlowHands, Object, PinDir, PolicyTable,
     Uplinks, control_group,
+    counters::{CounterTable, CounterWords, counters},
     load::{Loaded, Outgrown, forget_others, load},
     possible_cpus,
     programs::ProgramSet,
@@ -36,9 +37,6 @@ pub(crate) struct Sizes {
     pub(crate) flows: u32,
     pub(crate) ports: u32,
 }
-
-/// Words of [`SlotCounters`], which aya reads as an array: it knows those to be plain memory.
-type CounterWords = [u64; size_of::<SlotCounters>() / 8];
 
 /// What stands behind the prefix length in the trie of policies.
 type PolicyPrefix = [u32; 5];
@@ -75,6 +73,7 @@ pub(crate) struct Steering {
     config: Array<MapData, Plain<Config>>,
     hubs: Array<MapData, u32>,
     slot_counters: PerCpuArray<MapData, CounterWords>,
+    all_counters: CounterTable,
     drops: PerCpuArray<MapData, u64>,
 }
 
@@ -107,6 +106,7 @@ impl Steering {
             config: use_map(pins, names::CONFIG, Map::Array)?,
             hubs: use_map(pins, names::HUBS, Map::Array)?,
             slot_counters: use_map(pins, names::SLOT_COUNTERS, Map::PerCpuArray)?,
+            all_counters: CounterTable::open(pins)?,
             drops: use_map(pins, names::DROPS, Map::PerCpuArray)?,
         })
     }
@@ -248,13 +248,11 @@ impl Datapath for Steering {
             .slot_counters
             .get(&slot, 0)
             .map_err(|e| BpfError::new(format!("read the counters of slot {slot}"), &e))?;
-        let mut sum = CounterWords::default();
-        for cpu in per_cpu.iter() {
-            for (total, value) in sum.iter_mut().zip(cpu) {
-                *total += value;
-            }
-        }
-        Ok(counters(sum))
+        Ok(counters(per_cpu.iter()))
+    }
+
+    fn all_slot_counters(&self) -> Result<Vec<SlotCounters>, BpfError> {
+        self.all_counters.read()
     }
 
     fn slot_flows(&self, slot: u32) -> SlotFlows {
@@ -312,7 +310,7 @@ impl DatapathSetup for Steering {
 }
 
 /// The map that is pinned under `name`.
-fn open_map(pins: &PinDir, name: &str) -> Result<MapData, BpfError> {
+pub(super) fn open_map(pins: &PinDir, name: &str) -> Result<MapData, BpfError> {
     MapData::from_pin(pins.path(name)).map_err(|e| BpfError::new(format!("open map {name}"), &e))
 }
 
@@ -400,22 +398,5 @@ pub(super) fn missing(kind: &str, name: &str) -> BpfError {
     BpfError {
         what: format!("find {kind} {name}"),
         cause: "not in the steering object".into(),
-    }
-}
-
-fn counters(words: CounterWords) -> SlotCounters {
-    let [
-        sent_packets,
-        sent_bytes,
-        received_packets,
-        received_bytes,
-        dropped_packets,
-    ] = words;
-    SlotCounters {
-        sent_packets,
-        sent_bytes,
-        received_packets,
-        received_bytes,
-        dropped_packets,
     }
 }

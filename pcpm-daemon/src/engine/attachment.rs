@@ -208,12 +208,18 @@ impl Engine {
             .datapath
             .slot_counters(slot)
             .map_err(|e| failed(e.to_string()))?;
-        Ok(traffic_since(self.records[slot as usize].baseline, now))
+        Ok(self.traffic_until(slot, now))
+    }
+
+    /// The same, where its counters read `now`.
+    pub(super) fn traffic_until(&self, slot: SlotIndex, now: SlotCounters) -> Traffic {
+        traffic_since(self.records[slot as usize].baseline, now)
     }
 
     /// A slot as watchers see it.
     pub(super) fn slot(&self, slot: SlotIndex) -> Slot {
         let holder = self.pool.holder(slot);
+        let origin = holder.and(self.records[slot as usize].origin);
         Slot {
             slot: slot_name(slot),
             state: self.pool.state(slot),
@@ -221,6 +227,9 @@ impl Engine {
             owner: holder.map(|holder| holder.owner.clone()),
             tenant: holder.map(|holder| holder.tenant.clone()),
             addresses: self.world.addresses(slot),
+            attached_at_ms: origin.map(|origin| origin.attached_at_ms),
+            took_us: origin.map(|origin| origin.took_us),
+            source: origin.map(|origin| origin.source),
             reason: self.pool.failure(slot).map(|(reason, _)| reason.to_owned()),
         }
     }

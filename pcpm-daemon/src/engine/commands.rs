@@ -99,7 +99,7 @@ impl Engine {
         }
         self.records[slot as usize].origin = Some(origin);
         self.totals.count_attach(source);
-        self.attach_latency.record(asked_at.elapsed());
+        self.note_attach_time(source, asked_at.elapsed());
         // A request that is refused after all must not keep the slot.
         self.attached(slot, pass_fd)
             .map_err(|error| self.give_up(slot, error, Event::Detach(slot)))

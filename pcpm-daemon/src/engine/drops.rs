@@ -51,8 +51,14 @@ impl DropLog {
         self.entries.push_back(entry);
     }
 
-    fn next_sequence(&self) -> u64 {
+    pub(super) fn next_sequence(&self) -> u64 {
         self.forgotten + self.entries.len() as u64
+    }
+
+    /// At most the last `count` records from `sequence` on.
+    pub(super) fn last(&self, count: u64, sequence: u64) -> Vec<DroppedPackets> {
+        let first = self.next_sequence().saturating_sub(count);
+        self.since(first.max(sequence), &Wanted::default())
     }
 
     fn since(&self, sequence: u64, wanted: &Wanted) -> Vec<DroppedPackets> {
@@ -66,7 +72,7 @@ impl DropLog {
 }
 
 /// Whose drops somebody asks for, and which.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Wanted {
     owner: Option<String>,
     reason: Option<DropReason>,

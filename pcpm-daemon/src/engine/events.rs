@@ -238,6 +238,12 @@ impl EventLog {
         self.forgotten + self.entries.len() as u64
     }
 
+    /// The number of the first of the last `count` events, or of those that are remembered.
+    pub(super) fn last(&self, count: u64) -> u64 {
+        let first = self.next_sequence().saturating_sub(count);
+        first.max(self.forgotten)
+    }
+
     /// The events from `sequence` on, and how many of them are forgotten.
     pub(super) fn since(&self, sequence: u64) -> (Vec<types::Event>, u64) {
         let lost = self.forgotten.saturating_sub(sequence);

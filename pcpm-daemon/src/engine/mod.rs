@@ -8,6 +8,7 @@ mod attachment;
 mod commands;
 mod drops;
 mod events;
+mod figures;
 mod findings;
 mod flows;
 mod latency;
@@ -138,6 +139,8 @@ pub(crate) struct Engine {
     watchers: Watchers,
     totals: status::Totals,
     attach_latency: LatencyHistogram,
+    sources: figures::SourceLatency,
+    retire_latency: LatencyHistogram,
     create_latency: status::CreateLatency,
     memory: status::MemoryFigures,
     collected: Collected,
@@ -203,6 +206,8 @@ impl Engine {
             watchers: Watchers::default(),
             totals: status::Totals::default(),
             attach_latency: LatencyHistogram::default(),
+            sources: figures::SourceLatency::default(),
+            retire_latency: LatencyHistogram::default(),
             create_latency: status::CreateLatency::default(),
             memory: status::MemoryFigures::default(),
             collected: Collected::default(),

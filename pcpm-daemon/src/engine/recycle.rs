@@ -19,7 +19,7 @@ pub(super) struct RecycleFigures {
     recycled: u64,
     /// Those that were not, by what was wrong.
     unclean: BTreeMap<&'static str, u64>,
-    took: LatencyHistogram,
+    pub(super) took: LatencyHistogram,
 }
 
 impl RecycleFigures {

@@ -46,8 +46,9 @@ impl Engine {
                 self.note_failure(slot, &reason);
                 Event::CreateFailed(slot, reason)
             }
-            Report::Retired { slot } => {
+            Report::Retired { slot, took } => {
                 self.totals.retired += 1;
+                self.retire_latency.record(took);
                 self.events.push(Happening::Retired, Some(slot), None);
                 Event::Retired(slot)
             }

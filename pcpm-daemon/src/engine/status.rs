@@ -73,11 +73,11 @@ impl MemoryFigures {
 /// How long it takes to make a slot, all together and by step.
 #[derive(Debug, Default)]
 pub(super) struct CreateLatency {
-    whole: LatencyHistogram,
-    namespace: LatencyHistogram,
-    mount: LatencyHistogram,
-    link: LatencyHistogram,
-    configure: LatencyHistogram,
+    pub(super) whole: LatencyHistogram,
+    pub(super) namespace: LatencyHistogram,
+    pub(super) mount: LatencyHistogram,
+    pub(super) link: LatencyHistogram,
+    pub(super) configure: LatencyHistogram,
 }
 
 impl CreateLatency {

@@ -1,5 +1,6 @@
 //! The engine between a datapath that remembers and workers that are told when to finish.
 
+mod figures;
 mod options;
 mod recycle;
 mod restart;
@@ -137,7 +138,10 @@ impl Bench {
                     self.work.retire.borrow_mut().extend(retire);
                     created(spec.index)
                 }
-                (None, Some(slot)) => Report::Retired { slot },
+                (None, Some(slot)) => Report::Retired {
+                    slot,
+                    took: Duration::from_millis(1),
+                },
                 (None, None) => return,
             };
             self.engine.borrow_mut().report(report);
@@ -419,7 +423,7 @@ fn traffic_of_an_earlier_holder_is_not_counted() {
 #[test]
 fn a_watcher_gets_a_snapshot_and_then_what_changed() {
     let bench = Bench::filled(2);
-    let subscription = Subscription::new(&bench.engine);
+    let subscription = Subscription::new(&bench.engine, &types::WatchRequest::default());
     let snapshot = subscription.snapshot();
     assert_eq!((snapshot.full, snapshot.slots.len()), (true, 2));
     bench.attach(request("a")).unwrap();
@@ -543,7 +547,7 @@ fn a_long_queue_is_counted_and_its_beginning_named() {
 #[test]
 fn watchers_see_who_waits_gives_up_and_is_refused() {
     let bench = Bench::new(1, 0);
-    let subscription = Subscription::new(&bench.engine);
+    let subscription = Subscription::new(&bench.engine, &types::WatchRequest::default());
     let (id, _receiver) = waits(&bench, "a", OnEmpty::Wait);
     bench.engine.borrow_mut().cancel(id);
     let hasty = types::AttachRequest {

@@ -2,13 +2,21 @@
 //! What is owed is a set of slots, so a watcher that does not read costs no more than the pool is
 //! large, whatever happens meanwhile.
 
-use std::{cell::Cell, collections::BTreeSet, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    rc::Rc,
+    time::Instant,
+};
 
-use pcpm_api::types::WatchFrame;
+use pcpm_api::types::{Slot, WatchFrame, WatchRequest};
 use tokio::sync::Notify;
 
-use super::{Engine, Shared, unix_time_ms};
+use super::{Engine, Shared, figures::Ticker, unix_time_ms};
 use crate::pool::SlotIndex;
+
+/// Events before it came that a watcher gets who wants some.
+const PAST_EVENTS: u64 = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
@@ -53,13 +61,16 @@ pub(crate) struct Subscription {
     id: u64,
     changed: Rc<Notify>,
     next_event: Cell<u64>,
+    ticker: RefCell<Ticker>,
 }
 
 impl Subscription {
     /// Joins the watchers.
-    pub(crate) fn new(engine: &Shared) -> Self {
+    pub(crate) fn new(engine: &Shared, request: &WatchRequest) -> Self {
+        let ticker = Ticker::new(request);
         let mut borrowed = engine.borrow_mut();
-        let next_event = Cell::new(borrowed.events.next_sequence());
+        let past = if ticker.wants_past() { PAST_EVENTS } else { 0 };
+        let next_event = Cell::new(borrowed.events.last(past));
         let watchers = &mut borrowed.watchers;
         let id = watchers.next_id;
         watchers.next_id += 1;
@@ -75,12 +86,18 @@ impl Subscription {
             id,
             changed,
             next_event,
+            ticker: RefCell::new(ticker),
         }
     }
 
     /// Returns when something changed since the last frame.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// When a frame is due though nothing changed, if ever.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.ticker.borrow().due()
     }
 
     /// Every slot that is not vacant.
@@ -90,7 +107,7 @@ impl Subscription {
             watcher.owed.clear();
         }
         let slots = engine.slots_in_use().collect();
-        engine.frame(true, slots, &self.next_event)
+        self.frame(&engine, true, slots)
     }
 
     /// What changed since the last frame.
@@ -105,7 +122,14 @@ impl Subscription {
             .flatten()
             .map(|slot| engine.slot(slot))
             .collect();
-        engine.frame(false, slots, &self.next_event)
+        self.frame(&engine, false, slots)
+    }
+
+    fn frame(&self, engine: &Engine, full: bool, slots: Vec<Slot>) -> WatchFrame {
+        let mut frame = engine.frame(full, slots, &self.next_event);
+        let now = Instant::now();
+        self.ticker.borrow_mut().add(engine, &mut frame, now);
+        frame
     }
 }
 
@@ -120,12 +144,7 @@ impl Drop for Subscription {
 }
 
 impl Engine {
-    fn frame(
-        &self,
-        full: bool,
-        slots: Vec<pcpm_api::types::Slot>,
-        next_event: &Cell<u64>,
-    ) -> WatchFrame {
+    fn frame(&self, full: bool, slots: Vec<Slot>, next_event: &Cell<u64>) -> WatchFrame {
         let (events, events_lost) = self.events.since(next_event.get());
         next_event.set(self.events.next_sequence());
         WatchFrame {
@@ -135,8 +154,7 @@ impl Engine {
             slots,
             events,
             events_lost,
-            locks: None,
-            locks_unavailable: None,
+            ..WatchFrame::default()
         }
     }
 }

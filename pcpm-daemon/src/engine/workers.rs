@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -41,8 +41,10 @@ pub(crate) enum Report {
         slot: u32,
         reason: String,
     },
+    /// Destroyed, together with others, in that time.
     Retired {
         slot: u32,
+        took: Duration,
     },
     RetireFailed {
         slot: u32,
@@ -239,9 +241,12 @@ impl Worker {
     }
 
     fn retire(&mut self, slots: Vec<RetiredSlot>) {
-        for (slot, result) in self.kernel.destroy_slots(slots) {
+        let begun = Instant::now();
+        let destroyed = self.kernel.destroy_slots(slots);
+        let took = begun.elapsed();
+        for (slot, result) in destroyed {
             self.report(match result {
-                Ok(()) => Report::Retired { slot },
+                Ok(()) => Report::Retired { slot, took },
                 Err(error) => Report::RetireFailed {
                     slot,
                     reason: error.to_string(),

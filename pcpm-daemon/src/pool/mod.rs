@@ -213,6 +213,11 @@ impl Pool {
         self.usage.set_quotas(quotas);
     }
 
+    /// Tenants that hold or wait for something under a limit: how much, and the limit.
+    pub(crate) fn limited_tenants(&self) -> impl Iterator<Item = (&str, u32, u32)> {
+        self.usage.limited_tenants()
+    }
+
     /// Slots there may ever be: indexes are below.
     pub(crate) fn room(&self) -> u32 {
         u32::try_from(self.slots.len()).unwrap_or(u32::MAX)

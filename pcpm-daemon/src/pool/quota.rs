@@ -106,6 +106,15 @@ impl Usage {
         self.users.give_back(&holder.uid, now);
     }
 
+    /// Tenants that hold or wait for something under a limit: how much, and the limit.
+    pub(super) fn limited_tenants(&self) -> impl Iterator<Item = (&str, u32, u32)> {
+        let held = self.tenants.0.iter();
+        held.filter_map(|(tenant, account)| {
+            let limit = self.tenant_quota(tenant).attachments?;
+            Some((tenant.as_str(), account.attachments, limit))
+        })
+    }
+
     /// What is counted for a tenant.
     #[cfg(test)]
     pub(super) fn of_tenant(&self, tenant: &str) -> u32 {

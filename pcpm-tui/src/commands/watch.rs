@@ -18,6 +18,7 @@ pub(super) fn watch(session: &Session, args: &WatchArgs) -> Result<ExitCode> {
     let request = WatchRequest {
         interval_ms: args.interval.map(milliseconds),
         locks: args.locks.then_some(true),
+        ..WatchRequest::default()
     };
     for frame in session.connect()?.watch(&request)? {
         if nobody_reads() {

@@ -126,9 +126,7 @@ mod tests {
             counts,
             slots: Vec::new(),
             events,
-            events_lost: 0,
-            locks: None,
-            locks_unavailable: None,
+            ..WatchFrame::default()
         }
     }
 

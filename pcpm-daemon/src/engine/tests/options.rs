@@ -265,7 +265,7 @@ fn an_update_of_an_attachment_that_is_gone_is_refused() {
 fn watchers_see_an_update() {
     let bench = Bench::filled(1);
     bench.attach(request("a")).unwrap();
-    let subscription = Subscription::new(&bench.engine);
+    let subscription = Subscription::new(&bench.engine, &types::WatchRequest::default());
     subscription.snapshot();
     bench.update(&update_of("a")).unwrap();
     let frame = subscription.delta();
