@@ -64,6 +64,7 @@ words!(SlotState {
     Vacant = "vacant",
     Creating = "creating",
     Ready = "ready",
+    Kept = "kept",
     Attached = "attached",
     Retiring = "retiring",
     Failed = "failed",
@@ -170,6 +171,8 @@ pub struct SlotCounts {
     pub waiting: u32,
     #[serde(default)]
     pub beyond: u32,
+    #[serde(default)]
+    pub kept: u32,
 }
 
 #[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,6 +27,7 @@ use crate::{
         SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice,
     },
     pin_note,
+    pool::Recycle,
     reaper::Reaper,
     uplink::UplinkFollower,
 };
@@ -133,7 +134,7 @@ impl HostWorld {
             programs: steering.programs()?,
         };
         let slots = without_surplus(slots, config.max_capacity, &mut *kernels[0]);
-        let recycler = (config.refill.recycle == config::Recycle::Verified).then(|| {
+        let recycler = (config.refill.recycle != Recycle::Never).then(|| {
             self.recycling(config.max_capacity, &hubs)
                 .map_err(|e| format!("{e:#}"))
         });

@@ -108,6 +108,7 @@ pub(crate) fn until_stopped(
         target: config.target(),
         creating: config.refill.workers * CREATING_PER_WORKER,
         quotas: config.quotas.clone(),
+        recycle: config.refill.recycle,
     };
     let mut engine = Engine::new(
         built.world,

@@ -8,10 +8,12 @@ use pcpm_api::types::{AttachReply, RecycleTotals};
 use pcpm_tests::{Daemon, HttpServer, INTERNET_ADDRESS, PATIENCE, World};
 
 fn pool(world: &World, slots: u32) -> Result<Daemon> {
-    fs::write(
-        world.path("/run/pcpmd.toml"),
-        "[refill]\nrecycle = \"verified\"\n",
-    )?;
+    pool_with(world, slots, "verified")
+}
+
+fn pool_with(world: &World, slots: u32, recycle: &str) -> Result<Daemon> {
+    let settings = format!("[refill]\nrecycle = \"{recycle}\"\n");
+    fs::write(world.path("/run/pcpmd.toml"), settings)?;
     let slots_text = slots.to_string();
     let arguments = ["--config", "/run/pcpmd.toml", "--capacity", &slots_text];
     let daemon = world.spawn_daemon(&arguments)?;
@@ -102,5 +104,24 @@ fn a_slot_that_somebody_holds_or_changed_is_replaced() -> Result<()> {
     daemon.place(&held).tool(change).run()?;
     assert_eq!(detach(&daemon, &held)?.as_deref(), Some("tampered"));
     assert_eq!(daemon.status()?.recycle.recycled, 0);
+    Ok(())
+}
+
+#[test]
+fn a_slot_kept_for_its_tenant_is_met_by_nobody_else() -> Result<()> {
+    let world = World::new()?;
+    let daemon = pool_with(&world, 4, "same-tenant")?;
+    let held = daemon.attach("first", "shop")?;
+    let slot = &held.attachment.slot;
+    let mark = "ip tcp_metrics flush; nc -w1 127.0.0.1 9 || true";
+    daemon.place(&held).command("sh", ["-c", mark]).run()?;
+    assert_eq!(detach(&daemon, &held)?, None, "{}", daemon.log());
+    assert_eq!(daemon.status()?.slots.kept, 1);
+    for owner in ["x", "y", "z"] {
+        let other = daemon.attach(owner, "other")?.attachment;
+        ensure!(other.slot != *slot, "{owner} met what shop left");
+    }
+    let again = daemon.attach("second", "shop")?.attachment;
+    assert_eq!((&again.slot, again.epoch), (slot, 2));
     Ok(())
 }

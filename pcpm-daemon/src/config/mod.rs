@@ -24,7 +24,7 @@ pub(crate) use log::{Log, LogFormat, LogLevel};
 
 use layer::Layer;
 
-use crate::pool::{Adaptive, Quotas, Target};
+use crate::pool::{Adaptive, Quotas, Recycle, Target};
 
 /// Read when it exists and no other file is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/pcpm/pcpmd.toml";
@@ -134,15 +134,6 @@ pub(crate) struct Refill {
     pub(crate) window_s: u32,
     /// What becomes of used slots.
     pub(crate) recycle: Recycle,
-}
-
-/// What becomes of a slot that was given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Recycle {
-    /// It is destroyed, and another one made in its place.
-    Never,
-    /// It is used again if it is found to be as good as new.
-    Verified,
 }
 
 /// How slots reach the world.

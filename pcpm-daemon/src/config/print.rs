@@ -6,9 +6,9 @@ use std::fmt::{Display, Formatter, Result};
 use super::validate::{default_flows_per_slot, socket_in, whole_hubs};
 use super::{
     Access, Config, DefaultPolicy, Ipv6Egress, Locks, Log, OnExit, PoolV6, PortRange, Principal,
-    Recycle, UplinkSetting,
+    UplinkSetting,
 };
-use crate::pool::{Quota, Quotas};
+use crate::pool::{Quota, Quotas, Recycle};
 
 const HEAD: &str = "\
 # Settings of pcpmd, read from /etc/pcpm/pcpmd.toml or the file named with --config. Options of the
@@ -112,8 +112,8 @@ fn tables(file: &mut Printer, config: &Config) {
     file.about(&["How long demand is remembered, in seconds, 10 to 86400."]);
     file.set("window_s", &refill.window_s);
     file.about(&[
-        "What becomes of a slot that was given back: never (it is destroyed) or verified (it is used again if",
-        "nothing in it differs from how it was made).",
+        "What becomes of a slot that was given back: never (it is destroyed), same-tenant (it is kept for the",
+        "tenant that had it) or verified (it is used again if nothing in it differs from how it was made).",
     ]);
     file.set("recycle", &quoted(&refill.recycle));
     file.table("nat");
@@ -266,6 +266,7 @@ impl Display for Recycle {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         f.write_str(match self {
             Self::Never => "never",
+            Self::SameTenant => "same-tenant",
             Self::Verified => "verified",
         })
     }

@@ -15,9 +15,9 @@ use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
     Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Log, LogFormat, LogLevel, Nat,
-    OnExit, Policy, PoolV6, PortRange, Principal, Publish, Recycle, Refill, UplinkSetting,
+    OnExit, Policy, PoolV6, PortRange, Principal, Publish, Refill, UplinkSetting,
 };
-use crate::pool::{Quota, Quotas};
+use crate::pool::{Quota, Quotas, Recycle};
 
 /// Slots one daemon can number.
 const MOST_SLOTS: u32 = 65_536;
@@ -581,8 +581,11 @@ fn port_range(text: &str) -> Result<PortRange, String> {
 fn recycle(text: &str) -> Result<Recycle, String> {
     match text {
         "never" => Ok(Recycle::Never),
+        "same-tenant" => Ok(Recycle::SameTenant),
         "verified" => Ok(Recycle::Verified),
-        _ => Err(format!("'{text}' is neither 'never' nor 'verified'")),
+        _ => Err(format!(
+            "'{text}' is not one of 'never', 'same-tenant' and 'verified'"
+        )),
     }
 }
 

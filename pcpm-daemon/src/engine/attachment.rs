@@ -225,13 +225,20 @@ impl Engine {
             state: self.pool.state(slot),
             epoch: self.pool.epoch(slot),
             owner: holder.map(|holder| holder.owner.clone()),
-            tenant: holder.map(|holder| holder.tenant.clone()),
+            tenant: self.tenant_of(slot),
             addresses: self.world.addresses(slot),
             attached_at_ms: origin.map(|origin| origin.attached_at_ms),
             took_us: origin.map(|origin| origin.took_us),
             source: origin.map(|origin| origin.source),
             reason: self.pool.failure(slot).map(|(reason, _)| reason.to_owned()),
         }
+    }
+
+    /// Whom the slot belongs to, or waits for alone.
+    fn tenant_of(&self, slot: SlotIndex) -> Option<String> {
+        let holder = self.pool.holder(slot);
+        let held = holder.map(|holder| holder.tenant.clone());
+        held.or_else(|| self.pool.kept_for(slot).map(ToString::to_string))
     }
 
     /// All slots that are not vacant.

@@ -25,8 +25,10 @@ pub(super) enum Happening {
     Detached,
     Updated,
     Retired,
-    /// A used slot is as good as new.
-    Recycled,
+    /// A used slot may be used again, by this tenant alone or by anybody.
+    Recycled {
+        kept_for: Option<Rc<str>>,
+    },
     /// A used slot is not, and is destroyed.
     Unclean {
         reason: String,
@@ -96,7 +98,7 @@ impl Happening {
             Self::Detached => "detached",
             Self::Updated => "updated",
             Self::Retired => "retired",
-            Self::Recycled => "recycled",
+            Self::Recycled { .. } => "recycled",
             Self::Unclean { .. } => "unclean",
             Self::Tampered { .. } => "tampered",
             Self::Failed { .. } => "failed",
@@ -140,7 +142,7 @@ impl Happening {
             | Self::Detached
             | Self::Updated
             | Self::Retired
-            | Self::Recycled
+            | Self::Recycled { .. }
             | Self::Unclean { .. }
             | Self::Tampered { .. }
             | Self::Waiting { .. }
@@ -189,9 +191,14 @@ impl Happening {
             Self::Flows(FillChange { used, usable, .. }) => {
                 format!("{used} of {usable} entries in use")
             }
-            Self::Ready | Self::Detached | Self::Updated | Self::Retired | Self::Recycled => {
-                String::new()
-            }
+            Self::Recycled {
+                kept_for: Some(tenant),
+            } => format!("kept for tenant {tenant}"),
+            Self::Ready
+            | Self::Detached
+            | Self::Updated
+            | Self::Retired
+            | Self::Recycled { kept_for: None } => String::new(),
         }
     }
 }

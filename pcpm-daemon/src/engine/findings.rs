@@ -38,7 +38,7 @@ impl Engine {
             }
             let broken = Happening::Broken { reason: doubt };
             self.events.push(broken, Some(slot), Some(&holder));
-        } else if self.pool.is_ready(slot) {
+        } else if self.pool.is_idle(slot) {
             let failed = Happening::Failed { reason: doubt };
             self.events.push(failed, Some(slot), None);
             self.feed(Event::Spoiled(slot), None);

@@ -245,8 +245,8 @@ impl Engine {
         if counts.vacant == counts.capacity {
             self.memory.start_fill();
         }
-        let ready: Vec<_> = self.pool.ready_slots().collect();
-        for slot in ready {
+        let idle: Vec<_> = self.pool.idle_slots().collect();
+        for slot in idle {
             self.portray(slot);
         }
         self.feed(Event::Tick, None);

@@ -13,7 +13,7 @@ use super::{Engine, attachment::Origin, events::Happening};
 use crate::{
     journal::{
         Compacted, Compaction, JournalError,
-        record::{self, Attached, Ready, Record, Started, Updated},
+        record::{self, Attached, Kept, Ready, Record, Started, Updated},
     },
     policy::PolicyId,
     pool::{Holder, SlotIndex},
@@ -69,12 +69,30 @@ impl Engine {
 
     /// The slot may be handed out.
     pub(super) fn note_ready(&mut self, slot: SlotIndex, mtu: u32, baseline: SlotCounters) {
-        self.journal.note(Record::Ready(Ready {
+        self.note_reusable(slot, mtu, baseline, None);
+    }
+
+    /// The slot may be handed out, to this tenant or to anybody.
+    pub(super) fn note_reusable(
+        &mut self,
+        slot: SlotIndex,
+        mtu: u32,
+        baseline: SlotCounters,
+        tenant: Option<&str>,
+    ) {
+        let slot = Ready {
             slot,
             epoch: self.pool.epoch(slot),
             mtu,
             counters: record::counters(baseline),
-        }));
+        };
+        self.journal.note(match tenant {
+            None => Record::Ready(slot),
+            Some(tenant) => Record::Kept(Kept {
+                slot,
+                tenant: tenant.to_owned(),
+            }),
+        });
     }
 
     /// The slot's traffic is cut.

@@ -8,7 +8,7 @@ use pcpm_ebpf::abi::SlotCounters;
 
 use super::{Engine, events::Happening, latency::LatencyHistogram};
 use crate::{
-    net::{FreshSlot, Golden, Recycled, RetiredSlot, Tampered, Unclean, UsedSlot},
+    net::{FreshSlot, Golden, Recycled, RetiredSlot, Scrutiny, Tampered, Unclean, UsedSlot},
     pool::{Event, SlotIndex},
 };
 
@@ -64,7 +64,7 @@ impl Engine {
     /// A golden copy counts if nobody got the slot meanwhile.
     pub(super) fn portrayed(&mut self, fresh: &FreshSlot, golden: Option<Golden>) {
         let slot = fresh.index;
-        let is_ready = self.pool.is_ready(slot) && self.pool.epoch(slot) == fresh.epoch;
+        let is_idle = self.pool.is_idle(slot) && self.pool.epoch(slot) == fresh.epoch;
         let record = &mut self.records[slot as usize];
         let is_same = match (&record.netns, fstat(&fresh.netns)) {
             (Some(netns), Ok(portrayed)) => {
@@ -72,7 +72,7 @@ impl Engine {
             }
             _ => false,
         };
-        if is_ready && is_same {
+        if is_idle && is_same {
             record.golden = golden;
         }
     }
@@ -94,6 +94,10 @@ impl Engine {
         let record = &mut self.records[slot as usize];
         let is_as_others = record.text.as_ref().is_some_and(|text| text.mtu() == mtu);
         let tampered = record.tampered.take();
+        let scrutiny = match self.pool.to_be_kept_for(slot) {
+            Some(_) => Scrutiny::Holders,
+            None => Scrutiny::Everything,
+        };
         let golden = record.golden.take();
         let unclean = match (&self.recycler, golden) {
             (None, _) => return self.retire(slot),
@@ -112,6 +116,7 @@ impl Engine {
                         index: slot,
                         netns,
                         golden,
+                        scrutiny,
                     });
                 }
                 None => return self.retire(slot),
@@ -142,13 +147,15 @@ impl Engine {
     }
 
     fn ready_again(&mut self, slot: SlotIndex, golden: Golden, baseline: SlotCounters) {
-        self.note_ready(slot, self.world.mtu, baseline);
+        let kept_for = self.pool.to_be_kept_for(slot).cloned();
+        self.note_reusable(slot, self.world.mtu, baseline, kept_for.as_deref());
         let record = &mut self.records[slot as usize];
         record.golden = Some(golden);
         record.baseline = baseline;
         record.origin = None;
         record.is_noted_ready = true;
-        self.events.push(Happening::Recycled, Some(slot), None);
+        let recycled = Happening::Recycled { kept_for };
+        self.events.push(recycled, Some(slot), None);
         self.feed(Event::Recycled(slot), None);
     }
 

@@ -233,6 +233,7 @@ mod tests {
             index,
             netns: File::open("/dev/null").unwrap().into(),
             golden: crate::net::Golden::of_nothing(),
+            scrutiny: crate::net::Scrutiny::Everything,
         }
     }
 

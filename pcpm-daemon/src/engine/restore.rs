@@ -37,6 +37,8 @@ enum Verdict {
     Vacant,
     /// It is clean.
     Ready(Ready),
+    /// It is clean enough for the tenant that had it.
+    Kept(Ready, Rc<str>),
     /// Its attachment lives on.
     Attached(Box<Attached>, Option<Ready>),
     /// It is destroyed, if there is anything of it.
@@ -82,9 +84,14 @@ fn judge(traces: &Traces) -> Verdict {
     let last_known = "the journal does not know its last attachment".to_owned();
     match &known.state {
         Known::Spent => spent(Why::Meant),
-        Known::Ready if behind || traces.word.is_attached() => spent(Why::Unknown(last_known)),
-        Known::Ready => match (doubt, known.made) {
-            (None, Some(made)) => Verdict::Ready(made),
+        Known::Ready | Known::Kept(_) if behind || traces.word.is_attached() => {
+            spent(Why::Unknown(last_known))
+        }
+        state @ (Known::Ready | Known::Kept(_)) => match (doubt, known.made) {
+            (None, Some(made)) => match state {
+                Known::Kept(tenant) => Verdict::Kept(made, tenant.as_str().into()),
+                _ => Verdict::Ready(made),
+            },
             (None, None) => spent(Why::Meant),
             (Some(doubt), _) => spent(Why::Unknown(doubt)),
         },
@@ -186,7 +193,8 @@ impl Engine {
         let epoch = known
             .map_or(0, |known| known.epoch)
             .max(traces.word.epoch());
-        let is_noted_ready = known.is_some_and(|known| known.state == Known::Ready);
+        let is_noted_ready =
+            known.is_some_and(|known| matches!(known.state, Known::Ready | Known::Kept(_)));
         let is_found = traces.found.is_some();
         let record = &mut self.records[slot as usize];
         record.netns = traces.found.and_then(|found| found.netns);
@@ -196,6 +204,10 @@ impl Engine {
             Verdict::Ready(made) => {
                 self.describe(slot, Some(made));
                 Left::Ready
+            }
+            Verdict::Kept(made, tenant) => {
+                self.describe(slot, Some(made));
+                Left::Kept(tenant)
             }
             Verdict::Attached(attached, made) => {
                 self.describe(slot, made);

@@ -20,7 +20,7 @@ use crate::{
     collector::FillChange,
     journal::fake::MemoryStorage,
     net::{self, RetiredSlot, SlotSpec},
-    pool::{Quota, Quotas, Target},
+    pool::{Quota, Quotas, Recycle, Target},
     reservation::fake::FakePorts,
 };
 
@@ -82,6 +82,22 @@ impl Bench {
         datapath: FakeDatapath,
         storage: MemoryStorage,
     ) -> Self {
+        let settings = PoolSettings {
+            capacity,
+            room: capacity.max(8),
+            target: Target::Fixed(ready),
+            creating: capacity,
+            quotas,
+            recycle: Recycle::Verified,
+        };
+        Self::with_settings(settings, datapath, storage)
+    }
+
+    fn with_settings(
+        settings: PoolSettings,
+        datapath: FakeDatapath,
+        storage: MemoryStorage,
+    ) -> Self {
         let world = World {
             state_dir: "/run/pcpm".into(),
             pool_cidr: "10.213.0.0/16".parse().unwrap(),
@@ -93,13 +109,7 @@ impl Bench {
         let ports = FakePorts::default();
         let engine = Engine::new(
             world,
-            PoolSettings {
-                capacity,
-                room: capacity.max(8),
-                target: Target::Fixed(ready),
-                creating: capacity,
-                quotas,
-            },
+            settings,
             Box::new(datapath.clone()),
             Box::new(work.clone()),
             Reservations::new(Box::new(ports.clone()), 8),

@@ -7,7 +7,7 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 /// The version that is written. Whatever a reader of the version before would misunderstand raises it.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -161,6 +161,8 @@ impl<'a> Lines<'a> {
 pub(super) enum Beginning {
     /// Ours.
     Ours,
+    /// Ours, of an earlier version, whose records mean the same to this one.
+    Older,
     /// Of another boot, or of another network namespace.
     Foreign(Identity),
     /// Of a later version.
@@ -177,10 +179,10 @@ pub(super) fn begin(lines: &mut Lines<'_>, ours: &Identity) -> Option<Result<Beg
             return Ok(Beginning::Newer(version));
         }
         let Header { identity, .. } = Header::deserialize(&first).map_err(meaning)?;
-        Ok(if identity == *ours {
-            Beginning::Ours
-        } else {
-            Beginning::Foreign(identity)
+        Ok(match identity {
+            identity if identity != *ours => Beginning::Foreign(identity),
+            _ if version < VERSION => Beginning::Older,
+            _ => Beginning::Ours,
         })
     }))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{Attached, Ready, Record, Started, Updated};
+use super::record::{Attached, Kept, Ready, Record, Started, Updated};
 use crate::pool::SlotIndex;
 
 /// The records put together. A record that cannot be is ignored: a detach of what is not attached,
@@ -30,6 +30,8 @@ pub(crate) struct SlotHistory {
 pub(crate) enum Known {
     /// It was made and nobody had it since.
     Ready,
+    /// It may be handed to this tenant, which had it before.
+    Kept(String),
     /// Somebody has it.
     Attached(Box<Attached>),
     /// Somebody had it, or it was about to be destroyed.
@@ -41,7 +43,8 @@ impl History {
     pub(crate) fn apply(&mut self, record: Record) {
         match record {
             Record::Started(started) => self.note_used(started),
-            Record::Ready(ready) => self.ready(ready),
+            Record::Ready(ready) => self.made(ready, Known::Ready),
+            Record::Kept(Kept { slot, tenant }) => self.made(slot, Known::Kept(tenant)),
             Record::Attached(attached) => self.attached(attached),
             Record::Updated(updated) => self.updated(updated),
             Record::Detached { slot, epoch } | Record::Retiring { slot, epoch } => {
@@ -53,9 +56,15 @@ impl History {
     /// The fewest records that come to the same.
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> {
         let slots = self.slots.iter().flat_map(|(&slot, known)| {
-            let made = known.made.map(Record::Ready);
+            let made = known.made.map(|made| match &known.state {
+                Known::Kept(tenant) => Record::Kept(Kept {
+                    slot: made,
+                    tenant: tenant.clone(),
+                }),
+                _ => Record::Ready(made),
+            });
             let last = match &known.state {
-                Known::Ready => None,
+                Known::Ready | Known::Kept(_) => None,
                 Known::Attached(attached) => Some(Record::Attached(attached.as_ref().clone())),
                 Known::Spent => Some(Record::Retiring {
                     slot,
@@ -80,14 +89,13 @@ impl History {
         *last_name = used.last_name.max(*last_name);
     }
 
-    fn ready(&mut self, ready: Ready) {
-        let epoch = self.epoch(ready.slot).max(ready.epoch);
-        let made = SlotHistory {
-            epoch,
-            made: Some(ready),
-            state: Known::Ready,
+    fn made(&mut self, made: Ready, state: Known) {
+        let known = SlotHistory {
+            epoch: self.epoch(made.slot).max(made.epoch),
+            made: Some(made),
+            state,
         };
-        self.slots.insert(ready.slot, made);
+        self.slots.insert(made.slot, known);
     }
 
     fn attached(&mut self, attached: Attached) {

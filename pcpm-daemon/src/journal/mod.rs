@@ -150,6 +150,7 @@ impl Journal {
         let finding = match format::begin(&mut lines, &identity) {
             None => return Self::begin(storage, identity, Vec::new()),
             Some(Ok(Beginning::Ours)) => return Self::go_on(storage, identity, lines, &bytes),
+            Some(Ok(Beginning::Older)) => return Self::renew(storage, identity, lines, &bytes),
             Some(Ok(Beginning::Newer(version))) => return Err(newer(&*storage, version)),
             Some(Ok(Beginning::Foreign(identity))) => Finding::Foreign(identity),
             Some(Err(flaw)) => finding(&flaw, 0, bytes.len()),
@@ -198,6 +199,28 @@ impl Journal {
         };
         Ok(Opened {
             journal: Self::over(storage, identity, intact),
+            history,
+            findings: finding.into_iter().collect(),
+        })
+    }
+
+    /// What an earlier version wrote is written anew: it must not go on with records that the earlier
+    /// version would not understand.
+    fn renew(
+        storage: Arc<dyn Storage>,
+        identity: Identity,
+        mut lines: Lines<'_>,
+        bytes: &[u8],
+    ) -> Result<Opened, JournalError> {
+        let (history, flaw) = replay(&mut lines);
+        let finding = flaw.map(|flaw| finding(&flaw, lines.intact, bytes.len() - lines.intact));
+        if let Some(finding) = &finding {
+            keep_damaged(&*storage, finding, bytes);
+        }
+        let new = compact::write_new(&*storage, &identity, &history)?;
+        rename(&*storage)?;
+        Ok(Opened {
+            journal: Self::over(storage, identity, new),
             history,
             findings: finding.into_iter().collect(),
         })

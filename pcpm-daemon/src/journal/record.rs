@@ -19,6 +19,8 @@ pub(crate) enum Record {
     Started(Started),
     /// A slot was made: it is clean and may be handed out.
     Ready(Ready),
+    /// A used slot was found clean enough for the tenant that had it.
+    Kept(Kept),
     /// A slot is somebody's.
     Attached(Attached),
     /// The holder of a slot has other options.
@@ -53,6 +55,14 @@ pub(crate) struct Ready {
     /// What the slot's counters read when it was made.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) counters: Counters,
+}
+
+/// A slot that one tenant alone may have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    #[serde(flatten)]
+    pub(crate) slot: Ready,
+    pub(crate) tenant: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

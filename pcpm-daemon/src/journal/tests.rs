@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     fake::{Fault, MemoryStorage},
-    record::{Attached, Ready, Started, Updated},
+    record::{Attached, Kept, Ready, Started, Updated},
     *,
 };
 use crate::pool::{Holder, SlotIndex};
@@ -33,6 +33,14 @@ fn ready(slot: SlotIndex, epoch: u32) -> Record {
         mtu: 1500,
         counters: [0; 5],
     })
+}
+
+fn kept(slot: SlotIndex, epoch: u32) -> Record {
+    let Record::Ready(slot) = ready(slot, epoch) else {
+        unreachable!("it was just made");
+    };
+    let tenant = "t".to_owned();
+    Record::Kept(Kept { slot, tenant })
 }
 
 fn holder(owner: &str) -> Rc<Holder> {
@@ -83,6 +91,7 @@ fn plausible(choices: &[(SlotIndex, u8)]) -> Vec<Record> {
     for &(slot, choice) in choices {
         let (epoch, state) = &mut slots[slot as usize];
         let (record, next) = match (*state, choice % 4) {
+            (0, 1) if *epoch > 0 => (kept(slot, *epoch), 1),
             (0, _) => (ready(slot, *epoch), 1),
             (1, 0) => (
                 Record::Retiring {
@@ -419,10 +428,34 @@ fn a_later_version_is_refused_and_left_as_it_is() {
     let error = Journal::open(Arc::new(storage.clone()), identity()).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("/memory/journal: it has format 2 and this pcpmd knows 1"),
+        text.contains("/memory/journal: it has format 3 and this pcpmd knows 2"),
         "{text}"
     );
     assert_eq!(storage.content(NAME).unwrap(), line);
+}
+
+#[test]
+fn what_an_earlier_version_wrote_is_gone_on_with_in_todays_format() {
+    let (mut bytes, mut chain) = (Vec::new(), Chain::default());
+    let first = serde_json::json!({"pcpm_journal": 1, "boot": "3f3c", "netns": 7});
+    chain.write(&first, &mut bytes);
+    for record in [ready(3, 0), attached(3, 1, "a"), ready(4, 0)] {
+        chain.write(&record, &mut bytes);
+    }
+    let storage = MemoryStorage::with(NAME, &bytes);
+    let Opened {
+        mut journal,
+        history,
+        findings,
+    } = open(&storage);
+    assert_eq!(findings, []);
+    assert!(matches!(history.slots[&3].state, Known::Attached(_)));
+    journal.write(&kept(4, 1)).unwrap();
+    let text = String::from_utf8(storage.content(NAME).unwrap()).unwrap();
+    assert!(text[9..].starts_with(r#"{"pcpm_journal":2,"#), "{text}");
+    let slots = open(&storage).history.slots;
+    assert!(matches!(slots[&3].state, Known::Attached(_)));
+    assert_eq!(slots[&4].state, Known::Kept("t".into()));
 }
 
 #[test]
@@ -432,7 +465,7 @@ fn people_can_read_it() {
     assert_eq!(
         lines,
         [
-            r#"{"pcpm_journal":1,"boot":"3f3c","netns":7}"#,
+            r#"{"pcpm_journal":2,"boot":"3f3c","netns":7}"#,
             r#"{"started":{"life":0,"last_policy":0,"last_tenant":0,"last_name":0}}"#,
             r#"{"ready":{"slot":3,"epoch":4,"mtu":1500}}"#,
         ]

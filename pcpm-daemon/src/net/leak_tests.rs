@@ -70,7 +70,13 @@ impl<'a> Lab<'a> {
             index: INDEX,
             netns: new.netns,
             golden: self.recycler.portray(&fresh).unwrap(),
+            scrutiny: Scrutiny::Everything,
         });
+    }
+
+    /// The slot is to go back to the tenant that has it.
+    fn keep_for_tenant(&mut self) {
+        self.slot.as_mut().unwrap().scrutiny = Scrutiny::Holders;
     }
 
     /// Runs a command line in the slot.
@@ -312,6 +318,26 @@ fn a_slot_that_nobody_touched_is_clean_now_and_later() {
         // Long enough for whatever the kernel does to a new link by itself.
         thread::sleep(Duration::from_secs(3));
         assert_eq!(lab.recycle(), Ok(()));
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_slot_for_the_same_tenant_may_hold_what_it_left_but_nobody() {
+    in_private_world(|state_dir| {
+        let mut lab = Lab::new(state_dir);
+        lab.keep_for_tenant();
+        lab.sh("ip ntable change name arp_cache dev eth0 queue 7");
+        assert_eq!(lab.recycle(), Ok(()));
+        let socket = lab.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        lab.assert_unclean("holders", "a socket that is still there");
+        drop(socket);
+        lab.sh("echo 7 >/proc/sys/net/ipv4/tcp_retries1");
+        lab.assert_unclean("sysctls", "a setting that was changed");
+        lab.replace_slot();
+        lab.keep_for_tenant();
+        lab.sh("ip address del $(ip -4 -o address show eth0 | awk '{print $4}') dev eth0");
+        lab.assert_unclean("tampered", "a slot that does not work any more");
     });
 }
 

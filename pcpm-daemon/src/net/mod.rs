@@ -134,6 +134,16 @@ pub(crate) struct UsedSlot {
     /// The only file of the namespace that may be open.
     pub(crate) netns: OwnedFd,
     pub(crate) golden: Golden,
+    pub(crate) scrutiny: Scrutiny,
+}
+
+/// How closely a used slot is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scrutiny {
+    /// Nobody may be in it or reach it, and nothing of what makes it work may have been changed.
+    Holders,
+    /// And nothing in it may differ from how it was made.
+    Everything,
 }
 
 /// A judged slot.

@@ -2,7 +2,8 @@
 //!
 //! What a tenant leaves without meaning to (connections that end, notes about peers) is cleaned away.
 //! Then everything is checked: who holds the namespace, by the kernel's own count; whether a sysctl was
-//! ever written to; what sockets and datagrams there are; and whether it looks like its golden copy.
+//! ever written to; what sockets and datagrams there are; and whether it looks like its golden copy
+//! (which a slot that goes back to the same tenant need not).
 //! What is not as it was is told, and the slot is to be destroyed. Nothing here needs `rtnl_mutex` for
 //! a change; the tables of links and qdiscs are read under it.
 
@@ -19,8 +20,8 @@ use super::golden::{Families, Picture, Usage, end_orphans};
 use super::host::Home;
 use super::namespace::{self, Away};
 use super::{
-    FreshSlot, Golden, Recycled, SlotRecycler, TamperWatch, Unclean, UsedSlot, Witness, cookie,
-    slot_name, slot_path,
+    FreshSlot, Golden, Recycled, Scrutiny, SlotRecycler, TamperWatch, Unclean, UsedSlot, Witness,
+    cookie, slot_name, slot_path,
 };
 
 /// What holds a namespace that nobody uses: the entry that its files and mounts share, and the thread
@@ -77,10 +78,6 @@ impl SlotRecycler for Recycler {
             Ok(families) => families,
             Err(error) => return all_unclean(slots, &Unclean::unknown(&error)),
         };
-        if let Some(unknown) = families.unknown() {
-            let why = format!("nobody knows the state of generic netlink family {unknown}");
-            return all_unclean(slots, &Unclean::new("unknown family", why));
-        }
         let mut batch = Batch {
             witness: self.witness.as_ref(),
             watch: &self.watch,
@@ -170,6 +167,18 @@ impl Batch<'_> {
         if let Err(left) = left {
             end_orphans().map_err(named)?;
             return Err(left);
+        }
+        match slot.scrutiny {
+            Scrutiny::Holders => Ok(()),
+            Scrutiny::Everything => self.check_picture(slot),
+        }
+    }
+
+    fn check_picture(&self, slot: &UsedSlot) -> Result<(), Unclean> {
+        let named = |error: NetError| Unclean::unknown(&error.of(&slot_name(slot.index)));
+        if let Some(unknown) = self.families.unknown() {
+            let why = format!("nobody knows the state of generic netlink family {unknown}");
+            return Err(Unclean::new("unknown family", why));
         }
         self.families.flush_tcp_metrics().map_err(named)?;
         let picture = Picture::take(&self.families).map_err(named)?;

@@ -24,6 +24,20 @@ pub(crate) struct PoolSettings {
     pub(crate) creating: u32,
     /// How much of it one tenant or user may have.
     pub(crate) quotas: Quotas,
+    /// What becomes of used slots, where it can be found out whether they are clean.
+    pub(crate) recycle: Recycle,
+}
+
+/// What becomes of a slot that was given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Recycle {
+    /// It is destroyed, and another one made in its place.
+    #[default]
+    Never,
+    /// It is kept for the tenant that had it, if nobody is in it or reaches it any more.
+    SameTenant,
+    /// It is used again by anybody if it is found to be as good as new.
+    Verified,
 }
 
 /// Who holds a slot.
@@ -101,7 +115,7 @@ pub(crate) enum Event {
     Created(SlotIndex),
     /// A [`Command::Create`] failed and left nothing behind.
     CreateFailed(SlotIndex, String),
-    /// A [`Command::Recycle`] found the slot as good as new. If not, the slot is destroyed, as by
+    /// A [`Command::Recycle`] found the slot clean enough. If not, the slot is destroyed, as by
     /// [`Command::Retire`].
     Recycled(SlotIndex),
     /// A [`Command::Retire`] succeeded.
@@ -175,6 +189,8 @@ pub(crate) enum Left {
     Nothing,
     /// It is clean.
     Ready,
+    /// It is clean enough for the tenant that had it.
+    Kept(Rc<str>),
     Attached(Rc<Holder>),
     /// Something that has to be destroyed.
     Spent,

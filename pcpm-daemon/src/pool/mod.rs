@@ -10,7 +10,8 @@
 //!    +--------------------------------- retired -----------------------+
 //! ```
 //!
-//! Where slots may be used again, a retiring one may also become ready.
+//! Where slots may be used again, a retiring one may also become ready, or be kept for the tenant that
+//! had it.
 //!
 //! Slots, and with them addresses, are taken in the order in which they became free, so that an
 //! address rests as long as possible before somebody else gets it.
@@ -19,6 +20,7 @@ mod attach;
 mod backoff;
 mod contract;
 mod demand;
+mod kept;
 mod queue;
 mod quota;
 mod slot;
@@ -35,12 +37,13 @@ use pcpm_api::types::SlotCounts;
 
 use backoff::Backoff;
 use demand::Demand;
+use kept::Kept;
 use queue::WaitingQueue;
 use quota::Usage;
 use slot::{Slot, State};
 
 pub(crate) use contract::{
-    AttachRequest, Command, Event, Holder, Left, PoolSettings, Refusal, Restored,
+    AttachRequest, Command, Event, Holder, Left, PoolSettings, Recycle, Refusal, Restored,
 };
 pub(crate) use demand::{Adaptive, Decision, Target, Why};
 pub(crate) use quota::{Exceeded, Quota, Quotas, Scope};
@@ -61,6 +64,7 @@ pub(crate) struct Pool {
     slots: Vec<Slot>,
     vacant: VecDeque<SlotIndex>,
     ready: VecDeque<SlotIndex>,
+    kept: Kept,
     owners: HashMap<String, SlotIndex>,
     waiting: WaitingQueue,
     usage: Usage,
@@ -71,8 +75,8 @@ pub(crate) struct Pool {
     demand: Demand,
     counts: SlotCounts,
     draining: bool,
-    /// Whether used slots may be used again.
-    recycles: bool,
+    /// Whether it can be found out if used slots are clean.
+    can_recycle: bool,
     next_request: RequestId,
     /// Whether more slots were in creation when the last one was made.
     refill_is_busy: bool,
@@ -88,12 +92,14 @@ impl Pool {
                 epoch: 0,
                 failures: 0,
                 begun_before: 0,
+                used_by: None,
             })
             .collect();
         let mut pool = Self {
             slots,
             vacant: (0..settings.capacity).collect(),
             ready: VecDeque::new(),
+            kept: Kept::default(),
             owners: HashMap::new(),
             waiting: WaitingQueue::default(),
             usage: Usage::new(settings.quotas.clone()),
@@ -107,7 +113,7 @@ impl Pool {
             demand: Demand::new(settings.target),
             settings,
             draining: false,
-            recycles: false,
+            can_recycle: false,
             next_request: 0,
             refill_is_busy: false,
             touched: Vec::new(),
@@ -116,14 +122,23 @@ impl Pool {
         pool
     }
 
-    /// Used slots may be used again from now on.
+    /// It can be found out whether used slots are clean: they may be used again from now on.
     pub(crate) fn recycle(&mut self) {
-        self.recycles = true;
+        self.can_recycle = true;
     }
 
-    /// Slots that can be handed out, the next one first.
-    pub(crate) fn ready_slots(&self) -> impl Iterator<Item = SlotIndex> {
-        self.ready.iter().copied()
+    /// What becomes of used slots.
+    fn recycling(&self) -> Recycle {
+        if self.can_recycle {
+            self.settings.recycle
+        } else {
+            Recycle::Never
+        }
+    }
+
+    /// Slots that can be handed out, the next one first, and those kept for one tenant.
+    pub(crate) fn idle_slots(&self) -> impl Iterator<Item = SlotIndex> {
+        self.ready.iter().copied().chain(self.kept.slots())
     }
 
     /// Goes on where an earlier life ended; before the first event. A slot that is not named is vacant
@@ -141,12 +156,17 @@ impl Pool {
                     self.set(slot, State::Ready);
                     self.ready.push_back(slot);
                 }
+                Left::Kept(tenant) if self.recycling() == Recycle::SameTenant => {
+                    self.slots[slot as usize].used_by = Some(tenant.clone());
+                    self.set(slot, State::Kept(tenant.clone()));
+                    self.kept.push(tenant, slot);
+                }
                 Left::Attached(holder) => {
                     self.usage.restore(&holder);
                     self.owners.insert(holder.owner.clone(), slot);
                     self.set(slot, State::Attached(holder));
                 }
-                Left::Spent => {
+                Left::Spent | Left::Kept(_) => {
                     self.set(slot, State::Retiring);
                     commands.push(Command::Retire(slot));
                 }
@@ -169,7 +189,7 @@ impl Pool {
             Event::Unused(slot) => self.unused(slot, now, commands),
             Event::Spoiled(slot) => self.spoiled(slot, commands),
             Event::Created(slot) => self.created(slot, now, commands),
-            Event::Recycled(slot) => self.ready_for_anybody(slot, now, commands),
+            Event::Recycled(slot) => self.recycled(slot, now, commands),
             Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
             Event::Retired(slot) => self.retired(slot),
             Event::RetireFailed(slot, reason) => self.fail(slot, reason, true, now),
@@ -180,6 +200,7 @@ impl Pool {
         self.refuse_late(now, commands);
         self.demand.tick(now);
         self.retire_surplus(commands);
+        self.make_room(commands);
         self.retry_failed(now, commands);
         self.refill(now, commands);
         self.note_counts();

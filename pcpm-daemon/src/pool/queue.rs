@@ -37,6 +37,13 @@ impl WaitingQueue {
         Some(request)
     }
 
+    /// Takes the tenant's oldest request.
+    pub(super) fn pop_of(&mut self, tenant: &str) -> Option<AttachRequest> {
+        let mut requests = self.requests.values();
+        let id = requests.find(|request| request.holder.tenant == tenant)?.id;
+        self.remove(id)
+    }
+
     /// Takes a request whose deadline has come.
     pub(super) fn pop_late(&mut self, now: Now) -> Option<AttachRequest> {
         let &(deadline, id) = self.deadlines.first()?;

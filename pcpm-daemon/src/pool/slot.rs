@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use pcpm_api::types::{SlotCounts, SlotState};
 
-use super::{Holder, Now, Pool, RequestId, SlotIndex};
+use super::{Holder, Now, Pool, Recycle, RequestId, SlotIndex};
 
 /// State of one slot.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub(super) enum State {
     Vacant,
     Creating,
     Ready,
+    /// For this tenant alone.
+    Kept(Rc<str>),
     Attached(Rc<Holder>),
     Retiring,
     Failed(Box<FailedSlot>),
@@ -34,6 +36,8 @@ pub(super) struct Slot {
     pub(super) failures: u32,
     /// Requests with smaller ids came before the slot began to be made.
     pub(super) begun_before: RequestId,
+    /// The tenant that had it since it was made, or since it was found to be as good as new.
+    pub(super) used_by: Option<Rc<str>>,
 }
 
 impl Pool {
@@ -57,6 +61,7 @@ impl Pool {
             SlotState::Vacant => Some(&mut self.counts.vacant),
             SlotState::Creating => Some(&mut self.counts.creating),
             SlotState::Ready => Some(&mut self.counts.ready),
+            SlotState::Kept => Some(&mut self.counts.kept),
             SlotState::Attached => Some(&mut self.counts.attached),
             SlotState::Retiring => Some(&mut self.counts.retiring),
             SlotState::Failed => Some(&mut self.counts.failed),
@@ -66,6 +71,7 @@ impl Pool {
     pub(super) fn note_counts(&mut self) {
         let SlotCounts {
             ready,
+            kept,
             attached,
             creating,
             retiring,
@@ -74,7 +80,7 @@ impl Pool {
             capacity,
             ..
         } = self.counts;
-        let all = ready + attached + creating + retiring + failed + vacant;
+        let all = ready + kept + attached + creating + retiring + failed + vacant;
         self.counts.beyond = all.saturating_sub(capacity);
         self.counts.waiting = self.waiting.len();
         self.counts.target = self.target();
@@ -86,15 +92,31 @@ impl Pool {
             State::Vacant => SlotState::Vacant,
             State::Creating => SlotState::Creating,
             State::Ready => SlotState::Ready,
+            State::Kept(_) => SlotState::Kept,
             State::Attached(_) => SlotState::Attached,
             State::Retiring => SlotState::Retiring,
             State::Failed(_) => SlotState::Failed,
         }
     }
 
-    /// Whether the slot waits for somebody.
-    pub(crate) fn is_ready(&self, slot: SlotIndex) -> bool {
-        matches!(self.slots[slot as usize].state, State::Ready)
+    /// Whether the slot waits for somebody, be it for one tenant alone.
+    pub(crate) fn is_idle(&self, slot: SlotIndex) -> bool {
+        let state = &self.slots[slot as usize].state;
+        matches!(state, State::Ready | State::Kept(_))
+    }
+
+    /// The tenant that the slot waits for, if it does for one alone.
+    pub(crate) fn kept_for(&self, slot: SlotIndex) -> Option<&Rc<str>> {
+        match &self.slots[slot as usize].state {
+            State::Kept(tenant) => Some(tenant),
+            _ => None,
+        }
+    }
+
+    /// The tenant that alone may have the slot again, if it is clean.
+    pub(crate) fn to_be_kept_for(&self, slot: SlotIndex) -> Option<&Rc<str>> {
+        let used_by = self.slots[slot as usize].used_by.as_ref();
+        used_by.filter(|_| self.recycling() == Recycle::SameTenant)
     }
 
     /// The slot's attachment counter.

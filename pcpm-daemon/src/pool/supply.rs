@@ -1,13 +1,16 @@
 //! Where slots come from and where they go: refill, failures, sizes.
 
+use pcpm_api::types::SlotCounts;
+
 use super::{
-    Command, Now, Pool, SlotIndex, Target, backoff,
+    Command, Now, Pool, Recycle, SlotIndex, Target, backoff,
     slot::{FailedSlot, State},
 };
 
 impl Pool {
     pub(super) fn created(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
         self.slots[slot as usize].failures = 0;
+        self.slots[slot as usize].used_by = None;
         self.refill_pause.reset();
         self.demand.made(now, self.refill_is_busy);
         self.refill_is_busy = self.counts.creating > 1;
@@ -20,13 +23,42 @@ impl Pool {
         now: Now,
         commands: &mut Vec<Command>,
     ) {
-        if self.draining || slot >= self.settings.capacity {
+        if !self.may_keep(slot) {
             self.retire(slot, commands);
             return;
         }
         self.set(slot, State::Ready);
         self.ready.push_back(slot);
         self.serve_waiting(now, commands);
+    }
+
+    /// A used slot is clean enough. One that may be for anybody is as good as new.
+    pub(super) fn recycled(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
+        match self.recycling() {
+            Recycle::Never => self.retire(slot, commands),
+            Recycle::SameTenant => self.ready_for_tenant(slot, now, commands),
+            Recycle::Verified => {
+                self.slots[slot as usize].used_by = None;
+                self.ready_for_anybody(slot, now, commands);
+            }
+        }
+    }
+
+    /// The slot waits for the tenant that had it.
+    pub(super) fn ready_for_tenant(
+        &mut self,
+        slot: SlotIndex,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        match self.slots[slot as usize].used_by.clone() {
+            Some(tenant) if self.may_keep(slot) => self.serve_tenant(slot, tenant, now, commands),
+            _ => self.retire(slot, commands),
+        }
+    }
+
+    pub(super) fn may_keep(&self, slot: SlotIndex) -> bool {
+        !self.draining && slot < self.settings.capacity
     }
 
     pub(super) fn create_failed(&mut self, slot: SlotIndex, reason: String, now: Now) {
@@ -70,10 +102,10 @@ impl Pool {
     }
 
     pub(super) fn spoiled(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
-        if self.is_ready(slot) {
+        if self.is_idle(slot) {
             self.ready.retain(|&ready| ready != slot);
-            self.set(slot, State::Retiring);
-            commands.push(Command::Retire(slot));
+            self.kept.extract(|kept| kept == slot);
+            self.retire(slot, commands);
         }
     }
 
@@ -108,7 +140,7 @@ impl Pool {
         self.retire_beyond(commands);
     }
 
-    /// Destroys ready slots that a smaller pool has no place for.
+    /// Destroys idle slots that a smaller pool has no place for.
     pub(super) fn retire_beyond(&mut self, commands: &mut Vec<Command>) {
         let ready = std::mem::take(&mut self.ready);
         for slot in ready {
@@ -117,6 +149,10 @@ impl Pool {
             } else {
                 self.retire(slot, commands);
             }
+        }
+        let capacity = self.settings.capacity;
+        for slot in self.kept.extract(|slot| slot >= capacity) {
+            self.retire(slot, commands);
         }
     }
 
@@ -133,10 +169,9 @@ impl Pool {
     /// them than by new ones, so up to as many again are not destroyed.
     fn most_ready(&self) -> u32 {
         let target = self.target();
-        if self.recycles {
-            target.saturating_mul(2)
-        } else {
-            target
+        match self.recycling() {
+            Recycle::Verified => target.saturating_mul(2),
+            Recycle::Never | Recycle::SameTenant => target,
         }
     }
 
@@ -148,6 +183,41 @@ impl Pool {
             };
             self.retire(slot, commands);
         }
+    }
+
+    /// Destroys kept slots, the oldest first, that others need more.
+    pub(super) fn make_room(&mut self, commands: &mut Vec<Command>) {
+        while !self.draining && (self.lacks_room() || self.counts.kept > self.most_kept()) {
+            let Some(slot) = self.kept.take_oldest() else {
+                return;
+            };
+            self.retire(slot, commands);
+        }
+    }
+
+    /// Whether more requests wait than there are places that are free, or about to be.
+    fn lacks_room(&self) -> bool {
+        let SlotCounts {
+            ready,
+            creating,
+            vacant,
+            retiring,
+            ..
+        } = self.counts;
+        ready + creating + vacant + retiring < self.waiting.len()
+    }
+
+    /// Slots that are kept for single tenants: no more than are to be ready for anybody, and at most half of
+    /// what nobody holds.
+    fn most_kept(&self) -> u32 {
+        let SlotCounts {
+            attached,
+            failed,
+            capacity,
+            ..
+        } = self.counts;
+        let free = capacity.saturating_sub(attached + failed);
+        self.target().min(free / 2)
     }
 
     pub(super) fn refill(&mut self, now: Now, commands: &mut Vec<Command>) {

@@ -1,7 +1,7 @@
 //! The pool's behaviour, one sentence a test, and random schedules that check what must hold always.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -21,12 +21,19 @@ struct Bench {
     now: Now,
     to_create: VecDeque<SlotIndex>,
     to_retire: VecDeque<SlotIndex>,
+    to_judge: VecDeque<SlotIndex>,
+    /// The last tenant in each slot since it was made.
+    used_by: HashMap<SlotIndex, String>,
     next_request: RequestId,
     passing: HashSet<SlotIndex>,
 }
 
 impl Bench {
     fn new(capacity: u32, ready: u32) -> Self {
+        Self::recycling(capacity, ready, Recycle::Never)
+    }
+
+    fn recycling(capacity: u32, ready: u32, recycle: Recycle) -> Self {
         let mut bench = Self {
             pool: Pool::new(PoolSettings {
                 capacity,
@@ -34,13 +41,17 @@ impl Bench {
                 target: Target::Fixed(ready),
                 creating: 4,
                 quotas: Quotas::default(),
+                recycle,
             }),
             now: Duration::ZERO,
             to_create: VecDeque::new(),
             to_retire: VecDeque::new(),
+            to_judge: VecDeque::new(),
+            used_by: HashMap::new(),
             next_request: 0,
             passing: HashSet::new(),
         };
+        bench.pool.recycle();
         bench.event(Event::Tick);
         bench
     }
@@ -65,7 +76,13 @@ impl Bench {
                     !self.passing.contains(slot),
                     "{slot} is retired while traffic passes"
                 );
-                self.to_retire.push_back(*slot);
+                let is_used_again = matches!(command, Command::Recycle(_));
+                let jobs = if is_used_again {
+                    &mut self.to_judge
+                } else {
+                    &mut self.to_retire
+                };
+                jobs.push_back(*slot);
                 false
             }
             Command::Revoke { slot, .. } => {
@@ -74,6 +91,13 @@ impl Bench {
             }
             Command::Grant { slot, .. } => {
                 assert!(self.passing.insert(*slot), "{slot} belongs to two owners");
+                let tenant = &self.pool.holder(*slot).expect("it is granted").tenant;
+                let before = self.used_by.insert(*slot, tenant.clone());
+                assert!(
+                    before.is_none_or(|before| before == *tenant)
+                        || self.pool.recycling() == Recycle::Verified,
+                    "{slot} was another tenant's"
+                );
                 true
             }
             Command::Existing { .. } | Command::Refuse { .. } => true,
@@ -86,13 +110,20 @@ impl Bench {
         let mut answers = Vec::new();
         loop {
             if let Some(slot) = self.to_create.pop_front() {
-                answers.extend(self.event(Event::Created(slot)));
+                answers.extend(self.created(slot));
+            } else if let Some(slot) = self.to_judge.pop_front() {
+                answers.extend(self.event(Event::Recycled(slot)));
             } else if let Some(slot) = self.to_retire.pop_front() {
                 answers.extend(self.event(Event::Retired(slot)));
             } else {
                 return answers;
             }
         }
+    }
+
+    fn created(&mut self, slot: SlotIndex) -> Vec<Command> {
+        self.used_by.remove(&slot);
+        self.event(Event::Created(slot))
     }
 
     fn resize(&mut self, capacity: u32, ready: u32) -> Vec<Command> {
@@ -503,9 +534,9 @@ fn a_ready_slot_that_is_spoiled_is_replaced_and_an_attached_one_stays() {
     bench.event(Event::Spoiled(held));
     assert_eq!(bench.pool.slot_of("a"), Some(held));
     bench.event(Event::Spoiled(ready));
-    assert!(!bench.pool.is_ready(ready));
+    assert!(!bench.pool.is_idle(ready));
     bench.work();
-    assert!(bench.pool.is_ready(ready));
+    assert!(bench.pool.is_idle(ready));
 }
 
 #[test]
@@ -531,6 +562,89 @@ fn an_attachment_of_another_user_is_neither_given_nor_described() {
     };
     let answer = bench.attach_as(administrator, OnEmpty::Fail);
     assert_eq!(answer, [Command::Existing { request: 2, slot }]);
+}
+
+/// A pool whose only used slot is kept for tenant `a`.
+fn keeping(capacity: u32, ready: u32) -> (Bench, SlotIndex) {
+    let mut bench = Bench::recycling(capacity, ready, Recycle::SameTenant);
+    bench.work();
+    bench.attach_as(holder("first", "a"), OnEmpty::Fail);
+    let slot = bench.pool.slot_of("first").expect("attached");
+    bench.event(Event::Detach(slot));
+    bench.work();
+    (bench, slot)
+}
+
+#[test]
+fn a_used_slot_is_kept_for_its_tenant_and_goes_to_no_other() {
+    let (mut bench, slot) = keeping(3, 1);
+    assert_eq!(bench.pool.counts().kept, 1);
+    assert_ne!(bench.attached("stranger"), slot);
+    assert_eq!(
+        granted(&bench.attach_as(holder("second", "a"), OnEmpty::Fail)),
+        [(2, slot)]
+    );
+    assert_eq!(bench.pool.epoch(slot), 2);
+}
+
+#[test]
+fn a_used_slot_goes_to_the_first_of_its_tenant_who_waits() {
+    let mut bench = Bench::recycling(1, 1, Recycle::SameTenant);
+    bench.work();
+    bench.attach_as(holder("first", "a"), OnEmpty::Fail);
+    for (owner, tenant) in [("x", "b"), ("second", "a"), ("third", "a")] {
+        bench.attach_as(holder(owner, tenant), OnEmpty::Wait);
+    }
+    bench.event(Event::Detach(0));
+    assert_eq!(granted(&bench.work()), [(2, 0)]);
+}
+
+#[test]
+fn the_slot_kept_longest_makes_room_for_the_next() {
+    let (mut bench, oldest) = keeping(3, 2);
+    bench.attach_as(holder("b1", "b"), OnEmpty::Fail);
+    let newer = bench.pool.slot_of("b1").expect("attached");
+    bench.event(Event::Detach(newer));
+    bench.work();
+    let counts = bench.pool.counts();
+    assert_eq!((counts.ready, counts.kept), (2, 1));
+    assert_eq!(bench.pool.kept_for(oldest), None);
+    assert_eq!(
+        bench.pool.kept_for(newer).map(|tenant| &**tenant),
+        Some("b")
+    );
+}
+
+#[test]
+fn whoever_waits_gets_the_place_of_a_slot_that_is_kept_for_another() {
+    let (mut bench, kept) = keeping(2, 1);
+    bench.attached("x");
+    assert_eq!(bench.attach("y", OnEmpty::Create), []);
+    assert_eq!(granted(&bench.work()), [(2, kept)]);
+}
+
+#[test]
+fn a_kept_slot_of_an_earlier_life_is_destroyed_where_slots_are_not_kept_any_more() {
+    for (recycle, kept) in [
+        (Recycle::SameTenant, 1),
+        (Recycle::Verified, 0),
+        (Recycle::Never, 0),
+    ] {
+        let mut pool = Bench::recycling(2, 1, recycle).pool;
+        pool.vacant.clear();
+        let left = Restored {
+            slot: 9,
+            epoch: 4,
+            now: Left::Kept("a".into()),
+        };
+        pool.settings.capacity = 10;
+        let mut commands = Vec::new();
+        pool.restore([left], &mut commands);
+        assert_eq!(
+            (pool.counts().kept, commands.len()),
+            (kept, 1 - kept as usize)
+        );
+    }
 }
 
 #[test]
@@ -562,6 +676,9 @@ fn a_request_beyond_the_quota_is_refused_also_while_others_wait() {
     assert_eq!(bench.attach("c", OnEmpty::Wait), []);
 }
 
+/// Whom the owners of a random schedule belong to.
+const TENANTS: [&str; 3] = ["a", "b", "c"];
+
 /// One step of a random schedule.
 #[derive(Clone, Debug)]
 enum Step {
@@ -571,6 +688,8 @@ enum Step {
     Cancel { back: u8 },
     CreateDone { ok: bool },
     RetireDone { ok: bool },
+    Judged { ok: bool },
+    Spoiled { slot: u8 },
     Wait { ms: u16 },
     Resize { capacity: u8, ready: u8 },
     Drain { on: bool },
@@ -585,6 +704,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(|back| Step::Cancel { back }),
         4 => prop::bool::weighted(0.9).prop_map(|ok| Step::CreateDone { ok }),
         4 => prop::bool::weighted(0.9).prop_map(|ok| Step::RetireDone { ok }),
+        3 => prop::bool::weighted(0.8).prop_map(|ok| Step::Judged { ok }),
+        1 => (0..16_u8).prop_map(|slot| Step::Spoiled { slot }),
         2 => (0..2000_u16).prop_map(|ms| Step::Wait { ms }),
         1 => (1..16_u8, 0..16_u8).prop_map(|(capacity, ready)| Step::Resize { capacity, ready }),
         1 => any::<bool>().prop_map(|on| Step::Drain { on }),
@@ -594,7 +715,10 @@ fn step() -> impl Strategy<Value = Step> {
 impl Bench {
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Attach { owner, on_empty } => drop(self.attach(&format!("o{owner}"), on_empty)),
+            Step::Attach { owner, on_empty } => {
+                let tenant = TENANTS[usize::from(owner) % TENANTS.len()];
+                self.attach_as(holder(&format!("o{owner}"), tenant), on_empty);
+            }
             Step::Detach { owner } => {
                 if let Some(slot) = self.pool.slot_of(&format!("o{owner}")) {
                     self.event(Event::Detach(slot));
@@ -603,6 +727,9 @@ impl Bench {
             Step::Unused { owner } => {
                 if let Some(slot) = self.pool.slot_of(&format!("o{owner}")) {
                     self.passing.remove(&slot);
+                    if self.pool.slots[slot as usize].used_by.is_none() {
+                        self.used_by.remove(&slot);
+                    }
                     self.event(Event::Unused(slot));
                 }
             }
@@ -614,12 +741,23 @@ impl Bench {
                 let Some(slot) = self.to_create.pop_front() else {
                     return;
                 };
-                self.event(if ok {
-                    Event::Created(slot)
+                if ok {
+                    self.created(slot);
                 } else {
-                    Event::CreateFailed(slot, "no".into())
-                });
+                    self.event(Event::CreateFailed(slot, "no".into()));
+                }
             }
+            Step::Judged { ok } => {
+                let Some(slot) = self.to_judge.pop_front() else {
+                    return;
+                };
+                if ok {
+                    self.event(Event::Recycled(slot));
+                } else {
+                    self.to_retire.push_back(slot);
+                }
+            }
+            Step::Spoiled { slot } => drop(self.event(Event::Spoiled(slot.into()))),
             Step::RetireDone { ok } => {
                 let Some(slot) = self.to_retire.pop_front() else {
                     return;
@@ -644,6 +782,7 @@ impl Bench {
         let pool = &self.pool;
         let counts = pool.counts();
         let all = counts.ready
+            + counts.kept
             + counts.attached
             + counts.creating
             + counts.retiring
@@ -660,10 +799,21 @@ impl Bench {
             "traffic passes if attached"
         );
         assert_eq!(u32::try_from(pool.owners.len()), Ok(counts.attached));
+        let used = TENANTS.map(|tenant| pool.usage.of_tenant(tenant));
         assert_eq!(
-            pool.usage.of_tenant("t"),
+            used.iter().sum::<u32>(),
             counts.attached + counts.waiting,
             "every attachment and request is counted once"
+        );
+        assert_eq!(pool.kept.slots().count(), counts.kept as usize);
+        let others = counts.ready + counts.creating + counts.retiring + counts.vacant;
+        assert!(
+            pool.draining || counts.kept <= counts.target.min(others),
+            "no more are kept than are there for others"
+        );
+        assert!(
+            pool.draining || counts.kept == 0 || others >= counts.waiting,
+            "nobody waits for the place of a kept slot"
         );
         for (owner, &slot) in &pool.owners {
             assert_eq!(pool.holder(slot).map(|holder| &holder.owner), Some(owner));
@@ -689,9 +839,10 @@ proptest! {
     fn any_schedule_keeps_the_invariants_and_ends_in_a_full_pool(
         capacity in 1..10_u32,
         ready in 0..10_u32,
+        recycle in prop::sample::select(&[Recycle::Never, Recycle::SameTenant, Recycle::Verified][..]),
         steps in prop::collection::vec(step(), 1..300),
     ) {
-        let mut bench = Bench::new(capacity, ready.min(capacity));
+        let mut bench = Bench::recycling(capacity, ready.min(capacity), recycle);
         for step in &steps {
             bench.step(step);
             bench.check();
@@ -711,7 +862,7 @@ proptest! {
         }
         bench.work();
         let counts = bench.pool.counts();
-        prop_assert!(counts.ready >= ready.min(capacity), "{counts:?}");
+        prop_assert!(counts.ready + counts.kept >= ready.min(capacity), "{counts:?}");
         prop_assert_eq!((counts.attached, counts.failed, counts.waiting), (0, 0, 0));
         prop_assert_eq!(counts.beyond, 0);
     }

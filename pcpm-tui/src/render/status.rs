@@ -103,10 +103,11 @@ fn uplink(uplink: &Uplink) -> Cell {
 }
 
 /// States with their share of the pool, in the order of the bar, and the sign they have there.
-fn states(counts: &SlotCounts) -> [(&'static str, u32, char, Hue); 6] {
+fn states(counts: &SlotCounts) -> [(&'static str, u32, char, Hue); 7] {
     [
         ("attached", counts.attached, '#', Hue::Busy),
         ("ready", counts.ready, '=', Hue::Good),
+        ("kept", counts.kept, '~', Hue::Good),
         ("creating", counts.creating, '+', Hue::Warning),
         ("retiring", counts.retiring, '-', Hue::Warning),
         ("failed", counts.failed, '!', Hue::Bad),
@@ -248,7 +249,7 @@ fn recycle(totals: &RecycleTotals) -> String {
         format!(" ({})", each.join(", "))
     };
     format!(
-        "{} as good as new, {} not{why}",
+        "{} used again, {} not{why}",
         humanise::count(totals.recycled),
         humanise::count(unclean),
     )
@@ -388,6 +389,7 @@ mod tests {
                 target: 40,
                 waiting: 2,
                 beyond: 0,
+                kept: 0,
             },
             target: WarmTarget {
                 mode: TargetMode::Adaptive,
@@ -475,7 +477,7 @@ attach time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill        12.1k created, 12.0k retired, 4 failed
 refill time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill steps  p50 of namespace 0µs, mount 0µs, link 14µs, configure 0µs
-recycle       11.0k as good as new, 3 not (3 sysctls)
+recycle       11.0k used again, 3 not (3 sysctls)
 memory        daemon 12.0MiB; kernel per slot: slab 85.0KiB
 waiting
   web-9  shop  wait  for 1.2s  3.8s left

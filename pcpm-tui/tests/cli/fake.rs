@@ -177,7 +177,7 @@ fn flow_table() -> Value {
 /// Counts of a pool with 8 slots.
 pub(crate) fn counts() -> Value {
     json!({"ready": 5, "attached": 1, "creating": 1, "retiring": 0, "failed": 1, "vacant": 0,
-           "capacity": 8, "target": 6, "waiting": 0, "beyond": 0})
+           "capacity": 8, "target": 6, "waiting": 0, "beyond": 0, "kept": 0})
 }
 
 fn read_call(stream: &mut UnixStream) -> Option<(String, Value)> {

@@ -3,8 +3,19 @@
 use super::*;
 use crate::{
     found::{Found, FoundSlot},
-    net::{FreshSlot, Recycled, Tampered, Unclean, UsedSlot},
+    net::{FreshSlot, Recycled, Scrutiny, Tampered, Unclean, UsedSlot},
 };
+
+fn settings(capacity: u32, recycle: Recycle) -> PoolSettings {
+    PoolSettings {
+        capacity,
+        room: 8,
+        target: Target::Fixed(1),
+        creating: 1,
+        quotas: Quotas::default(),
+        recycle,
+    }
+}
 
 struct Recycling {
     bench: Bench,
@@ -21,14 +32,49 @@ impl Recycling {
         recycling
     }
 
+    fn of(recycle: Recycle) -> Self {
+        let recycling = Self::over(Bench::with_settings(
+            settings(2, recycle),
+            FakeDatapath::default(),
+            MemoryStorage::default(),
+        ));
+        for fresh in recycling.jobs.take().0 {
+            recycling.portray(fresh);
+        }
+        recycling
+    }
+
     /// One whose slot was not looked at yet.
     fn unseen() -> Self {
-        let bench = Bench::new(1, 1);
+        Self::over(Bench::new(1, 1))
+    }
+
+    fn over(bench: Bench) -> Self {
         let jobs = RecycleSender::unattended();
         bench.engine.borrow_mut().recycle_with(jobs.clone());
         drop(bench.engine.borrow_mut().start());
         bench.work();
         Self { bench, jobs }
+    }
+
+    /// The next life of the daemon, which finds the slot as it should be.
+    fn restarted(&self, recycle: Recycle) -> Bench {
+        let (datapath, storage) = (
+            self.bench.datapath.clone(),
+            self.bench.storage.after_crash(),
+        );
+        let bench = Bench::with_settings(settings(2, recycle), datapath, storage);
+        let netns = File::open("/dev/null").unwrap().into();
+        let found = FoundSlot {
+            index: 0,
+            netns: Some(netns),
+            doubt: None,
+        };
+        let mut engine = bench.engine.borrow_mut();
+        engine.recycle_with(RecycleSender::unattended());
+        engine.restore(Found { slots: vec![found] });
+        drop(engine);
+        bench
     }
 
     fn report(&self, report: Report) {
@@ -74,26 +120,39 @@ fn a_slot_that_is_as_good_as_new_is_handed_out_again_in_another_epoch() {
 fn a_recycled_slot_is_ready_for_the_next_life_and_a_used_one_is_not() {
     let pool = Recycling::new();
     pool.use_once();
-    let restarted = |pool: &Recycling| {
-        let (datapath, storage) = (pool.bench.datapath.clone(), pool.bench.storage.clone());
-        let bench = Bench::over(1, 1, Quotas::default(), datapath, storage);
-        let netns = File::open("/dev/null").unwrap().into();
-        let found = FoundSlot {
-            index: 0,
-            netns: Some(netns),
-            doubt: None,
-        };
-        bench
-            .engine
-            .borrow_mut()
-            .restore(Found { slots: vec![found] });
-        let counts = bench.engine.borrow().status().slots;
+    let ready = |pool: &Recycling| {
+        let next = pool.restarted(Recycle::Verified);
+        let counts = next.engine.borrow().status().slots;
         counts.ready
     };
-    assert_eq!(restarted(&pool), 0);
+    assert_eq!(ready(&pool), 0);
     let used = pool.jobs.take().1.pop().unwrap();
     pool.judge(used, Ok(()));
-    assert_eq!(restarted(&pool), 1);
+    assert_eq!(ready(&pool), 1);
+}
+
+#[test]
+fn a_slot_goes_back_to_its_tenant_alone_in_this_life_and_in_the_next() {
+    let pool = Recycling::of(Recycle::SameTenant);
+    pool.use_once();
+    let used = pool.jobs.take().1.pop().unwrap();
+    assert_eq!(used.scrutiny, Scrutiny::Holders);
+    pool.judge(used, Ok(()));
+    let slots = pool.bench.engine.borrow().status().slots;
+    assert_eq!(slots.kept, 1);
+
+    let verified = pool.restarted(Recycle::Verified);
+    assert_eq!(*verified.work.retire.borrow(), [0], "nobody may have it");
+
+    let next = pool.restarted(Recycle::SameTenant);
+    let stranger = types::AttachRequest {
+        tenant: Some("stranger".into()),
+        on_empty: Some(OnEmpty::Fail),
+        ..request("s")
+    };
+    assert!(next.attach(stranger).is_err());
+    let again = shown(&next.attach(request("b")).unwrap().0);
+    assert_eq!((again.slot.as_str(), again.epoch), ("s0000", 2));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use pcpm_api::types::OnEmpty;
 
 use super::*;
 use crate::pool::{
-    AttachRequest, Command, Event, Pool, PoolSettings, Quotas, SlotIndex, tests::holder,
+    AttachRequest, Command, Event, Pool, PoolSettings, Quotas, Recycle, SlotIndex, tests::holder,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -199,6 +199,7 @@ impl Simulation {
             target,
             creating: 32,
             quotas: Quotas::default(),
+            recycle: Recycle::Never,
         };
         let mut simulation = Self {
             pool: Pool::new(settings),
