@@ -74,7 +74,8 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// Prints the checks of the host.
 fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let checks = host_world::checks(config)?;
+    let mut checks = host_world::checks(config)?;
+    checks.push(locks::probe(config.locks.enabled));
     let failed = checks
         .iter()
         .any(|check| check.status == CheckStatus::Failed);

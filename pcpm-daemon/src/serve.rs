@@ -166,7 +166,7 @@ fn insight(locks: config::Locks) -> Insight {
     if locks.enabled {
         Insight::start(locks.long_wait)
     } else {
-        Insight::off("off by configuration (locks.enabled)".to_owned())
+        Insight::off()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use pcpm_api::types::{LockFrame, LocksReply, LongWait, WatchFrame};
-use pcpm_tests::{Daemon, Process, World};
+use pcpm_tests::{Daemon, Process, World, binary};
 use serde_json::json;
 
 /// Makes links and removes them until it is killed.
@@ -191,5 +191,35 @@ fn observing_for_a_while_takes_that_while() -> Result<()> {
         .json()?;
     assert!(begun.elapsed() >= Duration::from_secs(1));
     assert!(seen["interval_ms"].as_u64() >= Some(1), "{seen}");
+    Ok(())
+}
+
+#[test]
+fn the_doctor_says_how_the_lock_was_found_with_and_without_a_daemon() -> Result<()> {
+    let world = World::new()?;
+    let found = |checks: &serde_json::Value| -> Result<serde_json::Value> {
+        let checks = checks["checks"].as_array().or(checks.as_array());
+        let mut checks = checks.into_iter().flatten();
+        let check = checks.find(|check| check["name"] == "lock-insight");
+        check.cloned().context("no check of lock insight")
+    };
+    let pcpmd = world
+        .host()
+        .command(binary("pcpmd")?, ["--check", "--json"]);
+    let before = found(&pcpmd.json()?)?;
+    assert!(
+        before["detail"]
+            .as_str()
+            .is_some_and(|d| d.contains("waits of our own in dev_ioctl")),
+        "{before}"
+    );
+    let daemon = world.pool_of(1)?;
+    until(&daemon, "second", |_| Some(()))?;
+    let during = found(&world.pcpm(["--json", "doctor"])?.json()?)?;
+    assert_eq!(
+        (&during["status"], &before["status"]),
+        (&"ok".into(), &"ok".into()),
+        "{before} {during}"
+    );
     Ok(())
 }

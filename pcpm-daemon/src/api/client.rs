@@ -286,6 +286,7 @@ impl Client {
         let doctor = self.service.doctor.clone();
         match tokio::task::spawn_blocking(move || doctor()).await {
             Ok(mut checks) => {
+                checks.push(self.service.locks.check());
                 checks.push(self.service.engine.borrow().journal_check());
                 self.reply(mode, DoctorReply { checks }).await
             }

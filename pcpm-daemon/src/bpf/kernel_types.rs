@@ -1,5 +1,6 @@
 //! Where the running kernel has the fields of its own types, read from its description of them (BTF,
-//! Documentation/bpf/btf.rst). Only as much of the format as that takes.
+//! Documentation/bpf/btf.rst). Only as much of the format as that takes; the library that loads programs keeps what it
+//! knows of it to itself.
 
 use std::{collections::HashMap, fs, io};
 
@@ -8,6 +9,7 @@ use pcpm_ebpf::witness::KernelLayout;
 use super::BpfError;
 
 const DESCRIPTION: &str = "/sys/kernel/btf/vmlinux";
+const UNKNOWN_FORMAT: &str = "it is not in the format that is known";
 
 /// Offsets of what the witness programs read. A kernel that has one of them not, or under another
 /// name, is none that they can be asked on.
@@ -16,19 +18,40 @@ pub(super) fn layout() -> Result<KernelLayout, BpfError> {
     layout_in(&bytes).map_err(|cause| failed(&io::Error::other(cause)))
 }
 
+/// Where a task has what the lock tracer tells of tasks, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TaskLayout {
+    pub(crate) pid: u32,
+    pub(crate) tgid: u32,
+    pub(crate) comm: u32,
+    pub(crate) flags: u32,
+}
+
+/// Offsets in the running kernel's `struct task_struct`.
+pub(crate) fn task_layout() -> Result<TaskLayout, BpfError> {
+    let bytes = fs::read(DESCRIPTION).map_err(|e| failed(&e))?;
+    let types = Types::parse(&bytes);
+    let layout = types
+        .ok_or_else(|| UNKNOWN_FORMAT.to_owned())
+        .and_then(|types| {
+            let of = |member: &str| types.offset_of_one("task_struct", &[&[member]]);
+            Ok(TaskLayout {
+                pid: of("pid")?,
+                tgid: of("tgid")?,
+                comm: of("comm")?,
+                flags: of("flags")?,
+            })
+        });
+    layout.map_err(|cause| failed(&io::Error::other(cause)))
+}
+
 fn failed(error: &io::Error) -> BpfError {
     BpfError::new(format!("read {DESCRIPTION}"), error)
 }
 
 fn layout_in(bytes: &[u8]) -> Result<KernelLayout, String> {
-    let types = Types::parse(bytes).ok_or("it is not in the format that is known")?;
-    let of = |structure: &str, paths: &[&[&str]]| {
-        let mut found = paths
-            .iter()
-            .filter_map(|path| types.offset(structure, path));
-        let named = || format!("struct {structure} has no {}", paths[0].join("."));
-        found.next().ok_or_else(named)
-    };
+    let types = Types::parse(bytes).ok_or(UNKNOWN_FORMAT)?;
+    let of = |structure: &str, paths: &[&[&str]]| types.offset_of_one(structure, paths);
     Ok(KernelLayout {
         task_nsproxy: of("task_struct", &[&["nsproxy"]])?,
         nsproxy_net: of("nsproxy", &[&["net_ns"]])?,
@@ -101,6 +124,13 @@ impl<'a> Types<'a> {
 
     fn name(&self, at: u32) -> Option<&'a [u8]> {
         self.names.get(at as usize..)?.split(|b| *b == 0).next()
+    }
+
+    /// The offset of the first of these members that there is.
+    fn offset_of_one(&self, structure: &str, paths: &[&[&str]]) -> Result<u32, String> {
+        let mut found = paths.iter().filter_map(|path| self.offset(structure, path));
+        let named = || format!("struct {structure} has no {}", paths[0].join("."));
+        found.next().ok_or_else(named)
     }
 
     fn offset(&self, structure: &str, path: &[&str]) -> Option<u32> {
@@ -235,6 +265,13 @@ mod tests {
         let bytes = description(&[(STRUCT, "outer", &[("first", 0, 0)])]);
         assert!(Types::parse(&bytes[..20]).is_none());
         assert!(layout_in(&bytes[..bytes.len() - 30]).is_err());
+    }
+
+    #[test]
+    fn this_kernel_s_tasks_are_described() {
+        let layout = task_layout().unwrap();
+        assert_eq!(layout.tgid, layout.pid + 4);
+        assert!(layout.comm > 0 && layout.flags > 0, "{layout:?}");
     }
 
     #[test]

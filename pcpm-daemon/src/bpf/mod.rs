@@ -5,7 +5,6 @@
 //! into the daemon's memory, without a system call.
 
 mod batches;
-mod btf;
 pub(crate) mod control_group;
 mod counters;
 mod drop_events;
@@ -35,11 +34,11 @@ use pcpm_ebpf::abi::{
 
 use crate::net::Programs;
 
-pub(crate) use btf::Btf;
 pub(crate) use drop_events::DropEvents;
 pub(crate) use earlier::Earlier;
 pub(crate) use flows::FlowHands;
 pub(crate) use host_addresses::HostAddresses;
+pub(crate) use kernel_types::{TaskLayout, task_layout};
 pub(crate) use lock_tracer::{Counted, LockTracer, WorkerMarks};
 pub(crate) use object::Object;
 pub(crate) use pins::PinDir;

@@ -1,6 +1,6 @@
-//! Finding the rtnl lock. Kernels show addresses of data only when they are built to (`KALLSYMS_ALL`). The
-//! others are made to show it: two threads ask for the lock, over and over and to no effect, until the
-//! tracer has seen one of them wait for a mutex; there is no other that both of them take.
+//! Finding the rtnl lock. Kernels show addresses of data only when they are built to (`KALLSYMS_ALL`). All are
+//! made to show it: two threads ask for the lock, over and over and to no effect, until the tracer has
+//! seen them wait for a mutex; there is no other that both of them take.
 #![expect(unsafe_code, reason = "an ioctl without a safe wrapper")]
 
 use std::{
@@ -20,12 +20,24 @@ use crate::bpf::{BpfError, LockTracer};
 
 /// What the threads are called.
 const NAME: &str = "pcpm-find-rtnl";
-/// How long they may take in all, and between two looks at what was seen.
-const LONGEST: Duration = Duration::from_millis(400);
+/// How long they may take in all, where others hold the lock for long, and between two looks at what was seen.
+const LONGEST: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(20);
+/// Waits that are no accident.
+const ENOUGH: u64 = 3;
 
-/// The address of the rtnl lock, if it could be made to show; the tracer is attached and has just begun.
-pub(super) fn find_rtnl(tracer: &mut LockTracer) -> Result<Option<u64>, BpfError> {
+/// A lock that our threads waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Forced {
+    pub(super) lock: u64,
+    /// Where they asked for it.
+    pub(super) caller: u64,
+    pub(super) waits: u64,
+}
+
+/// The rtnl lock, if it could be made to show; begins the tracer's first generation.
+pub(super) fn find_rtnl(tracer: &mut LockTracer) -> Result<Option<Forced>, BpfError> {
+    tracer.next_generation()?;
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -42,21 +54,25 @@ pub(super) fn find_rtnl(tracer: &mut LockTracer) -> Result<Option<u64>, BpfError
     })
 }
 
-fn watch(tracer: &mut LockTracer) -> Result<Option<u64>, BpfError> {
+fn watch(tracer: &mut LockTracer) -> Result<Option<Forced>, BpfError> {
     let begun = Instant::now();
+    let mut seen = HashMap::<(u64, u64), u64>::new();
     while begun.elapsed() < LONGEST {
         thread::sleep(LOOK);
         let over = tracer.next_generation()?;
-        let counted = tracer.take(over)?;
-        let ours = counted.waiters.iter().filter(|(key, _)| {
-            key.lock != 0 && key.kind & flag::MUTEX != 0 && Comm::from(key.comm).as_str() == NAME
-        });
-        let mut waits = HashMap::<u64, u64>::new();
-        for (key, waiters) in ours {
-            *waits.entry(key.lock).or_default() += waiters.count;
+        for (key, waiters) in tracer.take(over)?.waiters {
+            if key.lock != 0 && key.kind & flag::MUTEX != 0 && Comm::from(key.comm).as_str() == NAME
+            {
+                *seen.entry((key.lock, key.caller)).or_default() += waiters.count;
+            }
         }
-        if let Some((&lock, _)) = waits.iter().max_by_key(|&(_, &count)| count) {
-            return Ok(Some(lock));
+        let most = seen.iter().max_by_key(|&(_, &waits)| waits);
+        if let Some((&(lock, caller), &waits)) = most.filter(|&(_, &waits)| waits >= ENOUGH) {
+            return Ok(Some(Forced {
+                lock,
+                caller,
+                waits,
+            }));
         }
     }
     Ok(None)

@@ -7,10 +7,14 @@ use std::{
     time::Duration,
 };
 
-use pcpm_api::types::{self, LockFrame, LocksReply};
+use pcpm_api::types::{self, Check, LockFrame, LocksReply};
 use tokio::sync::watch;
 
-use super::{interval::Interval, sum::Sum};
+use super::{
+    interval::Interval,
+    state::{self, Known, Unavailable},
+    sum::Sum,
+};
 
 /// Intervals kept.
 const INTERVALS: usize = 600;
@@ -31,7 +35,8 @@ const PAST_TOP: usize = 5;
 pub(crate) struct LockHistory {
     kept: Mutex<Kept>,
     changed: watch::Sender<()>,
-    unavailable: OnceLock<String>,
+    known: OnceLock<Known>,
+    unavailable: OnceLock<Unavailable>,
 }
 
 #[derive(Debug, Default)]
@@ -50,12 +55,23 @@ impl LockHistory {
         Self {
             kept: Mutex::default(),
             changed: watch::Sender::new(()),
+            known: OnceLock::new(),
             unavailable: OnceLock::new(),
         }
     }
 
+    /// This much is known of the kernel.
+    pub(super) fn knows(&self, known: Known) {
+        self.known.get_or_init(|| known);
+    }
+
+    /// What there is to see, and how it was found; or why there is nothing, and what to do about it.
+    pub(crate) fn check(&self) -> Check {
+        state::check(self.known.get(), self.unavailable.get())
+    }
+
     /// Nothing more is seen, for this reason.
-    pub(super) fn end(&self, reason: String) {
+    pub(super) fn end(&self, reason: Unavailable) {
         self.unavailable.get_or_init(|| reason);
         self.changed.send_modify(|()| ());
     }
@@ -81,7 +97,7 @@ impl LockHistory {
 
     /// Why there is nothing to see, if there never will be.
     pub(crate) fn why_unavailable(&self) -> Option<&str> {
-        self.unavailable.get().map(String::as_str)
+        self.unavailable.get().map(|why| why.reason.as_str())
     }
 
     /// What the intervals of the last `last` add up to, with the `top` of each kind, and with `history` each of them
@@ -92,7 +108,7 @@ impl LockHistory {
         let sum = Sum::of(intervals.iter().map(AsRef::as_ref));
         LocksReply {
             interval_ms: sum.length_ms(),
-            unavailable: self.unavailable.get().cloned(),
+            unavailable: self.why_unavailable().map(str::to_owned),
             locks: sum.locks(),
             waiters: sum.waiters(top),
             blockers: sum.blockers(top),
@@ -167,7 +183,7 @@ impl LockFollower {
 
     /// Why there are none, if there never will be.
     pub(crate) fn why_unavailable(&self) -> Option<String> {
-        self.history.unavailable.get().cloned()
+        self.history.why_unavailable().map(str::to_owned)
     }
 }
 

@@ -9,35 +9,30 @@ mod history;
 mod interval;
 mod names;
 pub(crate) mod operation;
+mod state;
 mod sum;
 mod symbols;
+mod watcher;
 
 use std::{
-    collections::HashMap,
-    fs,
-    sync::{
-        Arc, OnceLock,
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::{Arc, OnceLock, mpsc},
     thread::{self, JoinHandle},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use pcpm_api::types;
-use pcpm_ebpf::locks::{COMM_BYTES, LongWait, STACK_FRAMES, TextRange, Tracing, WRAPPERS};
+use pcpm_api::types::Check;
+use pcpm_ebpf::locks::{COMM_BYTES, TextRange, Tracing, WRAPPERS};
 
-use crate::bpf::{BpfError, Btf, Counted, LockTracer, WorkerMarks};
+use crate::bpf::{self, BpfError, LockTracer, TaskLayout, WorkerMarks};
 use crate::memory;
-use interval::{Blocker, Group, Interval, figures};
-use operation::Operation;
+use calibration::Forced;
+use state::{Known, Rtnl};
 use symbols::{Resolver, Symbols};
+use watcher::Watcher;
 
 pub(crate) use history::{LockFollower, LockHistory};
+pub(crate) use state::Unavailable;
 
-/// How often the tracer is asked.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// How long programs that began in a generation may still count in it.
-const GRACE: Duration = Duration::from_millis(5);
 /// Functions that do nothing but ask for the rtnl lock.
 const RTNL_WRAPPERS: [&str; 6] = [
     "rtnl_lock",
@@ -47,8 +42,6 @@ const RTNL_WRAPPERS: [&str; 6] = [
     "rtnl_net_lock_killable",
     "netdev_lock",
 ];
-/// Names of locks that are remembered by their addresses.
-const LOCKS_KNOWN: usize = 4096;
 
 /// The running insight.
 pub(crate) struct Insight {
@@ -74,21 +67,24 @@ impl Insight {
         let tracing = move || {
             if let Err(error) = trace(long_wait, &history, &marks, &stopped) {
                 tracing::warn!("no lock insight: {error}");
-                history.end(error.to_string());
+                history.end(Unavailable::refused(error.to_string()));
             }
         };
         let thread = thread::Builder::new().name("pcpm-locks".into());
         match thread.spawn(tracing) {
             Ok(thread) => insight.running = Some(Running { stop, thread }),
-            Err(error) => insight.history.end(format!("start its thread: {error}")),
+            Err(error) => {
+                let reason = format!("start its thread: {error}");
+                insight.history.end(Unavailable::refused(reason));
+            }
         }
         insight
     }
 
-    /// No insight, for this reason.
-    pub(crate) fn off(reason: String) -> Self {
+    /// No insight, since it is not wanted.
+    pub(crate) fn off() -> Self {
         let insight = Self::none();
-        insight.history.end(reason);
+        insight.history.end(Unavailable::off());
         insight
     }
 
@@ -111,6 +107,18 @@ impl Insight {
     }
 }
 
+/// Traces for a moment, to see what can be seen; for where no daemon runs that could tell.
+pub(crate) fn probe(wanted: bool) -> Check {
+    if !wanted {
+        return state::check(None, Some(&Unavailable::off()));
+    }
+    let known = Traced::attach(Duration::MAX).and_then(|(mut traced, _)| traced.find_rtnl());
+    match known {
+        Ok((_, known)) => state::check(Some(&known), None),
+        Err(error) => state::check(None, Some(&Unavailable::refused(error.to_string()))),
+    }
+}
+
 /// Traces until it is told to stop.
 fn trace(
     long_wait: Duration,
@@ -118,26 +126,83 @@ fn trace(
     marks: &OnceLock<WorkerMarks>,
     stop: &mpsc::Receiver<()>,
 ) -> Result<(), BpfError> {
-    let symbols = Symbols::read();
-    let shown_rtnl = symbols.address(names::RTNL);
-    let (tracer, places) = LockTracer::attach(settings(&symbols, long_wait)?)?;
+    let (mut traced, places) = Traced::attach(long_wait)?;
     marks.get_or_init(|| places);
     memory::give_back();
-    let mut watcher = Watcher {
-        tracer,
-        resolver: Resolver::new(symbols),
-        lock_names: HashMap::new(),
-        history: history.clone(),
-        missed: 0,
+    let (rtnl, known) = traced.find_rtnl()?;
+    history.knows(known);
+    let Traced {
+        tracer, resolver, ..
+    } = traced;
+    Watcher::new(tracer, resolver, rtnl, history.clone()).watch(stop)
+}
+
+/// A kernel that is traced.
+struct Traced {
+    tracer: LockTracer,
+    resolver: Resolver,
+    /// The rtnl lock, where the kernel shows it.
+    symbol: Option<u64>,
+    callers: bool,
+    no_holders: Option<String>,
+}
+
+impl Traced {
+    /// Attaches the tracer.
+    fn attach(long_wait: Duration) -> Result<(Self, WorkerMarks), BpfError> {
+        let symbols = Symbols::read();
+        let (tasks, no_holders) = match bpf::task_layout() {
+            Ok(tasks) => (tasks, None),
+            Err(error) => (TaskLayout::default(), Some(error.to_string())),
+        };
+        let settings = settings(&symbols, tasks, long_wait);
+        let (tracer, marks) = LockTracer::attach(settings)?;
+        let kernel = Self {
+            tracer,
+            symbol: symbols.address(names::RTNL),
+            resolver: Resolver::new(symbols),
+            callers: settings.lock_text != TextRange::default(),
+            no_holders,
+        };
+        Ok((kernel, marks))
+    }
+
+    /// The address of the rtnl lock, if it can be found, and what is known of this kernel then.
+    fn find_rtnl(&mut self) -> Result<(Option<u64>, Known), BpfError> {
+        let forced = calibration::find_rtnl(&mut self.tracer)?;
+        let (rtnl, how) = recognise(self.symbol, forced, &mut self.resolver);
+        let known = Known {
+            rtnl: how,
+            callers: self.callers,
+            no_holders: self.no_holders.clone(),
+        };
+        Ok((rtnl, known))
+    }
+}
+
+/// Which lock is the rtnl lock, and how that is known.
+fn recognise(
+    symbol: Option<u64>,
+    forced: Option<Forced>,
+    resolver: &mut Resolver,
+) -> (Option<u64>, Rtnl) {
+    let Some(forced) = forced else {
+        let how = symbol.map_or(Rtnl::Callers, |_| Rtnl::Symbol);
+        return (symbol, how);
     };
-    watcher.watch(shown_rtnl, stop)
+    let waits = state::ForcedWaits {
+        waits: forced.waits,
+        caller: resolver.name(forced.caller).to_string(),
+    };
+    match symbol {
+        None => (Some(forced.lock), Rtnl::Forced(waits)),
+        Some(lock) if lock == forced.lock => (symbol, Rtnl::Confirmed(waits)),
+        Some(_) => (symbol, Rtnl::Doubtful(waits)),
+    }
 }
 
 /// What the programs need to know of this kernel. What it does not show is missing in what they tell.
-fn settings(symbols: &Symbols, long_wait: Duration) -> Result<Tracing, BpfError> {
-    let path = "/sys/kernel/btf/vmlinux";
-    let bytes = fs::read(path).map_err(|e| BpfError::new(format!("read {path}"), &e))?;
-    let btf = Btf::parse(&bytes).map_err(|e| BpfError::new(format!("read {path}"), &e))?;
+fn settings(symbols: &Symbols, tasks: TaskLayout, long_wait: Duration) -> Tracing {
     let mut wrappers = [TextRange::default(); WRAPPERS];
     let found = RTNL_WRAPPERS
         .iter()
@@ -147,159 +212,14 @@ fn settings(symbols: &Symbols, long_wait: Duration) -> Result<Tracing, BpfError>
         .zip(found)
         .for_each(|(to, range)| *to = range);
     let lock_text = symbols.range("__sched_text_start", Some("__sched_text_end"));
-    Ok(Tracing {
+    Tracing {
         generation: 0,
-        task_pid: btf.offset_of("task_struct", "pid").unwrap_or(0),
-        task_comm: btf.offset_of("task_struct", "comm").unwrap_or(0),
+        task_pid: tasks.pid,
+        task_comm: tasks.comm,
         padding: 0,
         long_wait_ns: u64::try_from(long_wait.as_nanos()).unwrap_or(u64::MAX),
         lock_text: lock_text.unwrap_or_default(),
         wrappers,
-    })
-}
-
-/// The thread that asks the tracer.
-struct Watcher {
-    tracer: LockTracer,
-    resolver: Resolver,
-    /// By address; only those that are sure.
-    lock_names: HashMap<u64, &'static str>,
-    history: Arc<LockHistory>,
-    /// What had been missed before this interval.
-    missed: u64,
-}
-
-impl Watcher {
-    fn watch(
-        &mut self,
-        shown_rtnl: Option<u64>,
-        stop: &mpsc::Receiver<()>,
-    ) -> Result<(), BpfError> {
-        self.tracer.next_generation()?;
-        let found = match shown_rtnl {
-            Some(address) => Some(address),
-            None => calibration::find_rtnl(&mut self.tracer)?,
-        };
-        if let Some(address) = found {
-            self.lock_names.insert(address, names::RTNL);
-        } else {
-            tracing::info!("the rtnl lock was not found; it is known by who asks for it");
-        }
-        let mut begun = Instant::now();
-        loop {
-            match stop.recv_timeout(INTERVAL.saturating_sub(begun.elapsed())) {
-                Err(RecvTimeoutError::Timeout) => {}
-                _ => return Ok(()),
-            }
-            let over = self.tracer.next_generation()?;
-            let length = begun.elapsed();
-            begun = Instant::now();
-            thread::sleep(GRACE);
-            let counted = self.tracer.take(over)?;
-            self.keep(&counted, length)?;
-            self.resolver.rest();
-        }
-    }
-
-    fn keep(&mut self, counted: &Counted, length: Duration) -> Result<(), BpfError> {
-        let missed = self.tracer.missed()?;
-        let missed = missed.waiters + missed.blockers + missed.long_waits;
-        let mut interval = Interval {
-            ended_ms: now_ms(),
-            length,
-            missed: missed - std::mem::replace(&mut self.missed, missed),
-            ..Interval::default()
-        };
-        for (key, waiters) in &counted.waiters {
-            if waiters.count == 0 {
-                continue;
-            }
-            let kind = names::kind(key.kind);
-            let caller = self.resolver.name(key.caller);
-            let group = Group {
-                lock: self.lock_name(key.lock, kind, &caller),
-                kind,
-                caller,
-                thread: Comm::from(key.comm).as_str().into(),
-                operation: Operation::from_number(key.operation),
-            };
-            let figures = figures(
-                waiters.count,
-                waiters.total_ns,
-                waiters.max_ns,
-                &waiters.histogram,
-            );
-            interval.waits.push((group, figures));
-        }
-        for (key, blocked) in &counted.blockers {
-            let blocker = Blocker {
-                lock: self.lock_of_blocker(key.lock, counted),
-                thread: Comm::from(key.comm).as_str().into(),
-                tid: key.holder,
-                caller: (key.caller != 0).then(|| self.resolver.name(key.caller)),
-            };
-            interval
-                .blockers
-                .push((blocker, (blocked.count, blocked.total_ns)));
-        }
-        let long_waits = counted.long_waits.iter().map(|wait| self.long_wait(wait));
-        let long_waits = long_waits.collect();
-        self.history.push(interval, long_waits);
-        Ok(())
-    }
-
-    /// What a lock is called: by its address if that is known, or by who asks for it.
-    fn lock_name(&mut self, lock: u64, kind: &str, caller: &str) -> Arc<str> {
-        if lock == 0 {
-            return "(others)".into();
-        }
-        if let Some(name) = self.lock_names.get(&lock) {
-            return (*name).into();
-        }
-        let Some(name) = names::known(kind, caller) else {
-            return names::by_caller(caller).into();
-        };
-        // Locks come and go; those of an address that was freed are named anew some time.
-        if self.lock_names.len() >= LOCKS_KNOWN {
-            self.lock_names.retain(|_, name| *name == names::RTNL);
-        }
-        self.lock_names.insert(lock, name);
-        name.into()
-    }
-
-    /// The same for a lock that is known by those who waited for it only.
-    fn lock_of_blocker(&mut self, lock: u64, counted: &Counted) -> Arc<str> {
-        let waiter = counted.waiters.iter().find(|(key, _)| key.lock == lock);
-        let Some((key, _)) = waiter else {
-            return self.lock_name(lock, "", "?");
-        };
-        let caller = self.resolver.name(key.caller);
-        self.lock_name(lock, names::kind(key.kind), &caller)
-    }
-
-    fn long_wait(&mut self, wait: &LongWait) -> types::LongWait {
-        let caller = self.resolver.name(wait.caller);
-        let frames = usize::try_from(wait.stack_bytes).unwrap_or(0) / size_of::<u64>();
-        let stack = wait.stack[..frames.min(STACK_FRAMES)].iter();
-        types::LongWait {
-            time_ms: wall_clock_ms(wait.begun_ns),
-            lock: self
-                .lock_name(wait.lock, names::kind(wait.kind), &caller)
-                .to_string(),
-            waited_us: wait.waited_ns / 1000,
-            thread: Comm::from(wait.comm).as_str().to_owned(),
-            pid: wait.pid,
-            tid: wait.tid,
-            operation: Operation::from_number(wait.operation).map(|op| op.name().to_owned()),
-            caller: caller.to_string(),
-            holder: (wait.holder != 0).then(|| Comm::from(wait.holder_comm).as_str().to_owned()),
-            holder_tid: (wait.holder != 0).then_some(wait.holder),
-            holder_caller: (wait.holder_caller != 0)
-                .then(|| self.resolver.name(wait.holder_caller).to_string()),
-            stack: stack
-                .map(|&frame| self.resolver.name(frame).to_string())
-                .collect(),
-        }
     }
 }
 
