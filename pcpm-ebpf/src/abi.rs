@@ -58,6 +58,9 @@ pub const fn slot_mac(index: u32) -> [u8; 6] {
     [0x02, 0x50, 0x43, high, mid, low]
 }
 
+/// The hardware address of every slot where all have the same inner address. No slot has this number.
+pub const CLONE_MAC: [u8; 6] = [0x02, 0x50, 0x43, 0xff, 0xff, 0xfe];
+
 /// Who holds a slot, as one machine word so that a packet sees the old attachment or the new one
 /// and never a mix: the epoch in the upper half, the tenant in the lower. Tenant 0 is nobody: the
 /// slot passes nothing. Epochs start at 1 and only grow while the slot exists.
@@ -191,8 +194,12 @@ pub struct Config {
     pub world_is_closed: u32,
     /// 1 if slots' IPv6 packets leave for the world as they are, 0 if they are translated.
     pub ipv6_is_routed: u32,
-    /// Zero.
-    pub padding: u32,
+    /// 1 if all slots have the same inner addresses, 0 if each has its own address inside.
+    pub slots_are_clones: u32,
+    /// The inner IPv4 address; any where slots are no clones.
+    pub inner: Address,
+    /// The inner IPv6 address; any where slots are no clones or have no IPv6.
+    pub inner6: Address,
     /// The cookie of the host's network namespace; 0: nothing is done for the host's own sockets.
     pub host_netns: u64,
 }
@@ -302,7 +309,7 @@ pub struct SlotCounters {
 
 const _: () = {
     assert!(size_of::<AttachmentWord>() == 8);
-    assert!(size_of::<Config>() == 72);
+    assert!(size_of::<Config>() == 104);
     assert!(core::mem::offset_of!(Config, abi_version) == 0);
     assert!(size_of::<Uplink>() == 32);
     assert!(size_of::<FlowKey>() == 40);

@@ -3,7 +3,8 @@
 //! No map and no helper is touched here. Flows and translation are in [`crate::nat`].
 
 use crate::abi::{
-    AttachmentWord, Config, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, SLOTS_PER_HUB, Uplink, slot_mac,
+    AttachmentWord, CLONE_MAC, Config, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, SLOTS_PER_HUB, Uplink,
+    slot_mac,
 };
 use crate::address::Address;
 use crate::drop_reason::DropReason;
@@ -27,6 +28,32 @@ impl Config {
             Family::V4 => Address::v4(self.pool_base.wrapping_add(index)),
             Family::V6 => self.pool6.plus(index),
         }
+    }
+
+    /// The address that slot `index` has inside.
+    #[inline(always)]
+    pub const fn inner_address(&self, index: u32, family: Family) -> Address {
+        match family {
+            _ if !self.is_clone() => self.slot_address(index, family),
+            Family::V4 => self.inner,
+            Family::V6 => self.inner6,
+        }
+    }
+
+    /// The hardware address of slot `index`.
+    #[inline(always)]
+    pub const fn slot_mac(&self, index: u32) -> [u8; 6] {
+        if self.is_clone() {
+            CLONE_MAC
+        } else {
+            slot_mac(index)
+        }
+    }
+
+    /// Whether all slots have the same addresses inside, so that packets are rewritten at their edges.
+    #[inline(always)]
+    pub const fn is_clone(&self) -> bool {
+        self.slots_are_clones != 0
     }
 
     /// Whether `address` lies in the pool's range.
@@ -101,13 +128,13 @@ pub fn check_sender(config: &Config, slot: u32, frame: &Frame) -> Result<(), Dro
     if frame.destination_mac != Mac::new(GATEWAY_MAC) {
         return Err(DropReason::WrongNextHop);
     }
-    if frame.source_mac != Mac::new(slot_mac(slot)) {
+    if frame.source_mac != Mac::new(config.slot_mac(slot)) {
         return Err(DropReason::SpoofedMac);
     }
     if !frame.is_v4() && !config.has_ipv6() {
         return Err(DropReason::Ipv6);
     }
-    if frame.source != config.slot_address(slot, frame.family) {
+    if frame.source != config.inner_address(slot, frame.family) {
         return Err(DropReason::SpoofedAddress);
     }
     Ok(())

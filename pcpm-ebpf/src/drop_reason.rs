@@ -134,4 +134,6 @@ drop_reasons! {
         "The flow table is so full that the slot, which has many flows, gets no more of it."
     DatagramLimit "datagram-limit"
         "Too many datagrams in fragments of one slot were begun and not finished."
+    InnerAddress "inner-address"
+        "A slot sent to the inner address that all slots have: it means the slot itself, and leads nowhere else."
 }

@@ -7,8 +7,8 @@ use crate::abi::FlowKey;
 use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::packet::{
-    Family, Fragment, Frame, IpHeader, PacketFields, Transport, TransportKind, echo, echo_ports,
-    protocol,
+    Family, Fragment, Frame, IpHeader, PacketFields, Transport, TransportKind, covering_checksum,
+    echo, echo_ports, protocol,
 };
 
 /// What every error carries before the packet it quotes.
@@ -44,28 +44,26 @@ impl Quote {
     /// [`DropReason::Malformed`] when it is too short.
     #[inline(always)]
     pub fn parse(packet: &(impl PacketFields + ?Sized), frame: &Frame) -> Result<Self, DropReason> {
-        let [type_and_code] = packet
-            .fields(frame.transport_offset)
-            .ok_or(DropReason::Malformed)?;
-        let [icmp_type, _] = type_and_code.to_be_bytes();
-        if frame.fragment != Fragment::Whole || !is_error(frame.family, frame.protocol, icmp_type) {
-            return Err(DropReason::NotReply);
-        }
-        let ip_offset = frame.transport_offset + ICMP_HEADER_LENGTH;
-        let header = match frame.family {
-            Family::V4 => {
-                let fields = packet.raw_fields(ip_offset).ok_or(DropReason::Malformed)?;
-                IpHeader::v4(&fields, ip_offset)?
-            }
-            Family::V6 => IpHeader::v6(packet, ip_offset)?,
-        };
+        Self::behind(packet, frame, &quoted_header(packet, frame)?)
+    }
+
+    /// Reads what an ICMP error quotes behind the IP header.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    #[inline(always)]
+    pub fn behind(
+        packet: &(impl PacketFields + ?Sized),
+        frame: &Frame,
+        header: &IpHeader,
+    ) -> Result<Self, DropReason> {
         if header.fragment.is_later() {
             return Err(DropReason::NotReply);
         }
-        let (transport, checksum) = quoted_transport(packet, &header)?;
+        let (transport, checksum) = quoted_transport(packet, header)?;
         Ok(Self {
             family: header.family,
-            ip_offset,
+            ip_offset: quoted_offset(frame),
             transport_offset: header.end,
             checksum_offset: if checksum == 0 {
                 0
@@ -107,11 +105,99 @@ impl Quote {
         }
     }
 
+    /// Its addresses alone.
+    #[inline(always)]
+    pub const fn addresses(&self) -> QuotedAddresses {
+        QuotedAddresses {
+            family: self.family,
+            ip_offset: self.ip_offset,
+            checksum_offset: match self.protocol {
+                protocol::ICMP => 0,
+                _ => self.checksum_offset,
+            },
+            source: self.source,
+            destination: self.destination,
+        }
+    }
+
     /// Whether the error in `frame` is by the receiver of the quoted packet and for its sender.
     #[inline(always)]
     pub fn is_by_receiver(&self, frame: &Frame) -> bool {
         self.source == frame.destination && self.destination == frame.source
     }
+}
+
+/// The addresses of a packet that an error quotes, whatever it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotedAddresses {
+    /// Version of IP.
+    pub family: Family,
+    /// Offset of the quoted IP header in the frame.
+    pub ip_offset: u32,
+    /// Offset in the frame of a quoted checksum that covers the addresses besides that of the header; 0 when
+    /// there is none.
+    pub checksum_offset: u32,
+    /// Whom the error is for: the sender of the quoted packet.
+    pub source: Address,
+    /// Where the quoted packet was to go.
+    pub destination: Address,
+}
+
+impl QuotedAddresses {
+    /// Those in the IP header that the ICMP error in `frame` quotes.
+    #[inline(always)]
+    pub fn of(packet: &(impl PacketFields + ?Sized), frame: &Frame, header: &IpHeader) -> Self {
+        Self {
+            family: header.family,
+            ip_offset: quoted_offset(frame),
+            checksum_offset: quoted_checksum(packet, header).unwrap_or(0),
+            source: header.source,
+            destination: header.destination,
+        }
+    }
+}
+
+/// Where the quoted checksum is that covers the addresses, if the quote holds one.
+#[inline(always)]
+fn quoted_checksum(packet: &(impl PacketFields + ?Sized), header: &IpHeader) -> Option<u32> {
+    if header.fragment.is_later() {
+        return None;
+    }
+    let offset = header.end + covering_checksum(header.family, header.protocol)?;
+    let [checksum] = packet.raw_fields(offset)?;
+    // Of UDP, 0 means that there is none.
+    (checksum != 0 || header.protocol != protocol::UDP).then_some(offset)
+}
+
+/// The IP header that the ICMP error in `frame` quotes.
+///
+/// # Errors
+/// [`DropReason::NotReply`] when it is no error; [`DropReason::Malformed`] when it quotes no IP header.
+#[inline(always)]
+pub fn quoted_header(
+    packet: &(impl PacketFields + ?Sized),
+    frame: &Frame,
+) -> Result<IpHeader, DropReason> {
+    let [type_and_code] = packet
+        .fields(frame.transport_offset)
+        .ok_or(DropReason::Malformed)?;
+    let [icmp_type, _] = type_and_code.to_be_bytes();
+    if frame.fragment != Fragment::Whole || !is_error(frame.family, frame.protocol, icmp_type) {
+        return Err(DropReason::NotReply);
+    }
+    let offset = quoted_offset(frame);
+    match frame.family {
+        Family::V4 => {
+            let fields = packet.raw_fields(offset).ok_or(DropReason::Malformed)?;
+            IpHeader::v4(&fields, offset)
+        }
+        Family::V6 => IpHeader::v6(packet, offset),
+    }
+}
+
+#[inline(always)]
+const fn quoted_offset(frame: &Frame) -> u32 {
+    frame.transport_offset + ICMP_HEADER_LENGTH
 }
 
 #[inline(always)]

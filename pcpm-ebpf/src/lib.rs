@@ -11,6 +11,7 @@
 
 pub mod abi;
 pub mod address;
+pub mod clone;
 pub mod decision;
 pub mod dns;
 pub mod drop_reason;

@@ -30,11 +30,15 @@ pub const DESTINATION_IN_IPV6: u32 = 24;
 pub const CHECKSUM_IN_IP: u32 = 10;
 /// Offset of the checksum in an ICMP message.
 pub const CHECKSUM_IN_ICMP: u32 = 2;
+/// Offset of the checksum in a TCP header.
+pub const CHECKSUM_IN_TCP: u32 = 16;
+/// Offset of the checksum in a UDP header, and in those of UDP-Lite and DCCP.
+pub const CHECKSUM_IN_UDP: u32 = 6;
 
 /// Length of a UDP header.
 pub const UDP_HEADER_LENGTH: u32 = 8;
 
-/// IP protocol numbers that are understood.
+/// IP protocol numbers that mean something here.
 pub mod protocol {
     /// ICMP.
     pub const ICMP: u8 = 1;
@@ -42,8 +46,12 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// DCCP, RFC 4340.
+    pub const DCCP: u8 = 33;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
+    /// UDP-Lite, RFC 3828.
+    pub const UDP_LITE: u8 = 136;
 
     pub(crate) const HOP_BY_HOP: u8 = 0;
     pub(crate) const ROUTING: u8 = 43;
@@ -237,16 +245,24 @@ impl Frame {
 }
 
 /// An IP header, of a frame or of what an error quotes.
-pub(crate) struct IpHeader {
-    pub(crate) family: Family,
-    pub(crate) source: Address,
-    pub(crate) destination: Address,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpHeader {
+    /// Version of IP.
+    pub family: Family,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
     /// Offset of what follows it and its extensions.
-    pub(crate) end: u32,
-    pub(crate) protocol: u8,
-    pub(crate) ttl: u8,
-    pub(crate) fragment: Fragment,
-    pub(crate) identification: u32,
+    pub end: u32,
+    /// IP protocol number; in IPv6 that of the last header that was read.
+    pub protocol: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Which part of the datagram follows.
+    pub fragment: Fragment,
+    /// What the parts of one datagram have in common.
+    pub identification: u32,
 }
 
 impl IpHeader {
@@ -525,5 +541,17 @@ pub(crate) const fn echo_ports(kind: TransportKind, identifier: u16) -> (u16, u1
     match kind {
         TransportKind::EchoReply => (0, identifier),
         _ => (identifier, 0),
+    }
+}
+
+/// Where the checksum is in a transport header that covers the addresses too (RFC 9293, section 3.1; RFC 8200,
+/// section 8.1), if there is one.
+#[inline(always)]
+pub(crate) const fn covering_checksum(family: Family, ip_protocol: u8) -> Option<u32> {
+    match (family, ip_protocol) {
+        (_, protocol::TCP) => Some(CHECKSUM_IN_TCP),
+        (_, protocol::UDP | protocol::UDP_LITE | protocol::DCCP) => Some(CHECKSUM_IN_UDP),
+        (Family::V6, protocol::ICMPV6) => Some(CHECKSUM_IN_ICMP),
+        _ => None,
     }
 }

@@ -6,12 +6,13 @@
 
 use crate::address::Address;
 use crate::drop_reason::DropReason;
-use crate::icmp_error::Quote;
+use crate::icmp_error::{Quote, QuotedAddresses};
 use crate::nat::Endpoint;
 use crate::packet::{
-    CHECKSUM_IN_ICMP, CHECKSUM_IN_IP, DESTINATION_IN_IP, DESTINATION_IN_IPV6, DO_NOT_FRAGMENT,
-    ETHERNET_LENGTH, FRAGMENT_FLAGS_OFFSET, Family, Frame, HOP_LIMIT_OFFSET, IP_CHECKSUM_OFFSET,
-    PacketFields, SOURCE_IN_IP, SOURCE_IN_IPV6, TTL_OFFSET, Transport, TransportKind, protocol,
+    CHECKSUM_IN_ICMP, CHECKSUM_IN_IP, CHECKSUM_IN_TCP, CHECKSUM_IN_UDP, DESTINATION_IN_IP,
+    DESTINATION_IN_IPV6, DO_NOT_FRAGMENT, ETHERNET_LENGTH, FRAGMENT_FLAGS_OFFSET, Family, Frame,
+    HOP_LIMIT_OFFSET, IP_CHECKSUM_OFFSET, PacketFields, SOURCE_IN_IP, SOURCE_IN_IPV6, TTL_OFFSET,
+    Transport, TransportKind, covering_checksum, protocol,
 };
 
 /// Flag of [`PacketEditor::replace_transport_checksum`]: the change is one of the pseudo header, so it
@@ -231,6 +232,37 @@ pub fn error_destination(
     ip_destination(packet, frame, to)
 }
 
+/// Makes any packet come from `to`, whatever it carries.
+///
+/// # Errors
+/// [`DropReason::Rewrite`] where the packet ends before its checksum.
+#[inline(always)]
+pub fn source_address(
+    packet: &impl PacketEditor,
+    frame: &Frame,
+    to: &Address,
+) -> Result<(), DropReason> {
+    cover_any_address(packet, frame, &frame.source, to)?;
+    ip_source(packet, frame, to)
+}
+
+/// Makes any packet, which goes to `from` now, go to `to`, whatever it carries. `frame` may be older than its
+/// destination.
+///
+/// # Errors
+/// [`DropReason::Rewrite`] where the packet ends before its checksum.
+#[inline(always)]
+pub fn destination_address(
+    packet: &impl PacketEditor,
+    frame: &Frame,
+    from: &Address,
+    to: &Address,
+) -> Result<(), DropReason> {
+    cover_any_address(packet, frame, from, to)?;
+    let place = destination_at(frame.family, ETHERNET_LENGTH);
+    change_address(packet, place, from, to)
+}
+
 /// Makes the packet that an error quotes come from `to`.
 ///
 /// # Errors
@@ -242,13 +274,8 @@ pub fn quoted_source(
     quote: &Quote,
     to: &Endpoint,
 ) -> Result<(), DropReason> {
-    let from = Endpoint {
-        address: quote.source,
-        port: quote.transport.source_port,
-    };
-    let place = source_at(quote.family, quote.ip_offset);
-    change_address(packet, place, &from.address, &to.address)?;
-    quoted_sums(packet, frame, quote, &from, to)?;
+    quoted_source_address(packet, frame, &quote.addresses(), &to.address)?;
+    quoted_port_sums(packet, frame, quote, quote.transport.source_port, to.port)?;
     let offset = quote.transport_offset + source_port_offset(quote.transport.kind);
     packet.store(offset, &to.port.to_be())
 }
@@ -264,54 +291,97 @@ pub fn quoted_destination(
     quote: &Quote,
     to: &Endpoint,
 ) -> Result<(), DropReason> {
-    let from = Endpoint {
-        address: quote.destination,
-        port: quote.transport.destination_port,
-    };
-    let place = destination_at(quote.family, quote.ip_offset);
-    change_address(packet, place, &from.address, &to.address)?;
-    quoted_sums(packet, frame, quote, &from, to)?;
+    quoted_destination_address(packet, frame, &quote.addresses(), &to.address)?;
+    let from = quote.transport.destination_port;
+    quoted_port_sums(packet, frame, quote, from, to.port)?;
     let offset = quote.transport_offset + destination_port_offset(quote.transport.kind);
     packet.store(offset, &to.port.to_be())
 }
 
-/// Updates the quoted transport checksum, if it is in the quote, and that of the error around it,
-/// for a change of the quoted address and port.
+/// Makes the packet that an error quotes come from `to`, by the port that it came from.
+///
+/// # Errors
+/// [`DropReason::Rewrite`] where the packet ends before.
+#[inline(always)]
+pub fn quoted_source_address(
+    packet: &impl PacketEditor,
+    frame: &Frame,
+    quoted: &QuotedAddresses,
+    to: &Address,
+) -> Result<(), DropReason> {
+    let place = source_at(quoted.family, quoted.ip_offset);
+    change_address(packet, place, &quoted.source, to)?;
+    quoted_address_sums(packet, frame, quoted, &quoted.source, to)
+}
+
+/// Makes the packet that an error quotes go to `to`, to the port that it went to.
+///
+/// # Errors
+/// [`DropReason::Rewrite`] where the packet ends before.
+#[inline(always)]
+pub fn quoted_destination_address(
+    packet: &impl PacketEditor,
+    frame: &Frame,
+    quoted: &QuotedAddresses,
+    to: &Address,
+) -> Result<(), DropReason> {
+    let place = destination_at(quoted.family, quoted.ip_offset);
+    change_address(packet, place, &quoted.destination, to)?;
+    quoted_address_sums(packet, frame, quoted, &quoted.destination, to)
+}
+
+/// Updates the quoted checksum, if the quote holds one that covers the addresses, and that of the error around
+/// it, for a change of a quoted address.
 ///
 /// The latter covers all of the quote. Where a field and a checksum that covers it change within the
 /// quote, the sum over both stays; only what is not made up for in the quote counts:
 ///
-/// - IPv4: the port when there is no quoted checksum, and the address when there is, whose change it
-///   carries as well as the IP header's checksum does;
-/// - IPv6, whose header has no checksum: both when there is no quoted checksum.
+/// - IPv4: the address when there is such a checksum, which carries its change as well as the IP header's
+///   checksum does;
+/// - IPv6, whose header has no checksum: the address when there is none.
 #[inline(always)]
-fn quoted_sums(
+fn quoted_address_sums(
+    packet: &impl PacketEditor,
+    frame: &Frame,
+    quoted: &QuotedAddresses,
+    from: &Address,
+    to: &Address,
+) -> Result<(), DropReason> {
+    let outer = frame.transport_offset + CHECKSUM_IN_ICMP;
+    let difference = packet.difference(from, to);
+    let is_v4 = matches!(quoted.family, Family::V4);
+    if quoted.checksum_offset == 0 {
+        return if is_v4 {
+            Ok(())
+        } else {
+            packet.replace_transport_checksum(outer, 0, difference, 0)
+        };
+    }
+    // The helper for IP headers adds up, without regard to what the device may still have to do.
+    packet.replace_ip_checksum(quoted.checksum_offset, 0, difference, 0)?;
+    if is_v4 {
+        packet.replace_transport_checksum(outer, ipv4(to), ipv4(from), 4)
+    } else {
+        Ok(())
+    }
+}
+
+/// Updates the quoted transport checksum, if it is in the quote, or else that of the error around it, for a
+/// change of a quoted port.
+#[inline(always)]
+fn quoted_port_sums(
     packet: &impl PacketEditor,
     frame: &Frame,
     quote: &Quote,
-    from: &Endpoint,
-    to: &Endpoint,
+    from: u16,
+    to: u16,
 ) -> Result<(), DropReason> {
-    let outer = frame.transport_offset + CHECKSUM_IN_ICMP;
-    let (old, new) = (in_memory(from.port), in_memory(to.port));
-    let addresses = packet.difference(&from.address, &to.address);
-    let is_v4 = matches!(quote.family, Family::V4);
+    let (old, new) = (in_memory(from), in_memory(to));
     if quote.checksum_offset == 0 {
-        if !is_v4 {
-            packet.replace_transport_checksum(outer, 0, addresses, 0)?;
-        }
+        let outer = frame.transport_offset + CHECKSUM_IN_ICMP;
         return packet.replace_transport_checksum(outer, old, new, 2);
     }
-    // The helper for IP headers adds up, without regard to what the device may still have to do.
-    packet.replace_ip_checksum(quote.checksum_offset, old, new, 2)?;
-    if quote.protocol == protocol::ICMP {
-        return Ok(());
-    }
-    packet.replace_ip_checksum(quote.checksum_offset, 0, addresses, 0)?;
-    if is_v4 {
-        packet.replace_transport_checksum(outer, ipv4(&to.address), ipv4(&from.address), 4)?;
-    }
-    Ok(())
+    packet.replace_ip_checksum(quote.checksum_offset, old, new, 2)
 }
 
 /// Where the transport checksum is, and what it covers.
@@ -325,9 +395,9 @@ impl Checksum {
     #[inline(always)]
     fn of(frame: &Frame, kind: TransportKind) -> Self {
         let (offset, covers_addresses, flags) = match kind {
-            TransportKind::Tcp => (16, true, 0),
+            TransportKind::Tcp => (CHECKSUM_IN_TCP, true, 0),
             // A UDP checksum of 0 means none, and one that comes out as 0 is sent as 0xffff.
-            TransportKind::Udp => (6, true, KEEP_NONE),
+            TransportKind::Udp => (CHECKSUM_IN_UDP, true, KEEP_NONE),
             TransportKind::EchoRequest | TransportKind::EchoReply => {
                 (CHECKSUM_IN_ICMP, !frame.is_v4(), 0)
             }
@@ -346,6 +416,30 @@ impl Checksum {
             covers_addresses: !frame.is_v4(),
             flags: 0,
         }
+    }
+}
+
+/// Updates whatever checksum covers the addresses besides that of the header for a change of one of them.
+#[inline(always)]
+fn cover_any_address(
+    packet: &impl PacketEditor,
+    frame: &Frame,
+    from: &Address,
+    to: &Address,
+) -> Result<(), DropReason> {
+    match covering_checksum(frame.family, frame.protocol) {
+        Some(offset) if !frame.fragment.is_later() => {
+            let checksum = Checksum {
+                offset: frame.transport_offset + offset,
+                covers_addresses: true,
+                flags: match frame.protocol {
+                    protocol::UDP => KEEP_NONE,
+                    _ => 0,
+                },
+            };
+            cover_address(packet, &checksum, from, to)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -22,7 +22,9 @@ const CONFIG: Config = Config {
     nat_port_last: 32_767,
     world_is_closed: 0,
     ipv6_is_routed: 0,
-    padding: 0,
+    slots_are_clones: 0,
+    inner: Address::ANY,
+    inner6: Address::ANY,
     abi_version: pcpm_ebpf::abi::ABI_VERSION,
     host_netns: 0,
 };

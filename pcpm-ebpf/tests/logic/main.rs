@@ -1,5 +1,6 @@
 //! Tests of the packet logic on the host: the same functions that run in the kernel.
 
+mod clone;
 mod decision;
 mod dns;
 mod drop_reasons;
@@ -14,3 +15,4 @@ mod published;
 mod quota;
 mod rate;
 mod rewrite;
+mod sent;

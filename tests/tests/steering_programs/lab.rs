@@ -205,6 +205,9 @@ impl Lab {
         }
         unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
         ip(&[], LINKS)?;
+        ["wan0", "other"]
+            .into_iter()
+            .try_for_each(ask_whether_it_carries)?;
         for family in ["ipv4", "ipv6"] {
             let path = format!("/proc/sys/net/{family}/conf/pcpm0/forwarding");
             std::fs::write(&path, "1").with_context(|| format!("write {path}"))?;
@@ -364,7 +367,9 @@ fn config() -> Config {
         nat_port_last: *LAB_PORTS.end(),
         world_is_closed: 0,
         ipv6_is_routed: 0,
-        padding: 0,
+        slots_are_clones: 0,
+        inner: Address::ANY,
+        inner6: Address::ANY,
         abi_version: pcpm_ebpf::abi::ABI_VERSION,
         host_netns: 0,
     }
@@ -404,6 +409,18 @@ fn difference(before: &[u64], after: &[u64]) -> Vec<DropReason> {
         .filter(|(_, (before, after))| before != after)
         .map(|(reason, _)| *reason)
         .collect()
+}
+
+/// IPv6 routes nothing to the addresses of a link before the kernel has said that it carries, which it says some
+/// time after it was set up, or when somebody asks (`linkwatch_sync_dev`).
+fn ask_whether_it_carries(link: &str) -> Result<()> {
+    let asked = Command::new("ethtool").arg(link).output();
+    let asked = asked.context("start ethtool")?;
+    ensure!(
+        String::from_utf8_lossy(&asked.stdout).contains("Link detected: yes"),
+        "{link} does not carry: {asked:?}"
+    );
+    Ok(())
 }
 
 fn ip(options: &[&str], batch: &str) -> Result<()> {

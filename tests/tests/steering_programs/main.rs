@@ -1,6 +1,7 @@
 //! The steering programs in the kernel: single packets through each program, then real traffic
 //! between slots, host and internet. The daemon has no part in this.
 
+mod clones;
 mod connections;
 mod families;
 mod fragments;

@@ -9,7 +9,7 @@ use pcpm_ebpf::{
 
 use crate::{
     drops::Dropped,
-    limits, maps,
+    global, limits, maps,
     policy::{self, Holder},
     rewrite::deliver,
     skb::Skb,
@@ -46,12 +46,15 @@ fn steer(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
     to_host(skb, frame, &sender, sender.word.epoch())
 }
 
-/// Where a frame is to go, which has to be the slot's own.
+/// Where a frame is to go, which has to be the slot's own, and from here on comes from its identity.
 #[inline(always)]
-fn vet(skb: &Skb, slot: u32, frame: &Frame) -> Result<Destination, DropReason> {
+fn vet(skb: &Skb, slot: u32, frame: &mut Frame) -> Result<Destination, DropReason> {
     let config = maps::config()?;
     check_discovery(skb, frame)?;
     check_sender(config, slot, frame)?;
+    if config.is_clone() {
+        global::leave_clone(*skb, frame, slot)?;
+    }
     destination(config, &frame.destination)
 }
 

@@ -20,13 +20,13 @@ use pcpm_ebpf::{
     drop_reason::DropReason,
     icmp_error::Quote,
     nat::Endpoint,
-    packet::{Frame, Transport},
+    packet::{Frame, IpHeader, Transport},
     policy::Ruling,
     rate::Price,
 };
 
 use crate::{
-    arrival, collect, drops,
+    arrival, clone, collect, drops,
     flows::{self, Receiver, Standing},
     fragments, from_host, hairpin, host, inbound, limits, names,
     policy::{self, Holder},
@@ -76,6 +76,9 @@ global! {
     /// See [`skb::read_quote`].
     fn read_quote(skb: Skb, frame: &Frame, place: &mut Quote) -> Result<(), DropReason>
         = skb::read_quote;
+    /// See [`skb::read_quoted_header`].
+    fn read_quoted_header(skb: Skb, frame: &Frame, place: &mut IpHeader) -> Result<(), DropReason>
+        = skb::read_quoted_header;
 
     /// See [`flows::unseal`].
     fn unseal(place: &mut SealedFlow, key: &FlowKey, flow: &mut Flow) -> bool = flows::unseal;
@@ -120,6 +123,11 @@ global! {
     /// See [`rewrite::quoted_destination`].
     fn rewrite_quoted_destination(skb: Skb, frame: &Frame, quote: &Quote, to: &Endpoint)
         -> Result<(), DropReason> = rewrite::quoted_destination;
+
+    /// See [`clone::leave`].
+    fn leave_clone(skb: Skb, frame: &mut Frame, slot: u32) -> Result<(), DropReason> = clone::leave;
+    /// See [`clone::enter`].
+    fn enter_clone(skb: Skb, frame: &Frame, slot: u32) -> Result<(), DropReason> = clone::enter;
 
     /// See [`policy::ruling`].
     fn ruling(policy: u32, address: &Address, protocol: u8, port: u16) -> Ruling = policy::ruling;

@@ -8,6 +8,8 @@
 #[cfg(target_arch = "bpf")]
 mod arrival;
 #[cfg(target_arch = "bpf")]
+mod clone;
+#[cfg(target_arch = "bpf")]
 mod collect;
 #[cfg(target_arch = "bpf")]
 mod drops;

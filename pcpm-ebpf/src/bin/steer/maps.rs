@@ -17,7 +17,7 @@ use pcpm_ebpf::{
     drop_reason::DropReason,
     icmp_error::Quote,
     nat::{Endpoint, PortSequence},
-    packet::{Frame, Transport},
+    packet::{Frame, IpHeader, Transport},
 };
 
 use crate::{names::Reading, ports::Connection, skb::Skb};
@@ -123,6 +123,7 @@ struct Workspace {
     frame: Frame,
     transport: Transport,
     quote: Quote,
+    quoted_header: IpHeader,
     route: bpf_fib_lookup,
     connection: Connection,
     draft: Draft,
@@ -175,6 +176,13 @@ pub(crate) fn transport() -> Result<&'static mut Transport, DropReason> {
 pub(crate) fn quote() -> Result<&'static mut Quote, DropReason> {
     // SAFETY: as in `frame`.
     Ok(unsafe { &mut (*workspace()?).quote })
+}
+
+/// Where to keep the IP header that the error at hand quotes.
+#[inline(always)]
+pub(crate) fn quoted_header() -> Result<&'static mut IpHeader, DropReason> {
+    // SAFETY: as in `frame`; nothing of it is used after it was read again.
+    Ok(unsafe { &mut (*workspace()?).quoted_header })
 }
 
 /// Where to look up a route.

@@ -4,7 +4,7 @@ pub(crate) use pcpm_ebpf::rewrite::{
     error_destination, error_source, forbid_fragments, ip_destination, ip_source, time_to_live,
 };
 use pcpm_ebpf::{
-    abi::{GATEWAY_MAC, LINK_INDEX_BASE, slot_mac},
+    abi::{GATEWAY_MAC, LINK_INDEX_BASE},
     drop_reason::DropReason,
     icmp_error::Quote,
     nat::Endpoint,
@@ -12,23 +12,30 @@ use pcpm_ebpf::{
     rewrite::{self, PacketEditor as _},
 };
 
-use crate::{limits, maps, policy::Holder, skb::Skb, verdict::Verdict};
+use crate::{global, limits, maps, policy::Holder, skb::Skb, verdict::Verdict};
 
 /// Hands a packet to a slot whose link is in this hub, unless that would be too much for it.
 #[inline(always)]
 pub(crate) fn deliver(skb: &Skb, frame: &Frame, receiver: &Holder) -> Result<Verdict, DropReason> {
     limits::take_down(skb, frame, receiver)?;
     let slot = receiver.slot;
-    skb.store(DESTINATION_MAC_OFFSET, &hardware_addresses(slot))?;
+    let config = maps::config()?;
+    if config.is_clone() {
+        global::enter_clone(*skb, frame, slot)?;
+    }
+    skb.store(
+        DESTINATION_MAC_OFFSET,
+        &hardware_addresses(config.slot_mac(slot)),
+    )?;
     maps::count_received(slot, skb);
     Ok(skb.redirect_peer(LINK_INDEX_BASE + slot))
 }
 
-/// Destination and source of a frame to `slot`, as the frame begins; in words, because bytes would
+/// Destination and source of a frame to a slot, as the frame begins; in words, because bytes would
 /// be copied from a constant in another map.
 #[inline(always)]
-const fn hardware_addresses(slot: u32) -> [u32; 3] {
-    let [a, b, c, d, e, f] = slot_mac(slot);
+const fn hardware_addresses(slot_mac: [u8; 6]) -> [u32; 3] {
+    let [a, b, c, d, e, f] = slot_mac;
     let [g, h, i, j, k, l] = GATEWAY_MAC;
     [
         u32::from_ne_bytes([a, b, c, d]),

@@ -18,8 +18,8 @@ use pcpm_ebpf::{
     address::Address,
     dns::NameSource,
     drop_reason::DropReason,
-    icmp_error::Quote,
-    packet::{Frame, PacketFields, Transport},
+    icmp_error::{Quote, quoted_header},
+    packet::{Frame, IpHeader, PacketFields, Transport},
     rewrite::{Field, PacketEditor},
 };
 
@@ -135,7 +135,7 @@ impl Skb {
     /// # Errors
     /// As [`Frame::parse`].
     #[inline(always)]
-    pub(crate) fn frame(&self) -> Result<&'static Frame, DropReason> {
+    pub(crate) fn frame(&self) -> Result<&'static mut Frame, DropReason> {
         let place = maps::frame()?;
         global::read_frame(*self, place)?;
         Ok(place)
@@ -160,6 +160,17 @@ impl Skb {
     pub(crate) fn quote(&self, frame: &Frame) -> Result<&'static Quote, DropReason> {
         let place = maps::quote()?;
         global::read_quote(*self, frame, place)?;
+        Ok(place)
+    }
+
+    /// The IP header that the ICMP error in `frame` quotes.
+    ///
+    /// # Errors
+    /// As [`quoted_header`].
+    #[inline(always)]
+    pub(crate) fn quoted_header(&self, frame: &Frame) -> Result<&'static IpHeader, DropReason> {
+        let place = maps::quoted_header()?;
+        global::read_quoted_header(*self, frame, place)?;
         Ok(place)
     }
 
@@ -201,7 +212,18 @@ pub(crate) fn read_transport(
 /// Reads what the ICMP error in `frame` quotes.
 #[inline(always)]
 pub(crate) fn read_quote(skb: Skb, frame: &Frame, place: &mut Quote) -> Result<(), DropReason> {
-    *place = Quote::parse(&skb, frame)?;
+    *place = Quote::behind(&skb, frame, skb.quoted_header(frame)?)?;
+    Ok(())
+}
+
+/// Reads the IP header that the ICMP error in `frame` quotes.
+#[inline(always)]
+pub(crate) fn read_quoted_header(
+    skb: Skb,
+    frame: &Frame,
+    place: &mut IpHeader,
+) -> Result<(), DropReason> {
+    *place = quoted_header(&skb, frame)?;
     Ok(())
 }
 
