@@ -3,6 +3,7 @@
 //! attachment may ask for beside a slot ([`options`]: [`publish`], [`rules`], [`rates`]), how times are counted ([`times`]), and a small blocking client ([`client`]). No kernel interface may enter here.
 
 pub mod client;
+pub mod duration;
 pub mod error;
 pub mod limits;
 pub mod options;
@@ -21,3 +22,6 @@ pub const INTERFACE: &str = include_str!("../io.pcpm.Pool.varlink");
 
 /// Where `pcpmd` listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/pcpm/pcpm.sock";
+
+/// The interface that every slot has, by its name inside.
+pub const SLOT_INTERFACE: &str = "eth0";

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pcpm_api::DEFAULT_SOCKET;
 use pcpm_api::types::{AttachRequest, Lease, OnEmpty, ResizeRequest, TargetMode, UpdateRequest};
+use pcpm_api::{DEFAULT_SOCKET, duration};
 
 use crate::parse::{self, LeaseOption};
 
@@ -297,7 +297,7 @@ pub(crate) struct AttachOptions {
     #[arg(long, value_name = "WHAT", value_parser = one_of(OnEmpty::ALL, OnEmpty::as_str))]
     on_empty: Option<OnEmpty>,
     /// How long to wait for a slot: 500ms, 5s, 2m.
-    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     timeout: Option<Duration>,
     #[command(flatten)]
     slot: SlotOptions,
@@ -370,7 +370,7 @@ pub(crate) struct DrainArgs {
     #[arg(long)]
     pub(crate) wait: bool,
     /// How long to wait: 30s, 10m.
-    #[arg(long, requires = "wait", value_name = "TIME", value_parser = parse::duration)]
+    #[arg(long, requires = "wait", value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
 }
 
@@ -421,7 +421,7 @@ pub(crate) struct DropsArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
     /// Shortest time between two frames.
-    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) interval: Option<Duration>,
     /// Tell also, once a second, who waits for the kernel's locks.
     #[arg(long)]
@@ -432,10 +432,10 @@ pub(crate) struct WatchArgs {
 #[derive(Debug, Args)]
 pub(crate) struct LocksArgs {
     /// Observe for this long from now on.
-    #[arg(long, value_name = "TIME", value_parser = parse::duration, conflicts_with = "last")]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, conflicts_with = "last")]
     pub(crate) duration: Option<Duration>,
     /// Show this much of the past, at most 10m.
-    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "10s")]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
     pub(crate) last: Duration,
     /// Print what every second brings, until interrupted.
     #[arg(long, short, conflicts_with_all = ["duration", "last"])]

@@ -22,6 +22,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("bpftool", "bpftool"),
     ("busybox", "busybox-static"),
+    ("runc", "runc"),
     ("jq", "jq"),
     ("tmux", "tmux"),
     ("ps", "procps"),

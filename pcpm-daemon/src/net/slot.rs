@@ -210,7 +210,7 @@ fn connection(spec: &SlotSpec, netns: &OwnedFd) -> Batch {
         single_queue: true,
     };
     let far = End {
-        name: "eth0",
+        name: pcpm_api::SLOT_INTERFACE,
         index: SLOT_LINK_INDEX,
         mac: slot_mac(spec.index),
         mtu: spec.mtu,

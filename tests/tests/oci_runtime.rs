@@ -1,0 +1,284 @@
+//! `pcpm-runtime` in the place of runc: bundles, real containers, and what is left when they are gone.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use pcpm_tests::{Daemon, INTERNET_ADDRESS, Tool, World, binary};
+use serde_json::{Value, json};
+
+/// Containers of runc in a world with a pool. The daemon comes first, so that it ends before its world.
+struct Engine {
+    daemon: Daemon,
+    world: World,
+}
+
+const BUNDLES: &str = "/run/bundles";
+const STATE: &str = "/run/containers";
+const LOG: &str = "/run/log.json";
+
+impl Engine {
+    fn new(slots: u32) -> Result<Self> {
+        let world = World::new()?;
+        let daemon = world.pool_of(slots)?;
+        Ok(Self { daemon, world })
+    }
+
+    fn runtime(&self, line: &str) -> Result<Tool> {
+        let globals = ["--root", STATE, "--log", LOG, "--log-format", "json"];
+        let words = globals.into_iter().chain(line.split_whitespace());
+        let tool = self.world.host().command(binary("pcpm-runtime")?, words);
+        // As engines start it: nobody reads what the container writes.
+        Ok(tool.env("PCPM_RUNTIME_CONFIG", self.settings("")?))
+    }
+
+    /// A file with `settings`; its path in the world.
+    fn settings(&self, settings: &str) -> Result<PathBuf> {
+        let file = PathBuf::from("/run/runtime.toml");
+        fs::write(self.world.path(&file), settings)?;
+        Ok(file)
+    }
+
+    /// Makes a bundle whose container runs `script`.
+    fn bundle(&self, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> Result<String> {
+        let bundle = format!("{BUNDLES}/{name}");
+        let inside = |path: &str| self.world.path(format!("{bundle}{path}"));
+        fs::create_dir_all(inside("/rootfs/bin"))?;
+        for directory in ["proc", "dev", "sys", "etc"] {
+            fs::create_dir_all(inside("/rootfs").join(directory))?;
+        }
+        fs::copy("/bin/busybox", inside("/rootfs/bin/busybox"))?;
+        fs::set_permissions(
+            inside("/rootfs/bin/busybox"),
+            fs::Permissions::from_mode(0o755),
+        )?;
+        self.world
+            .tool(&format!("runc spec --bundle {bundle}"))
+            .run()?;
+        let mut config: Value = serde_json::from_slice(&fs::read(inside("/config.json"))?)?;
+        config["process"]["terminal"] = false.into();
+        config["process"]["args"] = json!(["/bin/busybox", "sh", "-c", script]);
+        config["process"]["rlimits"] = json!([]);
+        change(&mut config);
+        fs::write(inside("/config.json"), config.to_string())?;
+        Ok(bundle)
+    }
+
+    fn attached(&self) -> Result<u32> {
+        Ok(self.daemon.status()?.slots.attached)
+    }
+
+    /// What engines do with a container, up to its start.
+    fn start(&self, id: &str, bundle: &str) -> Result<()> {
+        let quiet = |tool: Tool| {
+            tool.with(|command| {
+                command.stdout(std::process::Stdio::null());
+                command.stderr(std::process::Stdio::null());
+            })
+        };
+        let create = self.runtime(&format!(
+            "create --bundle {bundle} --pid-file /run/{id}.pid {id}"
+        ))?;
+        let ended = quiet(create).spawn()?.wait(pcpm_tests::PATIENCE)?;
+        ensure!(ended.success(), "create: {ended}: {}", self.log());
+        self.runtime(&format!("start {id}"))?.run()?;
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.world.path(LOG)).unwrap_or_default()
+    }
+}
+
+const IP: &str = "/bin/busybox ip -o -4 address show eth0";
+
+#[test]
+fn a_container_has_a_pooled_network_while_it_lives() -> Result<()> {
+    let engine = Engine::new(2)?;
+    let bundle = engine.bundle("c1", "exec /bin/busybox sleep 1000", |config| {
+        config["annotations"] = json!({"io.pcpm.tenant": "shop", "io.pcpm.rate-up": "50M"});
+    })?;
+    engine.start("c1", &bundle)?;
+    let attachment = engine.daemon.get("c1")?.attachment;
+    assert_eq!(
+        (attachment.tenant.as_str(), attachment.rate_up),
+        ("shop", Some(50_000_000))
+    );
+    let shown = engine.runtime(&format!("exec c1 {IP}"))?.run()?;
+    assert!(shown.contains(&attachment.addresses[0]), "{shown}");
+    let inside = engine.world.slot(&attachment.netns);
+    inside
+        .tool(&format!("ping -c 1 -W 5 {INTERNET_ADDRESS}"))
+        .run()?;
+
+    let (code, _) = engine.runtime("delete c1")?.fails()?;
+    assert_eq!(code, 1, "runc removes no container that runs");
+    assert_eq!(engine.attached()?, 1, "nor is its network taken away");
+
+    engine.runtime("kill c1 KILL")?.run()?;
+    engine.runtime("delete --force c1")?.run()?;
+    assert_eq!(engine.attached()?, 0);
+    engine.runtime("delete --force c1")?.run()?;
+    engine.daemon.wait_until_ready(2)
+}
+
+#[test]
+fn a_container_in_the_foreground_gives_its_network_back_when_it_ends() -> Result<()> {
+    let engine = Engine::new(1)?;
+    for (script, code) in [("exit 0", 0), ("exit 7", 7)] {
+        let bundle = engine.bundle(&format!("ends-{code}"), script, |_| ())?;
+        let output = engine
+            .runtime(&format!("run --bundle {bundle} c1"))?
+            .output()?;
+        assert_eq!(output.status.code(), Some(code), "{}", engine.log());
+        engine.daemon.wait_until_ready(1)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bundle_can_be_run_again() -> Result<()> {
+    let engine = Engine::new(3)?;
+    let bundle = engine.bundle("c1", IP, |_| ())?;
+    let run = |id: &str| {
+        engine
+            .runtime(&format!("run --bundle {bundle} {id}"))?
+            .run()
+    };
+    let first = run("c1")?;
+    engine
+        .daemon
+        .wait_until("the slot is given back", |slots| slots.attached == 0)?;
+    // By now the slot that the bundle names may be anybody's.
+    engine.daemon.wait_until_ready(3)?;
+    for owner in ["a", "b"] {
+        engine.daemon.attach(owner, "other")?;
+    }
+    let again = run("c1")?;
+    for held in ["a", "b"] {
+        let address = &engine.daemon.get(held)?.attachment.addresses[0];
+        assert!(
+            !again.contains(&format!(" {address}/")),
+            "{again}, after {first}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_container_that_cannot_be_made_keeps_no_network() -> Result<()> {
+    let engine = Engine::new(1)?;
+    let bundle = engine.bundle("c1", "", |config| {
+        config["process"]["args"] = json!(["/no/such/program"]);
+    })?;
+    let (code, said) = engine
+        .runtime(&format!("create --bundle {bundle} c1"))?
+        .fails()?;
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        engine.log().contains("/no/such/program"),
+        "{}",
+        engine.log()
+    );
+    assert_eq!(engine.attached()?, 0);
+    engine.daemon.wait_until_ready(1)
+}
+
+#[test]
+fn other_networks_are_left_alone() -> Result<()> {
+    let engine = Engine::new(1)?;
+    let without = |config: &mut Value| {
+        if let Some(namespaces) = config["linux"]["namespaces"].as_array_mut() {
+            namespaces.retain(|namespace| namespace["type"] != "network");
+        }
+    };
+    let bundle = engine.bundle("hosts", "/bin/busybox ip -o link show eth0", without)?;
+    let before = fs::read(engine.world.path(format!("{bundle}/config.json")))?;
+    engine
+        .runtime(&format!("run --bundle {bundle} hosts"))?
+        .run()?;
+    assert_eq!(
+        fs::read(engine.world.path(format!("{bundle}/config.json")))?,
+        before
+    );
+
+    let refusing = |config: &mut Value| config["annotations"] = json!({"io.pcpm.attach": "false"});
+    let bundle = engine.bundle("none", "! /bin/busybox ip link show eth0", refusing)?;
+    engine
+        .runtime(&format!("run --bundle {bundle} none"))?
+        .run()?;
+    assert_eq!(engine.daemon.status()?.attach.warm, 0);
+    Ok(())
+}
+
+#[test]
+fn what_is_wrong_is_said_where_engines_look() -> Result<()> {
+    let engine = Engine::new(1)?;
+    let bundle = engine.bundle("c1", "exit 0", |config| {
+        config["annotations"] = json!({"io.pcpm.rate-upp": "1M"});
+    })?;
+    let (code, said) = engine
+        .runtime(&format!("create --bundle {bundle} c1"))?
+        .fails()?;
+    assert_eq!(code, 1);
+    assert!(said.contains("io.pcpm.rate-upp"), "{said}");
+    let log = engine.log();
+    let entry: Value = serde_json::from_str(log.lines().last().context("no log")?)?;
+    assert_eq!(entry["level"], "error");
+    assert!(
+        entry["msg"]
+            .as_str()
+            .is_some_and(|msg| msg.contains("io.pcpm.rate-upp")),
+        "{entry}"
+    );
+    Ok(())
+}
+
+#[test]
+fn without_a_daemon_it_is_as_configured() -> Result<()> {
+    let world = World::new()?;
+    let no_daemon = "socket = '/run/nobody.sock'\n";
+    let directory = world.path("/run/bundle");
+    fs::create_dir_all(directory.join("rootfs/bin"))?;
+    for name in ["proc", "dev", "sys"] {
+        fs::create_dir_all(directory.join("rootfs").join(name))?;
+    }
+    fs::copy("/bin/busybox", directory.join("rootfs/bin/busybox"))?;
+    world.tool("runc spec --bundle /run/bundle").run()?;
+    let mut config: Value = serde_json::from_slice(&fs::read(directory.join("config.json"))?)?;
+    config["process"]["terminal"] = false.into();
+    config["process"]["args"] = json!(["/bin/busybox", "true"]);
+    config["process"]["rlimits"] = json!([]);
+    fs::write(directory.join("config.json"), config.to_string())?;
+    let run = |settings: &str| -> Result<Tool> {
+        fs::write(world.path("/run/runtime.toml"), settings)?;
+        let line = format!("--root {STATE} run --bundle /run/bundle c1");
+        let tool = world
+            .host()
+            .command(binary("pcpm-runtime")?, line.split(' '));
+        Ok(tool.env("PCPM_RUNTIME_CONFIG", "/run/runtime.toml"))
+    };
+    let (code, said) = run(no_daemon)?.fails()?;
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("cannot reach pcpmd at /run/nobody.sock"),
+        "{said}"
+    );
+    run(&format!("{no_daemon}on_daemon_down = 'continue'\n"))?.run()?;
+    Ok(())
+}
+
+#[test]
+fn everything_else_is_the_real_runtimes() -> Result<()> {
+    let engine = Engine::new(1)?;
+    for line in ["--version", "features", "state nobody", "no-such-verb"] {
+        let ours = engine.runtime(line)?.output()?;
+        let mut words = vec!["--root", STATE];
+        words.extend(line.split(' '));
+        let theirs = engine.world.command("runc", words).output()?;
+        assert_eq!(ours.status.code(), theirs.status.code(), "{line}");
+        assert_eq!(ours.stdout, theirs.stdout, "{line}");
+    }
+    Ok(())
+}
