@@ -17,6 +17,9 @@ const FILE_VARIABLE: &str = "PCPM_RUNTIME_CONFIG";
 /// Another runtime than the file says.
 const RUNTIME_VARIABLE: &str = "PCPM_RUNTIME";
 
+/// Podman starts runtimes with hardly any environment.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What `runtime.toml` says. Every key may be left out.
 #[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -90,7 +93,7 @@ impl Settings {
 fn find(runtime: &Path) -> Result<PathBuf> {
     let own = fs::metadata("/proc/self/exe").context("find this program")?;
     let directories = match runtime.components().count() {
-        1 if !runtime.is_absolute() => env::var_os("PATH").unwrap_or_default(),
+        1 if !runtime.is_absolute() => env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()),
         _ => OsString::from("/"),
     };
     let candidates = env::split_paths(&directories).map(|directory| directory.join(runtime));
