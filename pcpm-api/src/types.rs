@@ -134,6 +134,8 @@ pub struct Attachment {
     pub attached_at_ms: u64,
     /// The user that attached it, by number.
     pub uid: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,16 +15,16 @@ use pcpm_ebpf::{
 use crate::{
     adoption,
     bpf::{
-        self, DatapathSetup as _, DropEvents, Earlier, FlowHands, HostAddresses, Object, PinDir,
-        Sizes, Steering, control_group,
+        self, DatapathSetup as _, DropEvents, Earlier, FlowHands, HostAddresses, HubWays, Object,
+        PinDir, Sizes, SocketHooks, Steering, control_group,
     },
     config::{self, Config, UplinkSetting},
     doctor::{self, NetworkFacts, UplinkFacts},
     engine::World,
     found::Found,
     net::{
-        FoundUplinks, Host, HostKernel as _, Hub, HubSpec, HubState, RetiredSlot, SlotKernel,
-        SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice,
+        FoundUplinks, Host, HostKernel as _, Hub, HubSpec, HubState, Programs, RetiredSlot,
+        SlotKernel, SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice,
     },
     pin_note,
     pool::Recycle,
@@ -116,12 +116,15 @@ impl HostWorld {
             uplinks: steering.uplinks(pins)?,
             addresses: HostAddresses::open(pins)?,
             followed: Vec::new(),
+            interval: config.reaper.interval,
         };
         uplinks.follow_addresses(&mut self.host);
         let mtu = found.usable.first().map_or(DEFAULT_MTU, |best| best.mtu);
-        let (hubs, slots) = self.hubs(config, mtu, adopt, &mut steering)?;
+        let mut ways = HubWays::open(pins)?;
+        let programs = steering.programs()?;
+        let (hubs, slots) = self.hubs(config, mtu, adopt, &programs, &mut ways)?;
         uplinks.take(&found);
-        self.finish_replacement(&mut steering, object)?;
+        let sockets = self.finish_replacement(&mut steering, object)?;
         let mut kernels: Vec<_> = (0..config.refill.workers)
             .map(|_| self.host.worker(hubs.clone()))
             .collect();
@@ -131,7 +134,10 @@ impl HostWorld {
                 .iter()
                 .map(|hub| (hub.clone(), hub_spec(config, mtu, hub.number)))
                 .collect(),
-            programs: steering.programs()?,
+            programs,
+            ways,
+            sockets,
+            interval: config.reaper.interval,
         };
         let slots = without_surplus(slots, config.max_capacity, &mut *kernels[0]);
         let recycler = (config.refill.recycle != Recycle::Never).then(|| {
@@ -217,7 +223,8 @@ impl HostWorld {
         config: &Config,
         mtu: u32,
         adopt: bool,
-        steering: &mut Steering,
+        programs: &Programs,
+        ways: &mut HubWays,
     ) -> anyhow::Result<(Arc<[Hub]>, Found)> {
         let numbers: Vec<u32> = (0..hub_count(config)).collect();
         let (kept, found) = sound(self.host.survey(&numbers), adopt);
@@ -226,20 +233,21 @@ impl HostWorld {
         self.host.prepare()?;
         // The programs look here for the way to a hub as soon as they run.
         for hub in &left {
-            steering.set_hub(hub.number, hub.host_ifindex)?;
+            ways.set(hub.number, hub.host_ifindex)?;
         }
-        let programs = steering.programs()?;
         let hubs = numbers.iter().map(|number| {
             let spec = hub_spec(config, mtu, *number);
-            let Some(hub) = kept.get(number) else {
-                let hub = self.host.create_hub(&spec, &programs)?;
-                steering.set_hub(*number, hub.host_ifindex)?;
-                return Ok(hub);
+            let hub = if let Some(hub) = kept.get(number) {
+                let mut hub = hub.clone();
+                for missing in self.host.mend_hub(&mut hub, &spec, programs)? {
+                    tracing::warn!(hub = number, "repaired: {missing}");
+                }
+                hub
+            } else {
+                self.host.create_hub(&spec, programs)?
             };
-            for missing in self.host.mend_hub(hub, &spec, &programs)? {
-                tracing::warn!(hub = number, "repaired: {missing}");
-            }
-            Ok(hub.clone())
+            ways.set(*number, hub.host_ifindex)?;
+            Ok(hub)
         });
         let hubs = hubs.collect::<anyhow::Result<_>>()?;
         Ok((hubs, found))
@@ -249,14 +257,17 @@ impl HostWorld {
         &mut self,
         steering: &mut Steering,
         object: &Object,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<SocketHooks>> {
         let pins = self.pins.as_ref().context("find the pins")?;
-        if let Some(root) = control_group::root()? {
-            steering.attach_to_sockets(&control_group::open(&root)?, pins)?;
-        } else {
+        let root = control_group::root()?;
+        if root.is_none() {
             tracing::warn!("no cgroup2: the host's own programs do not reach published ports");
         }
-        Ok(steering.finish_replacement(object, pins)?)
+        let hooks = root
+            .map(|root| steering.attach_to_sockets(control_group::open(&root)?, pins))
+            .transpose()?;
+        steering.finish_replacement(object, pins)?;
+        Ok(hooks)
     }
 
     /// A default route that cannot be used is no uplink; of interfaces that were asked for one must

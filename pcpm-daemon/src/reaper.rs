@@ -1,6 +1,7 @@
-//! The reaper: a thread that compares hubs and slots with what they are to be, now and then and when the
-//! host's network changed. What a hub lost is given back in place; what is wrong with slots is told to the
-//! engine, which knows who holds them. It waits for `rtnl_mutex`, the thread that serves does not.
+//! The reaper: a thread that compares hubs, slots and hooks with what they are to be, now and then and when
+//! the host's network changed. What a hub or the root control group lost is given back in place; what is wrong
+//! with slots is told to the engine, which knows who holds them. It waits for `rtnl_mutex`, the thread that
+//! serves does not.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,12 +14,10 @@ use anyhow::Context as _;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
+    bpf::{HubWays, SocketHooks},
     engine::unix_time_ms,
     net::{Host, HostChanges, HostKernel as _, Hub, HubSpec, HubState, Programs},
 };
-
-/// How often everything is looked at.
-const EVERY: Duration = Duration::from_secs(10);
 
 /// How often hubs are looked at when the host changes all the time.
 const AT_MOST_EVERY: Duration = Duration::from_secs(2);
@@ -26,10 +25,17 @@ const AT_MOST_EVERY: Duration = Duration::from_secs(2);
 /// What was found.
 #[derive(Debug)]
 pub(crate) enum Finding {
-    /// A hub lacked something and has it again.
-    Repaired { hub: u32, what: String },
-    /// A hub cannot be repaired in place.
-    BrokenHub { hub: u32, reason: String },
+    /// Something that is no slot lacked something and has it again.
+    Repaired { what: String },
+    /// Something that is no slot cannot be repaired.
+    Broken { reason: String },
+    /// Of these slots something is there; of others in these hubs nothing is.
+    Slots {
+        hubs: HashSet<u32>,
+        there: HashSet<u32>,
+        /// As below.
+        looked_at_ms: u64,
+    },
     /// A slot is not as it was made.
     Doubtful {
         slot: u32,
@@ -37,6 +43,8 @@ pub(crate) enum Finding {
         /// When the look began, in milliseconds since the Unix epoch: what came later is not meant.
         looked_at_ms: u64,
     },
+    /// A slot that was doubtful is as it was made.
+    Sound { slot: u32 },
 }
 
 /// What is looked after.
@@ -44,12 +52,17 @@ pub(crate) struct Reaper {
     pub(crate) state_dir: PathBuf,
     pub(crate) hubs: Vec<(Hub, HubSpec)>,
     pub(crate) programs: Programs,
+    pub(crate) ways: HubWays,
+    pub(crate) sockets: Option<SocketHooks>,
+    /// How often everything is looked at.
+    pub(crate) interval: Duration,
 }
 
 /// What was told already: the same again is no news.
 #[derive(Default)]
 struct Told {
-    broken_hubs: HashMap<u32, String>,
+    /// What is broken, by its name.
+    broken: HashMap<String, String>,
     /// Slots that were doubtful at the last look. One look may meet a slot that is being made.
     doubtful: HashSet<u32>,
 }
@@ -64,19 +77,20 @@ impl Reaper {
         thread.spawn(run).context("start the reaper").map(drop)
     }
 
-    fn run(self, mut host: Host, changes: &HostChanges, findings: &UnboundedSender<Finding>) {
+    fn run(mut self, mut host: Host, changes: &HostChanges, findings: &UnboundedSender<Finding>) {
         let mut told = Told::default();
-        let mut looked_at_slots = Instant::now();
+        let mut looked = Instant::now();
         loop {
-            let due = EVERY.saturating_sub(looked_at_slots.elapsed());
+            let due = self.interval.saturating_sub(looked.elapsed());
             if let Err(error) = changes.wait_at_most(due) {
                 tracing::error!("hubs and slots are no longer looked after: {error}");
                 return;
             }
             let mut found = self.look_at_hubs(&mut host, &mut told);
-            if looked_at_slots.elapsed() >= EVERY {
+            if looked.elapsed() >= self.interval {
+                found.extend(self.look_at_sockets(&mut told));
                 found.extend(self.look_at_slots(&mut host, &mut told));
-                looked_at_slots = Instant::now();
+                looked = Instant::now();
             }
             if found
                 .into_iter()
@@ -84,57 +98,92 @@ impl Reaper {
             {
                 return;
             }
-            thread::sleep(AT_MOST_EVERY);
+            thread::sleep(AT_MOST_EVERY.min(self.interval));
         }
     }
 
-    fn look_at_hubs(&self, host: &mut Host, told: &mut Told) -> Vec<Finding> {
+    fn look_at_hubs(&mut self, host: &mut Host, told: &mut Told) -> Vec<Finding> {
         let mut found = Vec::new();
-        for (hub, spec) in &self.hubs {
-            let number = hub.number;
-            match host.mend_hub(hub, spec, &self.programs) {
-                Ok(repaired) => {
-                    told.broken_hubs.remove(&number);
-                    let repaired = repaired.into_iter();
-                    found.extend(repaired.map(|what| Finding::Repaired { hub: number, what }));
+        for (hub, spec) in &mut self.hubs {
+            let before = hub.host_ifindex;
+            let mended = host
+                .mend_hub(hub, spec, &self.programs)
+                .map_err(anyhow::Error::from);
+            let mended = mended.and_then(|missing| {
+                if hub.host_ifindex != before {
+                    self.ways.set(hub.number, hub.host_ifindex)?;
                 }
-                Err(error) => {
-                    let reason = error.to_string();
-                    let before = told.broken_hubs.insert(number, reason.clone());
-                    let is_news = before.as_ref() != Some(&reason);
-                    found.extend(is_news.then_some(Finding::BrokenHub {
-                        hub: number,
-                        reason,
-                    }));
-                }
-            }
+                Ok(missing)
+            });
+            found.extend(told.news(&format!("hub {}", hub.number), mended));
         }
         found
     }
 
-    /// What is wrong with slots for the second time in a row.
+    fn look_at_sockets(&self, told: &mut Told) -> Vec<Finding> {
+        let Some(sockets) = &self.sockets else {
+            return Vec::new();
+        };
+        told.news("published ports", sockets.mend().map_err(Into::into))
+    }
+
+    /// Which slots are there, what is wrong with some for the second time in a row, and what is right again.
     fn look_at_slots(&self, host: &mut Host, told: &mut Told) -> Vec<Finding> {
         let looked_at_ms = unix_time_ms();
         let numbers: Vec<u32> = self.hubs.iter().map(|(hub, _)| hub.number).collect();
-        let sound = host
-            .survey(&numbers)
-            .into_iter()
-            .filter_map(|state| match state {
-                HubState::Sound(found) => Some(found.slots),
-                HubState::Missing | HubState::Broken(_) => None,
-            });
-        let doubts: HashMap<u32, String> = sound
-            .flatten()
-            .filter_map(|slot| Some((slot.index, slot.doubt?)))
-            .collect();
-        let before = std::mem::replace(&mut told.doubtful, doubts.keys().copied().collect());
-        let again = doubts.into_iter().filter(|(slot, _)| before.contains(slot));
-        again
-            .map(|(slot, doubt)| Finding::Doubtful {
+        let mut hubs = HashSet::new();
+        let mut slots = HashMap::new();
+        for state in host.survey(&numbers) {
+            if let HubState::Sound(found) = state {
+                hubs.insert(found.hub.number);
+                let states = found.slots.into_iter();
+                slots.extend(states.map(|slot| (slot.index, slot.doubt)));
+            }
+        }
+        let mut found = vec![Finding::Slots {
+            hubs,
+            there: slots.keys().copied().collect(),
+            looked_at_ms,
+        }];
+        let mut doubtful = HashSet::new();
+        for (slot, doubt) in slots {
+            let is_again = told.doubtful.contains(&slot);
+            let Some(doubt) = doubt else {
+                found.extend(is_again.then_some(Finding::Sound { slot }));
+                continue;
+            };
+            doubtful.insert(slot);
+            found.extend(is_again.then_some(Finding::Doubtful {
                 slot,
                 doubt,
                 looked_at_ms,
-            })
-            .collect()
+            }));
+        }
+        told.doubtful = doubtful;
+        found
+    }
+}
+
+impl Told {
+    /// What is to be told of a repair.
+    fn news(&mut self, of: &str, mended: anyhow::Result<Vec<String>>) -> Vec<Finding> {
+        match mended {
+            Ok(missing) => {
+                self.broken.remove(of);
+                let repaired = missing.into_iter().map(|what| Finding::Repaired {
+                    what: format!("{of}: {what}"),
+                });
+                repaired.collect()
+            }
+            Err(error) => {
+                let reason = format!("{of}: {error:#}");
+                let before = self.broken.insert(of.to_owned(), reason.clone());
+                let is_news = before.as_ref() != Some(&reason);
+                is_news
+                    .then_some(Finding::Broken { reason })
+                    .into_iter()
+                    .collect()
+            }
+        }
     }
 }

@@ -143,7 +143,7 @@ pub(crate) fn until_stopped(
     let (found, findings) = mpsc::unbounded_channel();
     let looked_after = built
         .uplinks
-        .follow(changes)
+        .follow(changes, found.clone())
         .and_then(|()| built.reaper.start(found));
     let served = looked_after.and_then(|()| {
         let inboxes = (inbox, uplinks, fill_changes, built.drop_events, findings);

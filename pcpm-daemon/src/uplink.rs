@@ -1,7 +1,7 @@
 //! Follows the host's ways out and its addresses: a thread that looks again whenever the host's
 //! network changes. It owns the program on the uplinks, because attaching waits for the kernel.
 
-use std::{path::PathBuf, thread};
+use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::Context as _;
 use pcpm_api::types;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::bpf::{HostAddresses, Uplinks};
 use crate::host_world::shown;
 use crate::net::{FoundUplinks, Host, HostChanges, HostKernel as _, UplinkChoice};
+use crate::reaper::Finding;
 
 /// What is followed, and how it was when last looked at.
 pub(crate) struct UplinkFollower {
@@ -19,15 +20,21 @@ pub(crate) struct UplinkFollower {
     pub(crate) addresses: HostAddresses,
     /// Those that carry the program, the best first.
     pub(crate) followed: Vec<types::Uplink>,
+    /// How often the host is looked at when it says nothing of a change.
+    pub(crate) interval: Duration,
 }
 
 impl UplinkFollower {
     /// Starts the thread, which ends with the process. Whenever the uplinks have become others, they
-    /// are sent.
-    pub(crate) fn follow(self, changes: UnboundedSender<Vec<types::Uplink>>) -> anyhow::Result<()> {
+    /// are sent, and what they had lost of the program is told.
+    pub(crate) fn follow(
+        self,
+        changes: UnboundedSender<Vec<types::Uplink>>,
+        findings: UnboundedSender<Finding>,
+    ) -> anyhow::Result<()> {
         let host = Host::open(&self.state_dir)?;
         let notifications = HostChanges::listen()?;
-        let run = move || self.run(host, &notifications, &changes);
+        let run = move || self.run(host, &notifications, &changes, &findings);
         let thread = thread::Builder::new()
             .name("pcpm-uplink".to_owned())
             .spawn(run);
@@ -41,6 +48,7 @@ impl UplinkFollower {
         mut host: Host,
         notifications: &HostChanges,
         changes: &UnboundedSender<Vec<types::Uplink>>,
+        findings: &UnboundedSender<Finding>,
     ) {
         loop {
             // Looked at once before the first notification: it may have changed since the start.
@@ -49,7 +57,12 @@ impl UplinkFollower {
             if self.followed != before && changes.send(self.followed.clone()).is_err() {
                 return;
             }
-            if let Err(error) = notifications.wait() {
+            for what in self.uplinks.take_repaired() {
+                // Whoever listens ends with the process.
+                let _unheard = findings.send(Finding::Repaired { what });
+            }
+            // A program can go without a word.
+            if let Err(error) = notifications.wait_at_most(self.interval) {
                 tracing::error!("the uplinks are no longer followed: {error}");
                 return;
             }

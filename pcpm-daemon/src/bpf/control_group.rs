@@ -3,10 +3,12 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
 use aya::programs::{CgroupAttachMode, links::FdLink};
+use pcpm_ebpf::abi::names;
 
 use super::{BpfError, PinDir, links, programs::ProgramSet};
 
@@ -24,17 +26,47 @@ pub(crate) fn open(root: &Path) -> Result<File, BpfError> {
     File::open(root).map_err(|e| BpfError::new(format!("open {}", root.display()), &e))
 }
 
+/// The programs of the root control group, for whoever sees to it that they stay there.
+pub(crate) struct SocketHooks {
+    programs: ProgramSet,
+    group: File,
+    /// Where their links are pinned, by name.
+    pins: Vec<(&'static str, PathBuf)>,
+}
+
+impl SocketHooks {
+    pub(super) fn new(programs: ProgramSet, group: File, pins: &PinDir) -> Self {
+        let pins = names::SOCKET_PROGRAMS.map(|name| (name, pins.path(name)));
+        Self {
+            programs,
+            group,
+            pins: pins.into(),
+        }
+    }
+
+    /// Attaches what is not attached, and returns what that was.
+    pub(crate) fn mend(&self) -> Result<Vec<String>, BpfError> {
+        let mut missing = Vec::new();
+        for (name, pin) in &self.pins {
+            if attach(&self.programs, name, &self.group, pin)? {
+                missing.push(format!("attach {name} to the root control group"));
+            }
+        }
+        Ok(missing)
+    }
+}
+
 /// Has the program `name` run for `group`, beside those of others. A link of an earlier life goes on with
-/// it; a new one is pinned: removing the pin detaches it.
-pub(super) fn attach(
-    programs: &ProgramSet,
-    name: &str,
-    group: &File,
-    pins: &PinDir,
-) -> Result<(), BpfError> {
-    let pin = pins.path(name);
-    if links::adopt(&pin, &programs.fd(name)?, programs.id(name)?)? {
-        return Ok(());
+/// it; a new one is pinned: removing the pin detaches it. Returns whether there was none.
+fn attach(programs: &ProgramSet, name: &str, group: &File, pin: &Path) -> Result<bool, BpfError> {
+    if links::adopt(pin, &programs.fd(name)?, programs.id(name)?)? {
+        return Ok(false);
+    }
+    match fs::remove_file(pin) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(BpfError::new(format!("unpin {}", pin.display()), &e));
+        }
+        _ => {}
     }
     let what = || format!("attach {name} to the root control group");
     let mut program = programs.socket_program(name)?;
@@ -44,9 +76,9 @@ pub(super) fn attach(
         .and_then(|id| program.take_link(id))
         .map_err(|e| BpfError::new(what(), &e))?;
     let link = FdLink::try_from(link).map_err(|e| BpfError::new(what(), &e))?;
-    link.pin(&pin)
+    link.pin(pin)
         .map_err(|e| BpfError::new(format!("pin {}", pin.display()), &e))?;
-    Ok(())
+    Ok(true)
 }
 
 /// A mount may show a part of the hierarchy only; the root's says `/`

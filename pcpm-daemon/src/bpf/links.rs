@@ -10,13 +10,17 @@ use std::{
 use super::{BpfError, sys};
 
 /// Has the link pinned at `pin`, if there is one, run the program with this descriptor and number.
-/// False: there is none.
+/// False: there is none, or it was detached.
 pub(super) fn adopt(pin: &Path, program: &OwnedFd, id: u32) -> Result<bool, BpfError> {
     let adopt = || -> io::Result<bool> {
         let Some(link) = sys::pinned(pin)? else {
             return Ok(false);
         };
-        if sys::link_info(link.as_fd())?.program != id {
+        let info = sys::link_info(link.as_fd())?;
+        if info.target == 0 {
+            return Ok(false);
+        }
+        if info.program != id {
             sys::update_link(link.as_fd(), program.as_fd())?;
         }
         Ok(true)
@@ -30,7 +34,7 @@ pub(super) fn interface(pin: &Path) -> Result<Option<u32>, BpfError> {
     let look = || -> io::Result<Option<u32>> {
         let link = sys::pinned(pin)?;
         let info = link.map(|link| sys::link_info(link.as_fd())).transpose()?;
-        Ok(info.map(|info| info.interface).filter(|index| *index != 0))
+        Ok(info.map(|info| info.target).filter(|index| *index != 0))
     };
     look().map_err(|e| BpfError::new(format!("look at link {}", pin.display()), &e))
 }

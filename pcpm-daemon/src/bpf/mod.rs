@@ -13,6 +13,7 @@ mod earlier;
 pub(crate) mod fake;
 mod flows;
 mod host_addresses;
+mod hub_ways;
 mod kernel_types;
 mod layout;
 mod links;
@@ -34,10 +35,12 @@ use pcpm_ebpf::abi::{
 
 use crate::net::Programs;
 
+pub(crate) use control_group::SocketHooks;
 pub(crate) use drop_events::DropEvents;
 pub(crate) use earlier::Earlier;
 pub(crate) use flows::FlowHands;
 pub(crate) use host_addresses::HostAddresses;
+pub(crate) use hub_ways::HubWays;
 pub(crate) use kernel_types::{TaskLayout, task_layout};
 pub(crate) use lock_tracer::{Counted, LockTracer, WorkerMarks};
 pub(crate) use object::Object;
@@ -152,9 +155,6 @@ pub(crate) trait Datapath {
 pub(crate) trait DatapathSetup: Datapath {
     /// Tells the programs of the pool.
     fn configure(&mut self, config: Config) -> Result<(), BpfError>;
-
-    /// Tells the programs the hub's interface in the host.
-    fn set_hub(&mut self, hub: u32, host_ifindex: u32) -> Result<(), BpfError>;
 
     /// Tells the programs how many entries of the flow table one slot may have.
     fn limit_flows(&mut self, per_slot: u32);

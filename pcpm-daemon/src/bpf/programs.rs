@@ -35,7 +35,7 @@ const PACKET_PROGRAMS: [&str; 6] = [
 ];
 
 /// A set of pinned programs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ProgramSet {
     dir: PathBuf,
 }

@@ -20,7 +20,8 @@ use pcpm_ebpf::{
 
 use super::{
     BpfError, CompiledPolicy, Datapath, DatapathSetup, FlowHands, Object, PinDir, PolicyTable,
-    Uplinks, control_group,
+    Uplinks,
+    control_group::SocketHooks,
     counters::{CounterTable, CounterWords, counters},
     load::{Loaded, Outgrown, forget_others, load},
     possible_cpus,
@@ -71,7 +72,6 @@ pub(crate) struct Steering {
     names: HashMap<MapData, Plain<NameKey>, u32>,
     ports: HashMap<MapData, Plain<PortKey>, Plain<PortTarget>>,
     config: Array<MapData, Plain<Config>>,
-    hubs: Array<MapData, u32>,
     slot_counters: PerCpuArray<MapData, CounterWords>,
     all_counters: CounterTable,
     drops: PerCpuArray<MapData, u64>,
@@ -104,7 +104,6 @@ impl Steering {
             names: use_map(pins, names::DOMAIN_NAMES, Map::HashMap)?,
             ports: use_map(pins, names::PORTS, Map::HashMap)?,
             config: use_map(pins, names::CONFIG, Map::Array)?,
-            hubs: use_map(pins, names::HUBS, Map::Array)?,
             slot_counters: use_map(pins, names::SLOT_COUNTERS, Map::PerCpuArray)?,
             all_counters: CounterTable::open(pins)?,
             drops: use_map(pins, names::DROPS, Map::PerCpuArray)?,
@@ -124,10 +123,14 @@ impl Steering {
 
     /// Takes the connections of the host's own sockets to published ports to the slots. The programs
     /// stay, pinned, when the daemon is killed.
-    pub(crate) fn attach_to_sockets(&self, group: &File, pins: &PinDir) -> Result<(), BpfError> {
-        names::SOCKET_PROGRAMS
-            .iter()
-            .try_for_each(|name| control_group::attach(&self.programs, name, group, pins))
+    pub(crate) fn attach_to_sockets(
+        &self,
+        group: File,
+        pins: &PinDir,
+    ) -> Result<SocketHooks, BpfError> {
+        let hooks = SocketHooks::new(self.programs.clone(), group, pins);
+        hooks.mend()?;
+        Ok(hooks)
     }
 
     /// To be called when all hooks run our programs: takes the last of what larger maps took the place
@@ -286,12 +289,6 @@ impl DatapathSetup for Steering {
         self.config
             .set(0, Plain(config), 0)
             .map_err(|e| BpfError::new("write the programs' configuration", &e))
-    }
-
-    fn set_hub(&mut self, hub: u32, host_ifindex: u32) -> Result<(), BpfError> {
-        self.hubs
-            .set(hub, host_ifindex, 0)
-            .map_err(|e| BpfError::new(format!("write the interface of hub {hub}"), &e))
     }
 
     fn limit_flows(&mut self, per_slot: u32) {

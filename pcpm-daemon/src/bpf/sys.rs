@@ -58,8 +58,9 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 pub(super) struct LinkInfo {
     /// The number of the program that it runs.
     pub(super) program: u32,
-    /// Of a tcx link: its interface, 0 when that is gone.
-    pub(super) interface: u32,
+    /// What it is attached to: the interface of a tcx link, the lower half of a control group's number. 0
+    /// when that is gone, or somebody detached it.
+    pub(super) target: u32,
 }
 
 /// Looks at a link.
@@ -75,7 +76,7 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo {
         program: info.prog_id,
         // SAFETY: this is what was written of a tcx link; of others it is a number all the same.
-        interface: unsafe { info.__bindgen_anon_1.tcx.ifindex },
+        target: unsafe { info.__bindgen_anon_1.tcx.ifindex },
     })
 }
 

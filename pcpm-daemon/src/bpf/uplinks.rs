@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 
 use aya::{
@@ -45,6 +46,8 @@ pub(crate) struct Uplinks {
     pins: UplinkPins,
     /// By interface index, with what stands in the table; `None` for what an earlier life left.
     followed: BTreeMap<u32, Option<UplinkAddresses>>,
+    /// What was attached again since somebody asked.
+    repaired: Vec<String>,
 }
 
 impl Uplinks {
@@ -66,6 +69,7 @@ impl Uplinks {
             table,
             pins,
             followed: earlier.map(|index| (index, None)).collect(),
+            repaired: Vec::new(),
         })
     }
 
@@ -85,11 +89,19 @@ impl Uplinks {
         left.into_iter().chain(joined).collect()
     }
 
+    /// What uplinks had lost and were given back since this was last called.
+    pub(crate) fn take_repaired(&mut self) -> Vec<String> {
+        mem::take(&mut self.repaired)
+    }
+
     /// The program is on the interface before anything leaves through it.
     fn join(&mut self, uplink: &Uplink) -> Result<(), BpfError> {
         if !self.is_attached(uplink) && !self.adopt(uplink)? {
+            let known = self.followed.get(&uplink.ifindex).copied().flatten();
             self.leave(uplink.ifindex)?;
             self.attach(uplink)?;
+            let again = known.map(|_| format!("attach {} to {}", names::FROM_UPLINK, uplink.name));
+            self.repaired.extend(again);
         }
         if self.followed.get(&uplink.ifindex) == Some(&Some(uplink.addresses)) {
             return Ok(());

@@ -38,6 +38,7 @@ pub(super) struct Layer {
     pub(super) access_administrators: Option<Given<Vec<String>>>,
     pub(super) locks_enabled: Option<Given<bool>>,
     pub(super) locks_long_wait_ms: Option<Given<i64>>,
+    pub(super) reaper_interval: Option<Given<String>>,
     pub(super) log_format: Option<Given<String>>,
     pub(super) log_level: Option<Given<String>>,
     pub(super) quota_tenant: QuotaLayer,
@@ -105,6 +106,7 @@ impl Layer {
         let mut access = root.table("access")?;
         let mut quota = root.table("quota")?;
         let mut locks = root.table("locks")?;
+        let mut reaper = root.table("reaper")?;
         let mut log = root.table("log")?;
         let layer = Self {
             socket: root.text("socket")?,
@@ -131,6 +133,7 @@ impl Layer {
             access_administrators: access.texts("administrators")?,
             locks_enabled: locks.boolean("enabled")?,
             locks_long_wait_ms: locks.integer("long_wait_ms")?,
+            reaper_interval: reaper.text("interval")?,
             log_format: log.text("format")?,
             log_level: log.text("level")?,
             quota_tenant: quota.table("tenant")?.quota()?,
@@ -138,7 +141,7 @@ impl Layer {
             quota_tenants: quota.table("tenants")?.quotas()?,
         };
         [
-            root, ipv6, refill, nat, publish, policy, api, access, quota, locks, log,
+            root, ipv6, refill, nat, publish, policy, api, access, quota, locks, reaper, log,
         ]
         .iter()
         .try_for_each(Table::deny_unknown)?;

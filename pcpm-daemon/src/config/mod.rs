@@ -70,6 +70,8 @@ pub(crate) struct Config {
     pub(crate) locks: Locks,
     /// How much of the pool one tenant or user may have.
     pub(crate) quotas: Quotas,
+    /// How what is there is compared with what is to be there.
+    pub(crate) reaper: Reaper,
     /// What is logged.
     pub(crate) log: Log,
 }
@@ -184,6 +186,13 @@ pub(crate) struct Locks {
     pub(crate) enabled: bool,
     /// Waits at least as long are told one by one.
     pub(crate) long_wait: Duration,
+}
+
+/// How what is there is compared with what is to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reaper {
+    /// How often.
+    pub(crate) interval: Duration,
 }
 
 /// Who may do what, by name or number. Root may do everything.

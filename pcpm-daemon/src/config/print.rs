@@ -150,6 +150,12 @@ fn tables(file: &mut Printer, config: &Config) {
     access(file, &config.access);
     locks(file, config.locks);
     quotas(file, &config.quotas);
+    file.table("reaper");
+    file.about(&[
+        "How often hubs, slots and hooks are compared with what they are to be, and repaired: 1s to 1h.",
+    ]);
+    let interval = format!("{}s", config.reaper.interval.as_secs());
+    file.set("interval", &quoted(&interval));
     log(file, config.log);
 }
 

@@ -416,6 +416,24 @@ fn check_and_print_config_exclude_each_other_and_json_needs_check() {
 }
 
 #[test]
+fn an_interval_is_a_number_with_its_unit() {
+    let interval =
+        |text| parse(&format!("[reaper]\ninterval = \"{text}\"")).map(|c| c.reaper.interval);
+    assert_eq!(interval("90s").unwrap(), Duration::from_secs(90));
+    assert_eq!(interval("5m").unwrap(), Duration::from_mins(5));
+    assert_eq!(interval("1h").unwrap(), Duration::from_hours(1));
+    for (text, reason) in [
+        ("0s", "0s is not between 1s and 1h"),
+        ("61m", "61m is not between 1s and 1h"),
+        ("10", "'10' is not a time, such as 10s, 5m or 1h"),
+        ("-1s", "'-1s' is not a time, such as 10s, 5m or 1h"),
+    ] {
+        let error = interval(text).unwrap_err().to_string();
+        assert_eq!(error, format!("pcpmd.toml:2: reaper.interval: {reason}"));
+    }
+}
+
+#[test]
 fn the_log_level_comes_from_the_option_the_environment_or_the_file() {
     let filter = |options: &[&str], rust_log: &str| {
         let args = Args::parse_from(["pcpmd"].iter().chain(options));
@@ -567,6 +585,7 @@ prop_compose! {
         keep in any::<bool>(),
         (access, quotas) in (any_access(), any_quotas()),
         (enabled, long_wait_ms) in (any::<bool>(), 1_u64..=60_000),
+        interval_s in 1_u64..=3600,
         (format, level) in (sample::select(&LogFormat::ALL), sample::select(&LogLevel::ALL)),
     ) -> Config {
         let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
@@ -594,6 +613,7 @@ prop_compose! {
             access,
             locks: Locks { enabled, long_wait: Duration::from_millis(long_wait_ms) },
             quotas,
+            reaper: Reaper { interval: Duration::from_secs(interval_s) },
             log: Log { format: format.0, level: level.0 },
         }
     }

@@ -15,7 +15,7 @@ use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
     Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Log, LogFormat, LogLevel, Nat,
-    OnExit, Policy, PoolV6, PortRange, Principal, Publish, Refill, UplinkSetting,
+    OnExit, Policy, PoolV6, PortRange, Principal, Publish, Reaper, Refill, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas, Recycle};
 
@@ -102,6 +102,9 @@ impl Default for Config {
                 long_wait: Duration::from_millis(10),
             },
             quotas: Quotas::default(),
+            reaper: Reaper {
+                interval: Duration::from_secs(10),
+            },
             log: Log {
                 format: LogFormat::Auto,
                 level: LogLevel::Info,
@@ -189,6 +192,14 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             tenant: quota("quota.tenant", layer.quota_tenant)?,
             tenants: quotas(layer.quota_tenants)?,
             user: quota("quota.user", layer.quota_user)?,
+        },
+        reaper: Reaper {
+            interval: set(
+                "reaper.interval",
+                layer.reaper_interval,
+                default.reaper.interval,
+                |text| interval(&text),
+            )?,
         },
         log: Log {
             format: set("log.format", layer.log_format, default.log.format, |text| {
@@ -594,6 +605,20 @@ fn default_policy(text: &str) -> Result<DefaultPolicy, String> {
         "open" => Ok(DefaultPolicy::Open),
         "closed" => Ok(DefaultPolicy::Closed),
         _ => Err(format!("'{text}' is neither 'open' nor 'closed'")),
+    }
+}
+
+/// A whole number of seconds, minutes or hours.
+fn interval(text: &str) -> Result<Duration, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3600)];
+    let seconds = units.iter().find_map(|(unit, seconds)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(*seconds)
+    });
+    match seconds {
+        Some(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
+        Some(_) => Err(format!("{text} is not between 1s and 1h")),
+        None => Err(format!("'{text}' is not a time, such as 10s, 5m or 1h")),
     }
 }
 

@@ -67,6 +67,7 @@ pub(crate) struct Attachment {
     text: Rc<SlotText>,
     epoch: u32,
     origin: Origin,
+    broken: Option<String>,
 }
 
 impl Attachment {
@@ -116,6 +117,8 @@ struct Fields<'a> {
     took_us: u64,
     attached_at_ms: u64,
     uid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broken: Option<&'a str>,
 }
 
 impl Serialize for Attachment {
@@ -124,6 +127,7 @@ impl Serialize for Attachment {
             holder,
             text,
             origin,
+            broken,
             ..
         } = self;
         let options = &holder.options;
@@ -153,6 +157,7 @@ impl Serialize for Attachment {
             took_us: origin.took_us,
             attached_at_ms: origin.attached_at_ms,
             uid: holder.uid,
+            broken: broken.as_deref(),
         };
         fields.serialize(serializer)
     }
@@ -167,6 +172,7 @@ impl Engine {
             text: record.text.clone()?,
             epoch: self.pool.epoch(slot),
             origin: record.origin?,
+            broken: self.broken(slot),
         })
     }
 
@@ -220,6 +226,7 @@ impl Engine {
     pub(super) fn slot(&self, slot: SlotIndex) -> Slot {
         let holder = self.pool.holder(slot);
         let origin = holder.and(self.records[slot as usize].origin);
+        let failure = self.pool.failure(slot).map(|(reason, _)| reason.to_owned());
         Slot {
             slot: slot_name(slot),
             state: self.pool.state(slot),
@@ -230,7 +237,7 @@ impl Engine {
             attached_at_ms: origin.map(|origin| origin.attached_at_ms),
             took_us: origin.map(|origin| origin.took_us),
             source: origin.map(|origin| origin.source),
-            reason: self.pool.failure(slot).map(|(reason, _)| reason.to_owned()),
+            reason: failure.or_else(|| self.broken(slot)),
         }
     }
 

@@ -25,12 +25,13 @@ impl Engine {
         command: Command,
     ) -> Option<(RequestId, Result<Attached, PoolError>)> {
         match command {
-            Command::Create(slot) => self.work.create(SlotSpec {
-                index: slot,
-                address: self.world.address(slot),
-                address6: self.world.address6(slot),
-                mtu: self.world.mtu,
-            }),
+            Command::Create(slot) => {
+                let spec = SlotSpec {
+                    mtu: self.world.mtu,
+                    ..self.slot_spec(slot)
+                };
+                self.work.create(spec);
+            }
             Command::Retire(slot) => self.retire(slot),
             Command::Recycle(slot) => self.recycle(slot),
             Command::Revoke { slot, holder } => self.revoke(slot, &holder),
@@ -49,6 +50,17 @@ impl Engine {
             }
         }
         None
+    }
+
+    /// What a slot is made of, and was.
+    pub(super) fn slot_spec(&self, slot: SlotIndex) -> SlotSpec {
+        let text = self.records[slot as usize].text.as_ref();
+        SlotSpec {
+            index: slot,
+            address: self.world.address(slot),
+            address6: self.world.address6(slot),
+            mtu: text.map_or(self.world.mtu, |text| text.mtu()),
+        }
     }
 
     fn grant(
@@ -185,6 +197,7 @@ impl Engine {
     fn revoke(&mut self, slot: SlotIndex, holder: &Rc<Holder>) {
         self.datapath
             .publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
+        self.records[slot as usize].broken = None;
         self.note_detached(slot);
         self.revoke_options(slot, &holder.options);
         self.leases.end(slot);

@@ -56,6 +56,7 @@ use administration::Sizes;
 use attachment::{Origin, SlotText};
 use drops::DropLog;
 use events::{EventLog, Happening};
+use findings::Broken;
 use latency::LatencyHistogram;
 use leases::Leases;
 use recycle::RecycleFigures;
@@ -89,9 +90,15 @@ struct Unusable {
 /// What the engine knows of a slot beside the pool's state.
 #[derive(Debug, Default)]
 struct Record {
-    /// The epoch in which it was told that the slot is broken.
-    told_broken_in: Option<u32>,
+    /// What is wrong with the slot while somebody holds it.
+    broken: Option<Broken>,
+    /// A worker repairs it: it must not be destroyed meanwhile.
+    is_mending: bool,
+    /// It is to be destroyed when that is over.
+    is_spent: bool,
     netns: Option<OwnedFd>,
+    /// When it became ready in this life, in milliseconds since the Unix epoch.
+    ready_at_ms: u64,
     /// The counters when the slot became ready: traffic is counted from there.
     baseline: SlotCounters,
     text: Option<Rc<SlotText>>,

@@ -6,7 +6,7 @@ use nix::sys::stat::fstat;
 use pcpm_api::types::{RecycleTotals, UncleanCount};
 use pcpm_ebpf::abi::SlotCounters;
 
-use super::{Engine, events::Happening, latency::LatencyHistogram};
+use super::{Engine, events::Happening, latency::LatencyHistogram, unix_time_ms};
 use crate::{
     net::{FreshSlot, Golden, Recycled, RetiredSlot, Scrutiny, Tampered, Unclean, UsedSlot},
     pool::{Event, SlotIndex},
@@ -153,6 +153,7 @@ impl Engine {
         record.golden = Some(golden);
         record.baseline = baseline;
         record.origin = None;
+        record.ready_at_ms = unix_time_ms();
         record.is_noted_ready = true;
         let recycled = Happening::Recycled { kept_for };
         self.events.push(recycled, Some(slot), None);
@@ -172,6 +173,10 @@ impl Engine {
         self.note_retiring(slot);
         let record = &mut self.records[slot as usize];
         record.golden = None;
+        if record.is_mending {
+            record.is_spent = true;
+            return;
+        }
         let netns = record.netns.take();
         self.work.retire(RetiredSlot { index: slot, netns });
     }

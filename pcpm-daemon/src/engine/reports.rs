@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use pcpm_ebpf::abi::SlotCounters;
 
-use super::{Engine, Record, attachment::SlotText, events::Happening, workers::Report};
+use super::{
+    Engine, Record, attachment::SlotText, events::Happening, unix_time_ms, workers::Report,
+};
 use crate::pool::{Event, SlotIndex};
 
 impl Engine {
@@ -30,13 +32,11 @@ impl Engine {
                 self.note_ready(slot, mtu, baseline);
                 self.records[slot as usize] = Record {
                     netns: Some(netns),
+                    ready_at_ms: unix_time_ms(),
                     baseline,
                     text: Some(Rc::new(SlotText::new(&self.world, slot, mtu))),
-                    origin: None,
-                    told_broken_in: None,
                     is_noted_ready: true,
-                    golden: None,
-                    tampered: None,
+                    ..Record::default()
                 };
                 self.portray(slot);
                 self.events.push(Happening::Ready, Some(slot), None);
@@ -59,6 +59,7 @@ impl Engine {
             Report::Portrayed { slot, golden } => return self.portrayed(&slot, golden),
             Report::Tampered(tampered) => return self.tampered(tampered),
             Report::Judged { recycled, took } => return self.judged(recycled, took),
+            Report::Mended { slot, outcome } => return self.mended(slot, outcome),
         };
         self.feed(event, None);
     }

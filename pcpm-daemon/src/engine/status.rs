@@ -263,6 +263,7 @@ impl Engine {
                 counts.failed
             ));
         }
+        warnings.extend(self.broken_warning());
         if !self.unreserved.is_empty() {
             warnings.push(format!(
                 "{} published ports lead to slots but are taken on the host by other programs",

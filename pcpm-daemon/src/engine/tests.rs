@@ -1,6 +1,7 @@
 //! The engine between a datapath that remembers and workers that are told when to finish.
 
 mod figures;
+mod findings;
 mod options;
 mod recycle;
 mod restart;
@@ -44,6 +45,7 @@ const BOB: Caller = Caller {
 struct FakeWork {
     create: Rc<RefCell<Vec<SlotSpec>>>,
     retire: Rc<RefCell<Vec<SlotIndex>>>,
+    mend: Rc<RefCell<Vec<SlotIndex>>>,
 }
 
 impl Work for FakeWork {
@@ -53,6 +55,10 @@ impl Work for FakeWork {
 
     fn retire(&mut self, slot: RetiredSlot) {
         self.retire.borrow_mut().push(slot.index);
+    }
+
+    fn mend(&mut self, spec: SlotSpec, _: OwnedFd) {
+        self.mend.borrow_mut().push(spec.index);
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) trait Work {
     fn create(&mut self, spec: SlotSpec);
     /// Have a slot destroyed.
     fn retire(&mut self, slot: RetiredSlot);
+    /// Have a slot repaired that somebody holds.
+    fn mend(&mut self, spec: SlotSpec, netns: OwnedFd);
 }
 
 /// What a worker did.
@@ -49,6 +51,11 @@ pub(crate) enum Report {
     RetireFailed {
         slot: u32,
         reason: String,
+    },
+    /// A slot was repaired, or could not be.
+    Mended {
+        slot: u32,
+        outcome: Result<(), String>,
     },
     /// A golden copy was taken, or could not be.
     Portrayed {
@@ -124,6 +131,10 @@ impl Work for WorkSender {
     fn retire(&mut self, slot: RetiredSlot) {
         self.0.change(|jobs| jobs.retire.push_back(slot));
     }
+
+    fn mend(&mut self, spec: SlotSpec, netns: OwnedFd) {
+        self.0.change(|jobs| jobs.mend.push_back((spec, netns)));
+    }
 }
 
 /// Work not begun. The pool bounds it: a slot is in one state at a time.
@@ -137,6 +148,8 @@ struct Queue {
 struct Jobs {
     create: VecDeque<SlotSpec>,
     retire: VecDeque<RetiredSlot>,
+    /// Before all others: somebody's traffic does not pass.
+    mend: VecDeque<(SlotSpec, OwnedFd)>,
     closed: bool,
 }
 
@@ -144,6 +157,7 @@ struct Jobs {
 enum Job {
     Create(SlotSpec),
     Retire(Vec<RetiredSlot>),
+    Mend(SlotSpec, OwnedFd),
 }
 
 impl Queue {
@@ -183,6 +197,9 @@ impl Queue {
 
 impl Jobs {
     fn take(&mut self, retired_last: bool) -> Option<Job> {
+        if let Some((spec, netns)) = self.mend.pop_front() {
+            return Some(Job::Mend(spec, netns));
+        }
         if self.retire.is_empty() || (retired_last && !self.create.is_empty()) {
             return self.create.pop_front().map(Job::Create);
         }
@@ -219,6 +236,10 @@ impl Worker {
                     operation::now(Some(Operation::Retire));
                     self.retire(slots);
                 }
+                Job::Mend(spec, netns) => {
+                    operation::now(Some(Operation::Mend));
+                    self.mend(&spec, &netns);
+                }
             }
             operation::now(None);
         }
@@ -238,6 +259,14 @@ impl Worker {
             },
         };
         self.report(report);
+    }
+
+    fn mend(&mut self, spec: &SlotSpec, netns: &OwnedFd) {
+        let mended = self.kernel.mend_slot(spec, netns);
+        self.report(Report::Mended {
+            slot: spec.index,
+            outcome: mended.map_err(|error| error.to_string()),
+        });
     }
 
     fn retire(&mut self, slots: Vec<RetiredSlot>) {
@@ -317,6 +346,7 @@ mod tests {
             match queue.next(retired_last) {
                 Some(Job::Create(spec)) => order.push(format!("create {}", spec.index)),
                 Some(Job::Retire(slots)) => order.push(format!("retire {}", slots.len())),
+                Some(Job::Mend(..)) => unreachable!("nothing is broken"),
                 None => unreachable!("the queue is open"),
             }
             retired_last = !retired_last;

@@ -24,15 +24,18 @@ pub(crate) enum Operation {
     Configure = 4,
     /// Destroying slots.
     Retire = 5,
+    /// Repairing a slot that somebody holds.
+    Mend = 6,
 }
 
 impl Operation {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Namespace,
         Self::Mount,
         Self::Link,
         Self::Configure,
         Self::Retire,
+        Self::Mend,
     ];
 
     /// The one that is noted as this number.
@@ -48,6 +51,7 @@ impl Operation {
             Self::Link => "refill/link",
             Self::Configure => "refill/configure",
             Self::Retire => "retire",
+            Self::Mend => "repair",
         }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) enum Call {
     CreateHub(HubSpec),
     CreateSlot(SlotSpec),
     DestroySlots(Vec<u32>),
+    MendSlot(u32),
     Portray(u32),
     RecycleSlots(Vec<u32>),
     RemoveEverything,
@@ -110,6 +111,11 @@ impl SlotKernel for FakeKernel {
         };
         indexes.into_iter().map(destroy).collect()
     }
+
+    fn mend_slot(&mut self, spec: &SlotSpec, _: &OwnedFd) -> Result<(), NetError> {
+        self.record(Call::MendSlot(spec.index));
+        Ok(())
+    }
 }
 
 impl SlotRecycler for FakeKernel {
@@ -157,7 +163,12 @@ impl HostKernel for FakeKernel {
         })
     }
 
-    fn mend_hub(&mut self, _: &Hub, _: &HubSpec, _: &Programs) -> Result<Vec<String>, NetError> {
+    fn mend_hub(
+        &mut self,
+        _: &mut Hub,
+        _: &HubSpec,
+        _: &Programs,
+    ) -> Result<Vec<String>, NetError> {
         Ok(Vec::new())
     }
 

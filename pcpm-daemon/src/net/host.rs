@@ -105,7 +105,7 @@ impl HostKernel for Host {
 
     fn mend_hub(
         &mut self,
-        hub: &Hub,
+        hub: &mut Hub,
         spec: &HubSpec,
         programs: &Programs,
     ) -> Result<Vec<String>, NetError> {

@@ -67,10 +67,20 @@ fn connect(
 ) -> Result<u32, NetError> {
     let mut hub = Netlink::open()?;
     hub.run(slot_filter(&programs.from_slot))?;
+    connect_to_host(home, host, &mut hub, spec, programs)
+}
+
+/// Makes the link between a hub and the host, with all that belongs to it.
+fn connect_to_host(
+    home: &Home,
+    host: &mut Netlink,
+    hub: &mut Netlink,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<u32, NetError> {
     hub.run(link_pair(spec, &home.netns))
         .map_err(explain_pair)?;
-    furnish(home, host, &mut hub, spec, programs)
-        .map_err(|error| error.and(remove_link(&mut hub).err()))
+    furnish(home, host, hub, spec, programs).map_err(|error| error.and(remove_link(hub).err()))
 }
 
 fn furnish(
@@ -115,11 +125,12 @@ fn link_sysctls(spec: &HubSpec) -> Vec<(String, &'static str)> {
 
 /// Gives a hub that is there what it is to have, and returns what was missing. `host` is a socket in the
 /// host's namespace. All is made as if nothing was there, and only where it is not: an address, a route
-/// or a filter is never taken away, not for a moment.
+/// or a filter is never taken away, not for a moment. A link that does not lead to the host any more is
+/// replaced.
 pub(super) fn mend(
     home: &Home,
     host: &mut Netlink,
-    hub: &Hub,
+    hub: &mut Hub,
     spec: &HubSpec,
     programs: &Programs,
 ) -> Result<Vec<String>, NetError> {
@@ -127,62 +138,147 @@ pub(super) fn mend(
         namespace::enter(&hub.netns)?;
         let mut inside = Netlink::open()?;
         let mut missing = inside.ensure(slot_filter(&programs.from_slot))?;
-        missing.extend(inside.ensure(hub_side(&programs.from_host))?);
-        missing.extend(mend_link(&mut inside, HUB_UPLINK_INDEX, spec.mtu)?);
-        let slots = Hook::Block(tc::SLOT_BLOCK);
-        let from_host = Hook::Ingress(HUB_UPLINK_INDEX);
-        replace_filter(&mut inside, slots, &programs.from_slot, names::FROM_SLOT)?;
-        replace_filter(
-            &mut inside,
-            from_host,
-            &programs.from_host,
-            names::FROM_HOST,
-        )?;
+        if namespace::ensure_mounted(&hub.netns, &home.hub(spec.number))? {
+            missing.push("mount its namespace".to_owned());
+        }
+        if !leads_to_host(&mut inside, host, hub.host_ifindex)? {
+            hub.host_ifindex = reconnect(home, host, &mut inside, hub, spec, programs)?;
+            missing.push("make its link to the host".to_owned());
+        }
+        missing.extend(mend_hub_side(&mut inside, spec, programs)?);
         namespace::enter(&home.netns)?;
-        missing.extend(mend_host_side(host, hub, spec, programs)?);
+        missing.extend(mend_host_side(home, host, hub, spec, programs)?);
         Ok(missing)
     })
     .map_err(|error: NetError| error.of(&format!("hub {}", spec.number)))
 }
 
+/// Whether `up0` and the host's link with this index are the ends of one pair.
+fn leads_to_host(
+    inside: &mut Netlink,
+    host: &mut Netlink,
+    host_ifindex: u32,
+) -> Result<bool, NetError> {
+    let near = survey::link(inside, HUB_UPLINK_INDEX)?;
+    let far = survey::link(host, host_ifindex)?;
+    Ok(near.is_some_and(|near| near.leads_to(host_ifindex))
+        && far.is_some_and(|far| far.leads_to(HUB_UPLINK_INDEX)))
+}
+
+/// Makes the link to the host anew; what is left of the old one goes. Returns its interface index in the host.
+fn reconnect(
+    home: &Home,
+    host: &mut Netlink,
+    inside: &mut Netlink,
+    hub: &Hub,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<u32, NetError> {
+    remove_link(inside)?;
+    let is_ours = |link: &survey::Link| link.alias.as_ref() == Some(&home.mark());
+    if survey::link(host, hub.host_ifindex)?.is_some_and(|link| is_ours(&link)) {
+        let mut batch = Batch::default();
+        let what = format!("delete {}", link_name(spec.number));
+        batch.add(what, 0, link::delete(hub.host_ifindex));
+        host.run(batch)?;
+    }
+    connect_to_host(home, host, inside, spec, programs)
+}
+
+fn mend_hub_side(
+    inside: &mut Netlink,
+    spec: &HubSpec,
+    programs: &Programs,
+) -> Result<Vec<String>, NetError> {
+    let mut missing = inside.ensure(hub_side(&programs.from_host))?;
+    let wanted = Wanted {
+        name: "up0",
+        mac: GATEWAY_MAC,
+        mtu: spec.mtu,
+        alias: None,
+    };
+    missing.extend(mend_link(inside, HUB_UPLINK_INDEX, &wanted)?);
+    let slots = Hook::Block(tc::SLOT_BLOCK);
+    let from_host = Hook::Ingress(HUB_UPLINK_INDEX);
+    replace_filter(inside, slots, &programs.from_slot, names::FROM_SLOT)?;
+    replace_filter(inside, from_host, &programs.from_host, names::FROM_HOST)?;
+    Ok(missing)
+}
+
 fn mend_host_side(
+    home: &Home,
     host: &mut Netlink,
     hub: &Hub,
     spec: &HubSpec,
     programs: &Programs,
 ) -> Result<Vec<String>, NetError> {
-    let mut missing = Vec::new();
+    let ifindex = hub.host_ifindex;
+    let (name, mark) = (link_name(spec.number), home.mark());
+    let wanted = Wanted {
+        name: &name,
+        mac: host_mac(spec.number),
+        mtu: spec.mtu,
+        alias: Some(&mark),
+    };
+    let mut missing = mend_link(host, ifindex, &wanted)?;
     let sysctls = Sysctls::open()?;
     for (name, value) in link_sysctls(spec) {
         if sysctls.ensure(&name, value)? {
             missing.push(format!("set sysctl net/{name}"));
         }
     }
-    let ifindex = hub.host_ifindex;
     missing.extend(host.ensure(host_filters(spec, ifindex, programs))?);
     let (ingress, egress) = (Hook::Ingress(ifindex), Hook::Egress(ifindex));
     replace_filter(host, ingress, &programs.from_hub, names::FROM_HUB)?;
     replace_filter(host, egress, &programs.to_hub, names::TO_HUB)?;
-    missing.extend(mend_link(host, ifindex, spec.mtu)?);
     missing.extend(host.ensure(way_to_slots(spec, ifindex))?);
     Ok(missing)
 }
 
-/// Sets a link up that is down, gives it the MTU it is to have, and says what it did.
-fn mend_link(socket: &mut Netlink, ifindex: u32, mtu: u32) -> Result<Vec<String>, NetError> {
+/// What a link of the hub's is to be.
+struct Wanted<'a> {
+    name: &'a str,
+    mac: [u8; 6],
+    mtu: u32,
+    alias: Option<&'a str>,
+}
+
+/// Makes a link what it is to be, sets it up if it is down, and says what it did.
+fn mend_link(
+    socket: &mut Netlink,
+    ifindex: u32,
+    wanted: &Wanted<'_>,
+) -> Result<Vec<String>, NetError> {
     let Some(link) = survey::link(socket, ifindex)? else {
         return Ok(Vec::new());
     };
-    let mut batch = Batch::default();
+    let name = wanted.name;
     let mut done = Vec::new();
-    if link.mtu != mtu {
-        done.push(format!("set the MTU of {} to {mtu}", link.name));
-        batch.add(done[0].as_str(), 0, link::set_mtu(ifindex, mtu));
+    let mut batch = Batch::default();
+    let mut add = |what: String, message| {
+        batch.add(what.as_str(), 0, message);
+        done.push(what);
+    };
+    if link.name != name {
+        let what = format!("rename {} to {name}", link.name);
+        add(what, link::set_name(ifindex, name));
+    }
+    if link.mac != wanted.mac {
+        let what = format!("set the hardware address of {name}");
+        add(what, link::set_mac(ifindex, wanted.mac));
+    }
+    if let Some(alias) = wanted
+        .alias
+        .filter(|alias| link.alias.as_deref() != Some(alias))
+    {
+        add(format!("mark {name}"), link::set_alias(ifindex, alias));
+    }
+    if link.mtu != wanted.mtu {
+        let what = format!("set the MTU of {name} to {}", wanted.mtu);
+        add(what, link::set_mtu(ifindex, wanted.mtu));
     }
     if !link.is_up {
-        let what = format!("set up {}", link.name);
-        batch.add(what.as_str(), 0, link::set_up(ifindex));
-        done.push(what);
+        add(format!("set up {name}"), link::set_up(ifindex));
     }
     socket.run(batch)?;
     Ok(done)

@@ -96,6 +96,16 @@ pub(super) fn set_alias(index: u32, alias: &str) -> RouteNetlinkMessage {
     set(index, LinkAttribute::IfAlias(alias.to_owned()))
 }
 
+/// Gives a link another name.
+pub(super) fn set_name(index: u32, name: &str) -> RouteNetlinkMessage {
+    set(index, LinkAttribute::IfName(name.to_owned()))
+}
+
+/// Gives a link another hardware address.
+pub(super) fn set_mac(index: u32, mac: [u8; 6]) -> RouteNetlinkMessage {
+    set(index, LinkAttribute::Address(mac.to_vec()))
+}
+
 /// Gives a link another MTU.
 pub(super) fn set_mtu(index: u32, mtu: u32) -> RouteNetlinkMessage {
     set(index, LinkAttribute::Mtu(mtu))

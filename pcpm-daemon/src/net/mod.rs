@@ -13,7 +13,7 @@
 //! host.sweep(&adopted);                            // the rest of it
 //! host.prepare()?;                                 // STATE_DIR/netns, STATE_DIR/hubs
 //! let found = host.find_uplinks(&UplinkChoice::Auto)?;
-//! host.mend_hub(&hub, &hub_spec(0), &programs)?;   // of those that were adopted
+//! host.mend_hub(&mut hub, &hub_spec(0), &programs)?; // of those that were adopted
 //! let hubs: Arc<[Hub]> = (1..n).map(|h| host.create_hub(&hub_spec(h), &programs)).collect()?;
 //! let worker = host.worker(hubs.clone());          // one per refill thread, moved into it
 //! let slot = worker.create_slot(&spec)?;           // slot.netns, slot.timings
@@ -225,7 +225,7 @@ pub(crate) enum HubState {
     Missing,
     /// Something is there that cannot be used, for this reason.
     Broken(String),
-    /// It leads to the host. What else it needs may be missing, see [`HostKernel::mend_hub`].
+    /// It can be gone on with. What it needs may be missing, see [`HostKernel::mend_hub`].
     Sound(FoundHub),
 }
 
@@ -312,6 +312,10 @@ pub(crate) trait SlotKernel: Send {
     /// Destroys slots, of any hubs; best handed over many at a time, the kernel then waits once
     /// for all. Every step runs for every slot; the result is one entry per slot, in order.
     fn destroy_slots(&mut self, slots: Vec<RetiredSlot>) -> Vec<(u32, Result<(), NetError>)>;
+
+    /// Gives a slot that somebody holds what it lost of its mount and its link. What is inside stays as its
+    /// holder made it; an interface that was made anew is configured.
+    fn mend_slot(&mut self, spec: &SlotSpec, netns: &OwnedFd) -> Result<(), NetError>;
 }
 
 /// The hands on slots that are to be used again. Lives in a thread of its own.
@@ -353,11 +357,11 @@ pub(crate) trait HostKernel: Send {
     /// Makes a hub, its link to the host, its filters and its route.
     fn create_hub(&mut self, spec: &HubSpec, programs: &Programs) -> Result<Hub, NetError>;
 
-    /// Gives a hub of an earlier life all that it is to have, these programs too, under the traffic of its
-    /// slots. Returns what was missing.
+    /// Gives a hub all that it is to have, these programs too, under the traffic of its slots. Returns what
+    /// was missing; its link to the host may be another one then.
     fn mend_hub(
         &mut self,
-        hub: &Hub,
+        hub: &mut Hub,
         spec: &HubSpec,
         programs: &Programs,
     ) -> Result<Vec<String>, NetError>;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{FileStat, fstat};
 
 use super::error::{During, NetError};
 
@@ -80,6 +81,27 @@ pub(super) fn mount_current(path: &Path) -> Result<(), NetError> {
     )
     .during(|| format!("mount a network namespace at {}", path.display()));
     mounted.map_err(|error| error.and(unlink(path).err()))
+}
+
+/// Mounts `netns` at `path` unless it is what is mounted there. Returns whether it was not.
+pub(super) fn ensure_mounted(netns: &OwnedFd, path: &Path) -> Result<bool, NetError> {
+    if is_mounted(netns, path) {
+        return Ok(false);
+    }
+    while detach(path)? {}
+    unlink(path)?;
+    in_thread(|| {
+        enter(netns)?;
+        mount_current(path)
+    })?;
+    Ok(true)
+}
+
+fn is_mounted(netns: &OwnedFd, path: &Path) -> bool {
+    let identity = |stat: FileStat| (stat.st_dev, stat.st_ino);
+    let there = File::open(path).ok().and_then(|file| fstat(file).ok());
+    let wanted = fstat(netns).ok().map(identity);
+    wanted.is_some() && there.map(identity) == wanted
 }
 
 /// Unmounts and removes what [`mount_current`] made; fine if it is gone.

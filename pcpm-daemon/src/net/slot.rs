@@ -1,5 +1,7 @@
 //! Making and destroying slots.
 
+mod mend;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -87,6 +89,11 @@ impl SlotKernel for SlotWorker {
             (slot.index, outcome)
         };
         slots.into_iter().map(release).collect()
+    }
+
+    fn mend_slot(&mut self, spec: &SlotSpec, netns: &OwnedFd) -> Result<(), NetError> {
+        self.mend(spec, netns)
+            .map_err(|error| error.of(&slot_name(spec.index)))
     }
 }
 
@@ -253,14 +260,15 @@ fn disconnection(hub: u32, indexes: &[u32], group: u32) -> Batch {
 
 /// Configures the inside of the slot whose namespace the thread is in.
 fn configure(spec: &SlotSpec) -> Result<(), NetError> {
-    try_configure(spec).map_err(|error| error.of(&slot_name(spec.index)))
+    try_configure(spec, |_| false).map_err(|error| error.of(&slot_name(spec.index)))
 }
 
-fn try_configure(spec: &SlotSpec) -> Result<(), NetError> {
+/// `is_fine` says which refusals are no error.
+fn try_configure(spec: &SlotSpec, is_fine: impl Fn(&Refused) -> bool) -> Result<(), NetError> {
     let refused = Netlink::open()?.execute(configuration(spec))?;
     let none_wanted = spec.address6.is_none();
     let mut refused = refused.into_iter();
-    let first = refused.find(|refused| !(none_wanted && has_no_ipv6(refused)));
+    let first = refused.find(|refused| !(none_wanted && has_no_ipv6(refused) || is_fine(refused)));
     first.map_or(Ok(()), |refused| Err(refused.error))
 }
 

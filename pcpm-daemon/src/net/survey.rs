@@ -3,6 +3,7 @@
 //! system call but those for its mount. Nothing is changed here.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use super::error::{During, NetError};
 use super::host::Home;
 use super::netlink::{Batch, Netlink};
 use super::sweep::{self, Remains};
-use super::{FoundHub, Hub, HubState, hub, link, namespace, slot_name, tc};
+use super::{FoundHub, Hub, HubState, link, namespace, slot_name, tc};
 use crate::found::FoundSlot;
 
 /// From include/uapi/linux/magic.h.
@@ -35,6 +36,10 @@ const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 const NAMESPACES_AT_ONCE: usize = 64;
 
 const LOOPBACK_INDEX: u32 = 1;
+
+/// No interface has this index: the hub's way to the host is to be made anew, see
+/// [`HostKernel::mend_hub`](super::HostKernel::mend_hub).
+const NO_LINK: u32 = 0;
 
 /// Threads that look at hubs.
 const THREADS: usize = 4;
@@ -106,8 +111,14 @@ fn look(
     namespace::enter(netns)?;
     let mut socket = Netlink::open()?;
     let picture = Picture::take(&mut socket)?;
-    let host_ifindex = way_to_host(home, number, netns, &mut socket, &picture)?;
+    if !picture.steered.contains(&LOOPBACK_INDEX) {
+        return Err(NetError::new(
+            "look at lo",
+            "it left the slots' filter block",
+        ));
+    }
     let slots = slots(number, &mut socket, &picture, mounts)?;
+    let host_ifindex = way_to_host(home, netns, &mut socket, &picture)?;
     Ok((host_ifindex, slots))
 }
 
@@ -123,15 +134,22 @@ struct Picture {
 #[derive(Debug, Default)]
 pub(super) struct Link {
     pub(super) name: String,
-    mac: Vec<u8>,
+    pub(super) mac: Vec<u8>,
     pub(super) is_up: bool,
     pub(super) mtu: u32,
     is_veth: bool,
-    alias: Option<String>,
+    pub(super) alias: Option<String>,
     group: u32,
     /// The other end: its interface index, and the number of its namespace in this one.
     peer: Option<u32>,
     peer_netns: Option<i32>,
+}
+
+impl Link {
+    /// Whether it is one end of a pair, and `peer` the index of the other, wherever that is.
+    pub(super) fn leads_to(&self, peer: u32) -> bool {
+        self.is_veth && self.peer == Some(peer)
+    }
 }
 
 impl Picture {
@@ -209,43 +227,26 @@ fn steered_link(qdisc: &TcMessage) -> Option<u32> {
         .then_some(qdisc.header.index.cast_unsigned())
 }
 
-/// The interface index in the host of the hub's way there, which must lead back here.
+/// The interface index in the host of the hub's way there; [`NO_LINK`] unless both ends know each other. The
+/// thread is in the host when this returns.
 fn way_to_host(
     home: &Home,
-    number: u32,
     netns: &OwnedFd,
     socket: &mut Netlink,
     picture: &Picture,
 ) -> Result<u32, NetError> {
-    let wrong = |what: &str| NetError::new("look at its link to the host", what);
-    let up0 = picture.links.get(&HUB_UPLINK_INDEX);
-    let up0 = up0.ok_or_else(|| wrong("up0 is gone"))?;
-    if !picture.steered.contains(&LOOPBACK_INDEX) {
-        return Err(wrong("lo has left the slots' filter block"));
-    }
     let host = number_of_netns(socket, &home.netns)?;
-    let far = up0
-        .peer
-        .filter(|_| up0.is_veth && up0.peer_netns == host && host.is_some());
-    let far = far.ok_or_else(|| wrong("up0 does not lead to the host"))?;
-    if up0.mac != GATEWAY_MAC {
-        return Err(wrong("up0 has another hardware address"));
-    }
     namespace::enter(&home.netns)?;
+    let up0 = picture.links.get(&HUB_UPLINK_INDEX);
+    let up0 = up0.filter(|up0| up0.is_veth && host.is_some() && up0.peer_netns == host);
+    let Some(far) = up0.and_then(|up0| up0.peer) else {
+        return Ok(NO_LINK);
+    };
     let mut host = Netlink::open()?;
-    let links = links(&mut host)?;
     let here = number_of_netns(&mut host, netns)?;
-    let link = links
-        .get(&far)
-        .ok_or_else(|| wrong("the host's end is gone"))?;
-    let leads_here = link.peer == Some(HUB_UPLINK_INDEX) && link.peer_netns == here;
-    let name = hub::link_name(number);
-    if !leads_here || link.name != name || link.alias.as_ref() != Some(&home.mark()) {
-        return Err(wrong(&format!(
-            "the host's end is not {name} with our mark"
-        )));
-    }
-    Ok(far)
+    let leads_here = link(&mut host, far)?
+        .is_some_and(|link| link.leads_to(HUB_UPLINK_INDEX) && link.peer_netns == here);
+    Ok(if leads_here { far } else { NO_LINK })
 }
 
 /// The number of a namespace in the socket's; `None` if it has none there.
@@ -316,7 +317,8 @@ fn slots(
         let (netns, doubt) = match netns {
             Ok(Some(netns)) => {
                 let here = numbers.next().flatten();
-                (Some(netns), doubt(picture, index, here))
+                let doubt = doubt(picture, index, here);
+                (Some(netns), doubt.map(|doubt| doubt.to_string()))
             }
             Ok(None) => (None, Some("its namespace is not mounted".to_owned())),
             Err(error) => (None, Some(error.to_string())),
@@ -330,34 +332,64 @@ fn slots(
     Ok(found)
 }
 
+/// What is wrong with a slot's link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkDoubt {
+    Gone,
+    /// It is another link.
+    Elsewhere,
+    /// It is the slot's, and not as it was made.
+    Changed(&'static str),
+    NotSteered,
+}
+
+impl fmt::Display for LinkDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gone => "its link is gone",
+            Self::Elsewhere => "its link does not lead to the namespace that is mounted",
+            Self::Changed(how) => how,
+            Self::NotSteered => "its link is not joined to the steering filter",
+        })
+    }
+}
+
+/// What is wrong with the link of the slot whose namespace is `netns`; `socket` is in its hub.
+pub(super) fn link_doubt(
+    socket: &mut Netlink,
+    index: u32,
+    netns: &OwnedFd,
+) -> Result<Option<LinkDoubt>, NetError> {
+    let picture = Picture::take(socket)?;
+    let netns = number_of_netns(socket, netns)?;
+    Ok(doubt(&picture, index, netns))
+}
+
 /// What is wrong with a slot whose namespace is mounted and has the number `netns` in the hub.
-fn doubt(picture: &Picture, index: u32, netns: Option<i32>) -> Option<String> {
+fn doubt(picture: &Picture, index: u32, netns: Option<i32>) -> Option<LinkDoubt> {
     let ifindex = LINK_INDEX_BASE + index;
     let Some(link) = picture.links.get(&ifindex) else {
-        return Some("its link is gone".to_owned());
+        return Some(LinkDoubt::Gone);
     };
-    let leads_there =
-        link.is_veth && link.peer == Some(SLOT_LINK_INDEX) && link.peer_netns == netns;
+    let leads_there = link.leads_to(SLOT_LINK_INDEX) && link.peer_netns == netns;
+    let changed = LinkDoubt::Changed;
     let complaints = [
-        (link.name != slot_name(index), "its link has another name"),
+        (!leads_there || netns.is_none(), LinkDoubt::Elsewhere),
         (
-            !leads_there || netns.is_none(),
-            "its link does not lead to the namespace that is mounted",
+            link.name != slot_name(index),
+            changed("its link has another name"),
         ),
         (
             link.mac != GATEWAY_MAC,
-            "its link has another hardware address",
+            changed("its link has another hardware address"),
         ),
         (
             link.group != link::SLOT_GROUP,
-            "its link was about to be deleted",
+            changed("its link was about to be deleted"),
         ),
-        (!link.is_up, "its link is down"),
-        (
-            !picture.steered.contains(&ifindex),
-            "its link is not joined to the steering filter",
-        ),
+        (!link.is_up, changed("its link is down")),
+        (!picture.steered.contains(&ifindex), LinkDoubt::NotSteered),
     ];
     let first = complaints.into_iter().find(|(is_wrong, _)| *is_wrong);
-    first.map(|(_, complaint)| complaint.to_owned())
+    first.map(|(_, complaint)| complaint)
 }

@@ -57,10 +57,20 @@ pub(super) fn clsact(ifindex: u32) -> RouteNetlinkMessage {
     qdisc(ifindex, "clsact", vec![])
 }
 
+/// Removes whatever qdisc is at the ingress of a link.
+pub(super) fn remove_ingress(ifindex: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelQueueDiscipline(TcMessage::from_parts(ingress_of(ifindex), vec![]))
+}
+
 fn qdisc(ifindex: u32, kind: &str, more: Vec<TcAttribute>) -> RouteNetlinkMessage {
     let mut attributes = vec![TcAttribute::Kind(kind.to_owned())];
     attributes.extend(more);
-    let header = TcHeader {
+    let message = TcMessage::from_parts(ingress_of(ifindex), attributes);
+    RouteNetlinkMessage::NewQueueDiscipline(message)
+}
+
+fn ingress_of(ifindex: u32) -> TcHeader {
+    TcHeader {
         index: ifindex.cast_signed(),
         handle: TcHandle {
             major: u16::MAX,
@@ -68,8 +78,7 @@ fn qdisc(ifindex: u32, kind: &str, more: Vec<TcAttribute>) -> RouteNetlinkMessag
         },
         parent: TcHandle::INGRESS,
         ..TcHeader::default()
-    };
-    RouteNetlinkMessage::NewQueueDiscipline(TcMessage::from_parts(header, attributes))
+    }
 }
 
 /// A BPF filter whose return value decides about the packet. Without `NLM_F_EXCL` it takes the place of the

@@ -413,28 +413,37 @@ fn a_slot_that_is_not_as_it_was_made_is_doubted_with_the_reason() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn a_hub_whose_link_leads_nowhere_is_broken() {
+fn a_hub_without_its_link_or_mount_gets_them_back() {
     in_private_world(|state_dir| {
         let (mut host, hubs) = host_with(state_dir, 3);
+        let before = look(state_dir).0.links.len();
         run_in(&hubs[0].netns, "link del up0\n");
-        run_in(&host.home_netns(), "link set pcpm1 alias other\n");
+        run_in(&host.home_netns(), "link set pcpm1 alias other name mine\n");
         namespace::detach(&state_dir.join("hubs/2")).unwrap();
-        let broken = host
-            .survey(&[0, 1, 2])
-            .into_iter()
-            .map(|state| match state {
-                HubState::Broken(reason) => reason,
-                other => panic!("{other:?}"),
-            });
-        let broken: Vec<_> = broken.collect();
         let expected = [
-            "up0 is gone",
-            "the host's end is not pcpm1 with our mark",
-            "its namespace is not mounted",
+            "make its link to the host",
+            "rename mine to pcpm1",
+            "mount its namespace",
         ];
-        for (told, reason) in broken.iter().zip(expected) {
-            assert!(told.ends_with(reason), "{told}");
+        let states = host.survey(&[0, 1, 2]).into_iter();
+        for ((state, made), told) in states.zip(&*hubs).zip(expected) {
+            let mut hub = match state {
+                HubState::Sound(found) => found.hub,
+                HubState::Broken(reason) => {
+                    assert_eq!(reason, "its namespace is not mounted");
+                    made.clone()
+                }
+                HubState::Missing => panic!("hub {} is missing", made.number),
+            };
+            let spec = hub_spec(hub.number);
+            let mended = host.mend_hub(&mut hub, &spec, &programs()).unwrap();
+            assert_eq!(mended[0], told);
+            let mended = host.mend_hub(&mut hub, &spec, &programs()).unwrap();
+            assert_eq!(mended, [""; 0], "hub {}", hub.number);
         }
+        assert_eq!(look(state_dir).0.links.len(), before);
+        let sound = |state| matches!(state, HubState::Sound(_));
+        assert!(host.survey(&[0, 1, 2]).into_iter().all(sound));
     });
 }
 
@@ -443,15 +452,15 @@ fn a_hub_whose_link_leads_nowhere_is_broken() {
 fn what_a_hub_lost_is_given_back_and_named() {
     in_private_world(|state_dir| {
         let (mut host, hubs) = host_with(state_dir, 1);
-        let (hub, spec, programs) = (&hubs[0], hub_spec(0), programs());
-        assert_eq!(host.mend_hub(hub, &spec, &programs).unwrap(), [""; 0]);
+        let (mut hub, spec, programs) = (hubs[0].clone(), hub_spec(0), programs());
+        assert_eq!(host.mend_hub(&mut hub, &spec, &programs).unwrap(), [""; 0]);
         let before = look(state_dir);
         run_in(
             &host.home_netns(),
             "addr del 169.254.1.1/32 dev pcpm0\nlink set pcpm0 mtu 1300\n",
         );
         run_in(&hub.netns, "link set up0 down\n");
-        let mended = host.mend_hub(hub, &spec, &programs).unwrap();
+        let mended = host.mend_hub(&mut hub, &spec, &programs).unwrap();
         let expected = [
             "set up up0",
             "set the MTU of pcpm0 to 1400",
@@ -467,7 +476,7 @@ fn what_a_hub_lost_is_given_back_and_named() {
             tables
         };
         assert_eq!(sorted(look(state_dir).0), sorted(before.0));
-        assert_eq!(host.mend_hub(hub, &spec, &programs).unwrap(), [""; 0]);
+        assert_eq!(host.mend_hub(&mut hub, &spec, &programs).unwrap(), [""; 0]);
     });
 }
 

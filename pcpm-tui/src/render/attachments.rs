@@ -30,6 +30,7 @@ pub(crate) fn list(all: &[Attachment], now_ms: u64, look: Look) -> String {
         "LEASE",
         "SOURCE",
         "LABELS",
+        "STATE",
     ];
     let rows: Vec<_> = all
         .iter()
@@ -42,6 +43,8 @@ pub(crate) fn list(all: &[Attachment], now_ms: u64, look: Look) -> String {
 pub(crate) fn details(reply: &GetReply, now_ms: u64, look: Look) -> String {
     let attachment = &reply.attachment;
     let mut rows = place(attachment);
+    let broken = attachment.broken.as_ref();
+    rows.extend(broken.map(|reason| field("broken", reason)));
     rows.extend([
         field("interface", &attachment.interface),
         field("mac", &attachment.mac),
@@ -88,7 +91,15 @@ fn row(attachment: &Attachment, now_ms: u64) -> Vec<Cell> {
         Cell::new(lease(attachment)),
         Cell::painted(source_hue(attachment.source), attachment.source.as_str()),
         Cell::new(labels(attachment)),
+        state(attachment),
     ]
+}
+
+fn state(attachment: &Attachment) -> Cell {
+    match attachment.broken {
+        None => Cell::new("attached"),
+        Some(_) => Cell::painted(Hue::Bad, "broken"),
+    }
 }
 
 const fn source_hue(source: Source) -> Hue {
@@ -261,6 +272,7 @@ mod tests {
             took_us: 14,
             attached_at_ms: 1_000,
             uid: 0,
+            broken: None,
         }
     }
 
@@ -277,11 +289,13 @@ mod tests {
     fn the_list_is_a_table_on_a_terminal() {
         let mut web = attachment("web-1");
         web.publish = vec![published_port(80), published_port(81)];
-        let text = list(&[web, attachment("a")], 61_000, PLAIN);
+        let mut broken = attachment("a");
+        broken.broken = Some("its link is gone".into());
+        let text = list(&[web, broken], 61_000, PLAIN);
         let expected = "\
-OWNER  TENANT  SLOT   ADDRESS     PUBLISHED        AGE  LEASE     SOURCE  LABELS
-web-1  shop    s0007  10.213.0.7  tcp:80-81:80-81  1m   explicit  warm    app=web
-a      shop    s0007  10.213.0.7  -                1m   explicit  warm    app=web
+OWNER  TENANT  SLOT   ADDRESS     PUBLISHED        AGE  LEASE     SOURCE  LABELS   STATE
+web-1  shop    s0007  10.213.0.7  tcp:80-81:80-81  1m   explicit  warm    app=web  attached
+a      shop    s0007  10.213.0.7  -                1m   explicit  warm    app=web  broken
 ";
         assert_eq!(text, expected);
     }
@@ -319,7 +333,10 @@ a      shop    s0007  10.213.0.7  -                1m   explicit  warm    app=we
         hostile.labels = BTreeMap::from([("a".into(), "\u{1b}[2J\tx\n".into())]);
         let text = list(&[hostile], 0, PIPE);
         assert_eq!(text.lines().count(), 1);
-        assert!(text.ends_with("\ta=\\u{1b}[2J\\tx\\n\n"), "{text:?}");
+        assert!(
+            text.ends_with("\ta=\\u{1b}[2J\\tx\\n\tattached\n"),
+            "{text:?}"
+        );
     }
 
     #[test]

@@ -1,0 +1,215 @@
+//! What somebody takes from a running pool: it is noticed, told, and repaired or replaced.
+
+use anyhow::{Context, Result};
+use pcpm_tests::{Daemon, HttpServer, Place, World};
+use serde_json::json;
+
+/// A pool that is looked after every second.
+fn pool(world: &World, slots: u32) -> Result<Daemon> {
+    let file = world.path("/run/pcpmd.toml");
+    std::fs::write(file, "[reaper]\ninterval = \"1s\"\n")?;
+    let slots_text = slots.to_string();
+    let daemon = world.spawn_daemon(&["--config", "/run/pcpmd.toml", "--capacity", &slots_text])?;
+    daemon.wait_until_ready(slots)?;
+    Ok(daemon)
+}
+
+/// Waits for an event of this kind that says so, and returns it.
+fn event(daemon: &Daemon, kind: &str, says: &str) -> Result<pcpm_api::types::Event> {
+    daemon.watch(&format!("{kind}: {says}"), |frame| {
+        let mut events = frame.events.iter();
+        events
+            .find(|event| event.kind == kind && event.message.contains(says))
+            .cloned()
+    })
+}
+
+#[test]
+fn what_somebody_takes_from_a_hub_is_given_back_while_the_daemon_runs() -> Result<()> {
+    let world = World::new()?;
+    let daemon = pool(&world, 2)?;
+    let web = daemon.attach("web", "t")?;
+    let ping = format!("ping -c1 -W5 {}", web.attachment.addresses[0]);
+    let hub = world.slot("/run/pcpm/hubs/0");
+    let cases: [(&Place, &str, &str); 7] = [
+        (
+            world.host(),
+            "ip addr del 169.254.1.1/32 dev pcpm0",
+            "add route 10.213.0.0/23 via pcpm0",
+        ),
+        (
+            world.host(),
+            "tc filter del dev pcpm0 ingress",
+            "add the filter from_hub",
+        ),
+        (world.host(), "ip link set pcpm0 down", "set up pcpm0"),
+        (&hub, "tc filter del block 1", "add the filter from_slot"),
+        (
+            world.host(),
+            "ip link del pcpm0",
+            "make its link to the host",
+        ),
+        (&hub, "ip link del up0", "make its link to the host"),
+        (
+            world.host(),
+            "umount -l /run/pcpm/hubs/0",
+            "mount its namespace",
+        ),
+    ];
+    for (place, damage, repair) in cases {
+        place.tool(damage).run()?;
+        event(&daemon, "repaired", repair)?;
+        world.tool(&ping).run()?;
+        daemon.place(&web).tool("ping -c1 -W5 198.51.100.1").run()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_attached_slot_is_repaired_whatever_was_taken_from_it_and_told_as_broken_until_then()
+-> Result<()> {
+    let world = World::new()?;
+    let daemon = pool(&world, 2)?;
+    let web = daemon.attach("web", "t")?;
+    let slot = &web.attachment.slot;
+    let hub = world.slot("/run/pcpm/hubs/0");
+    let host = world.host();
+    let cases: [(&Place, String, &str); 8] = [
+        (&hub, format!("ip link del {slot}"), "its link is gone"),
+        (&hub, format!("ip link set {slot} down"), "its link is down"),
+        (
+            &hub,
+            format!("tc qdisc del dev {slot} ingress"),
+            "its link is not joined to the steering filter",
+        ),
+        (
+            &hub,
+            format!("tc qdisc del dev {slot} ingress && tc qdisc add dev {slot} ingress"),
+            "its link is not joined to the steering filter",
+        ),
+        (
+            &hub,
+            format!("ip link set {slot} address 02:00:00:00:00:09"),
+            "its link has another hardware address",
+        ),
+        (
+            &hub,
+            format!("ip link set {slot} name mine"),
+            "its link has another name",
+        ),
+        (
+            host,
+            format!("umount -l /run/pcpm/netns/{slot}"),
+            "its namespace is not mounted",
+        ),
+        (
+            host,
+            format!("umount -l /run/pcpm/netns/{slot} && rm /run/pcpm/netns/{slot}"),
+            "it has a link and no mount",
+        ),
+    ];
+    for (place, damage, doubt) in cases {
+        place.command("sh", ["-c", &damage]).run()?;
+        daemon.watch(&format!("it is repaired: {doubt}"), |frame| {
+            let mut events = frame.events.iter();
+            let repaired =
+                events.find(|event| event.kind == "repaired" && event.message.contains(doubt))?;
+            assert_eq!(repaired.owner.as_deref(), Some("web"));
+            assert_eq!(repaired.slot.as_ref(), Some(slot));
+            Some(())
+        })?;
+        assert_eq!(daemon.get("web")?.attachment.broken, None, "{doubt}");
+        let place = daemon.place(&web);
+        place
+            .tool("ping -c1 -W5 198.51.100.1")
+            .run()
+            .context(doubt)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_of_an_attached_slot_is_there_and_all_of_it_comes_back() -> Result<()> {
+    let world = World::new()?;
+    let daemon = pool(&world, 1)?;
+    let web = daemon.attach("web", "t")?;
+    let slot = &web.attachment.slot;
+    let hub = world.slot("/run/pcpm/hubs/0");
+    hub.tool(&format!("ip link del {slot}")).run()?;
+    world
+        .tool(&format!("umount -l /run/pcpm/netns/{slot}"))
+        .run()?;
+    world.tool(&format!("rm /run/pcpm/netns/{slot}")).run()?;
+    event(&daemon, "repaired", "nothing of it is there")?;
+    daemon.place(&web).tool("ping -c1 -W5 198.51.100.1").run()?;
+    daemon.detach("web")?;
+    daemon.wait_until_ready(1)
+}
+
+#[test]
+fn a_slot_that_cannot_be_repaired_is_told_as_broken_until_it_is_right_again() -> Result<()> {
+    let world = World::new()?;
+    let daemon = pool(&world, 1)?;
+    let web = daemon.attach("web", "t")?;
+    let slot = &web.attachment.slot;
+    let hub = world.slot("/run/pcpm/hubs/0");
+    // Its holder made a link of the name that the slot's is to have.
+    hub.tool(&format!("ip link del {slot}")).run()?;
+    daemon
+        .place(&web)
+        .tool("ip link add eth0 type bridge")
+        .run()?;
+    let broken = event(&daemon, "broken", "cannot be repaired")?;
+    assert_eq!(broken.owner.as_deref(), Some("web"));
+    let shown = daemon.get("web")?.attachment.broken.unwrap_or_default();
+    assert!(shown.contains("its link is gone"), "{shown}");
+    for (verb, told) in [("status", "1 attached slots are broken"), ("ls", "broken")] {
+        let text = world.pcpm([verb])?.run()?;
+        assert!(text.contains(told), "{text}");
+    }
+    daemon.place(&web).tool("ip link del eth0").run()?;
+    event(&daemon, "repaired", "was broken: its link is gone")?;
+    daemon.place(&web).tool("ping -c1 -W5 198.51.100.1").run()?;
+    Ok(())
+}
+
+#[test]
+fn a_ready_slot_that_is_damaged_is_replaced() -> Result<()> {
+    let world = World::new()?;
+    let daemon = pool(&world, 2)?;
+    let hub = world.slot("/run/pcpm/hubs/0");
+    hub.tool("ip link del s0000").run()?;
+    event(&daemon, "failed", "its link is gone")?;
+    world.tool("umount -l /run/pcpm/netns/s0001").run()?;
+    event(&daemon, "failed", "its namespace is not mounted")?;
+    daemon.wait_until_ready(2)?;
+    for owner in ["a", "b"] {
+        let attached = daemon.attach(owner, "t")?;
+        let place = daemon.place(&attached);
+        place.tool("ping -c1 -W5 198.51.100.1").run()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn programs_that_somebody_takes_off_their_hooks_come_back() -> Result<()> {
+    let world = World::new()?;
+    let daemon = pool(&world, 1)?;
+    let web = daemon.attach_with(&json!({"owner": "web", "publish": ["8080:80"]}))?;
+    let _server = HttpServer::start(&daemon.place(&web), "0.0.0.0:80")?;
+    // A pin is all that holds a program at its hook.
+    for (pin, repair) in [
+        ("from_uplink_*", "attach from_uplink to eth0"),
+        ("connect4", "attach connect4 to the root control group"),
+    ] {
+        let removal = format!("rm /sys/fs/bpf/pcpm/{pin}");
+        world.command("sh", ["-c", &removal]).run()?;
+        event(&daemon, "repaired", repair)?;
+        world.tool("curl -sS -m5 http://192.0.2.2:8080/").run()?;
+        world
+            .internet()
+            .tool("curl -sS -m5 http://192.0.2.2:8080/")
+            .run()?;
+    }
+    Ok(())
+}
