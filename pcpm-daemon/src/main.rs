@@ -14,6 +14,7 @@ mod lock_file;
 mod locks;
 mod log;
 mod memory;
+mod metrics;
 mod net;
 mod open_files;
 mod pin_note;
@@ -24,6 +25,7 @@ mod reaper;
 mod reload;
 mod reservation;
 mod serve;
+mod unix_socket;
 mod uplink;
 
 use std::{fs, os::unix::fs::FileTypeExt as _, path::Path, process::ExitCode, rc::Rc};

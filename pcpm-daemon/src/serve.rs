@@ -32,6 +32,7 @@ use crate::{
     journal::Opened,
     locks::{Insight, LockHistory},
     log::Log,
+    metrics::Metrics,
     pool::PoolSettings,
     process::ProcessLeases,
     reaper::Finding,
@@ -188,6 +189,10 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let access = Access::resolve(&config.access).map_err(anyhow::Error::msg)?;
     let listener = Listener::bind(&config.socket, &access)?;
+    let metrics = match &config.metrics {
+        Some(endpoint) => Some(Metrics::bind(endpoint, access.socket_group).await?),
+        None => None,
+    };
     tracing::info!(socket = %config.socket.display(), capacity = config.capacity, "serving");
     let live = Rc::new(Live::new(access, config.api.max_clients));
     let reload = Reload::new(
@@ -216,6 +221,9 @@ async fn serve(
     tokio::task::spawn_local(end_process_leases(engine.clone()));
     tokio::task::spawn_local(announce_ready(engine.clone()));
     tokio::task::spawn_local(async move { listener.serve(clients).await });
+    if let Some(metrics) = metrics {
+        tokio::task::spawn_local(metrics.serve(engine.clone(), service.locks.clone()));
+    }
     // The outermost future is polled whenever any task was woken, so it should have little to do.
     let stopped = tokio::task::spawn_local(stop_signal(signals, service.clone()));
     stopped.await.context("wait for a signal")?;

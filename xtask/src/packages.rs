@@ -26,6 +26,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("podman", "podman"),
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
+    ("promtool", "prometheus"),
     ("jq", "jq"),
     ("tmux", "tmux"),
     ("ps", "procps"),

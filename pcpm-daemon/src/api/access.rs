@@ -76,7 +76,7 @@ pub(crate) struct Access {
     users: Members,
     administrators: Members,
     /// The group that the socket belongs to.
-    pub(super) socket_group: Option<Gid>,
+    pub(crate) socket_group: Option<Gid>,
 }
 
 impl Access {

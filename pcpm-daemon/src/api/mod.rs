@@ -13,23 +13,16 @@ mod socket;
 
 use std::{
     cell::{Cell, RefCell},
-    fs, io,
-    os::unix::fs::{PermissionsExt, chown},
-    path::{Path, PathBuf},
+    path::Path,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::Context as _;
-use nix::{
-    sys::stat::{Mode, umask},
-    unistd::Gid,
-};
 use pcpm_api::types::Check;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
-use crate::{engine::Shared, locks::LockHistory, reload::Reload};
+use crate::{engine::Shared, locks::LockHistory, reload::Reload, unix_socket::UnixSocket};
 
 #[cfg(test)]
 pub(crate) use access::Role;
@@ -68,32 +61,14 @@ impl Live {
     }
 }
 
-/// The bound socket; the path is removed when it is dropped.
+/// Where clients come in.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    listener: UnixListener,
-    path: PathBuf,
-}
+pub(crate) struct Listener(UnixSocket);
 
 impl Listener {
-    /// Listens at `path`, which only root and the configured group may connect to. A socket that a killed daemon left there
-    /// is replaced; the state directory's lock has made sure that its daemon is gone.
+    /// Listens at `path`, which only root and the configured group may connect to.
     pub(crate) fn bind(path: &Path, access: &Access) -> anyhow::Result<Self> {
-        let bound = || -> io::Result<UnixListener> {
-            if let Some(directory) = path.parent() {
-                fs::create_dir_all(directory)?;
-            }
-            remove_stale(path)?;
-            let listener = bind_closed(path)?;
-            chown(path, None, access.socket_group.map(Gid::as_raw))?;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-            Ok(listener)
-        };
-        let listener = bound().with_context(|| format!("listen at {}", path.display()))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
-        })
+        UnixSocket::bind(path, access.socket_group).map(Self)
     }
 
     /// Serves clients for ever. Must run inside a `LocalSet`.
@@ -102,7 +77,7 @@ impl Listener {
         const PAUSE: Duration = Duration::from_millis(20);
         let mut next_client = 1;
         loop {
-            match self.listener.accept().await {
+            match self.0.listener.accept().await {
                 Ok((stream, _)) => {
                     admit(stream, &service, next_client);
                     next_client += 1;
@@ -112,14 +87,6 @@ impl Listener {
                     tokio::time::sleep(PAUSE).await;
                 }
             }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!("remove {}: {error}", self.path.display());
         }
     }
 }
@@ -135,32 +102,5 @@ fn admit(stream: UnixStream, service: &Rc<Service>, id: u64) {
     match client::Client::new(stream, service.clone(), id) {
         Ok(client) => drop(tokio::task::spawn_local(client.serve())),
         Err(error) => tracing::warn!("serve a client: {error}"),
-    }
-}
-
-/// Binds a socket that nobody may connect to before it has its group and mode.
-fn bind_closed(path: &Path) -> io::Result<UnixListener> {
-    let before = umask(Mode::all());
-    let bound = UnixListener::bind(path);
-    umask(before);
-    bound
-}
-
-/// Removes a socket nobody listens at. Anything else at the path stays and makes binding fail.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(io::Error::new(
-                    io::ErrorKind::AddrInUse,
-                    "another process is listening there",
-                ));
-            }
-            fs::remove_file(path)
-        }
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "not a socket")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
     }
 }

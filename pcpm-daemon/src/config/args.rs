@@ -86,6 +86,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) steer_object: Option<PathBuf>,
 
+    /// Where monitoring asks: a loopback address with a port, or unix:PATH [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<String>,
+
     /// How the log is written [default: auto, which is journald where the journal reads stderr, else human]
     #[arg(long, value_name = "auto|human|json|journald")]
     pub(crate) log_format: Option<String>,
@@ -111,6 +115,7 @@ impl Args {
             pool_cidr6: option(self.pool_cidr6.as_ref(), "--pool-cidr6"),
             uplink: option(self.uplink.as_ref(), "--uplink"),
             on_exit: option(self.on_exit.as_ref(), "--on-exit"),
+            metrics_listen: option(self.metrics.as_ref(), "--metrics"),
             log_format: option(self.log_format.as_ref(), "--log-format"),
             log_level: option(self.log_level.as_ref(), "--log-level"),
             ..Layer::default()

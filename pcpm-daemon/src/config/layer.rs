@@ -39,6 +39,7 @@ pub(super) struct Layer {
     pub(super) locks_enabled: Option<Given<bool>>,
     pub(super) locks_long_wait_ms: Option<Given<i64>>,
     pub(super) reaper_interval: Option<Given<String>>,
+    pub(super) metrics_listen: Option<Given<String>>,
     pub(super) log_format: Option<Given<String>>,
     pub(super) log_level: Option<Given<String>>,
     pub(super) quota_tenant: QuotaLayer,
@@ -108,6 +109,7 @@ impl Layer {
         let mut locks = root.table("locks")?;
         let mut reaper = root.table("reaper")?;
         let mut log = root.table("log")?;
+        let mut metrics = root.table("metrics")?;
         let layer = Self {
             socket: root.text("socket")?,
             state_dir: root.text("state_dir")?,
@@ -134,6 +136,7 @@ impl Layer {
             locks_enabled: locks.boolean("enabled")?,
             locks_long_wait_ms: locks.integer("long_wait_ms")?,
             reaper_interval: reaper.text("interval")?,
+            metrics_listen: metrics.text("listen")?,
             log_format: log.text("format")?,
             log_level: log.text("level")?,
             quota_tenant: quota.table("tenant")?.quota()?,
@@ -141,7 +144,8 @@ impl Layer {
             quota_tenants: quota.table("tenants")?.quotas()?,
         };
         [
-            root, ipv6, refill, nat, publish, policy, api, access, quota, locks, reaper, log,
+            root, ipv6, refill, nat, publish, policy, api, access, quota, locks, reaper, metrics,
+            log,
         ]
         .iter()
         .try_for_each(Table::deny_unknown)?;
@@ -171,6 +175,7 @@ impl Layer {
             publish_max_ports: over.publish_max_ports.or(self.publish_max_ports),
             policy_default: over.policy_default.or(self.policy_default),
             api_max_clients: over.api_max_clients.or(self.api_max_clients),
+            metrics_listen: over.metrics_listen.or(self.metrics_listen),
             log_format: over.log_format.or(self.log_format),
             log_level: over.log_level.or(self.log_level),
             // There are no options for these.

@@ -24,6 +24,7 @@ pub(crate) use log::{Log, LogFormat, LogLevel};
 
 use layer::Layer;
 
+use crate::metrics::Endpoint;
 use crate::pool::{Adaptive, Quotas, Recycle, Target};
 
 /// Read when it exists and no other file is named.
@@ -72,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) quotas: Quotas,
     /// How what is there is compared with what is to be there.
     pub(crate) reaper: Reaper,
+    /// Where monitoring asks, if anywhere.
+    pub(crate) metrics: Option<Endpoint>,
     /// What is logged.
     pub(crate) log: Log,
 }

@@ -2,13 +2,18 @@
 //! the keys in the program; `contrib/pcpmd.toml` is its output for the defaults.
 
 use std::fmt::{Display, Formatter, Result};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::validate::{default_flows_per_slot, socket_in, whole_hubs};
 use super::{
     Access, Config, DefaultPolicy, Ipv6Egress, Locks, Log, OnExit, PoolV6, PortRange, Principal,
     UplinkSetting,
 };
+use crate::metrics::Endpoint;
 use crate::pool::{Quota, Quotas, Recycle};
+
+/// In the range that exporters use (the wiki of Prometheus, "Default port allocations").
+const EXAMPLE_METRICS_PORT: u16 = 9464;
 
 const HEAD: &str = "\
 # Settings of pcpmd, read from /etc/pcpm/pcpmd.toml or the file named with --config. Options of the
@@ -156,6 +161,7 @@ fn tables(file: &mut Printer, config: &Config) {
     ]);
     let interval = format!("{}s", config.reaper.interval.as_secs());
     file.set("interval", &quoted(&interval));
+    metrics(file, config.metrics.as_ref());
     log(file, config.log);
 }
 
@@ -181,6 +187,17 @@ fn locks(file: &mut Printer, locks: Locks) {
     file.set("enabled", &locks.enabled);
     file.about(&["Waits at least as long are told one by one, with their stacks; in milliseconds, 1 to 60000."]);
     file.set("long_wait_ms", &locks.long_wait.as_millis());
+}
+
+fn metrics(file: &mut Printer, endpoint: Option<&Endpoint>) {
+    file.table("metrics");
+    file.about(&[
+        "Where monitoring gets OpenMetrics text (GET /metrics): a loopback address with a port, or \"unix:PATH\", which",
+        "root and access.group may connect to. Nowhere by default.",
+    ]);
+    let example = SocketAddr::from((Ipv4Addr::LOCALHOST, EXAMPLE_METRICS_PORT));
+    let shown = endpoint.cloned().unwrap_or(Endpoint::Tcp(example));
+    file.set_unless(endpoint.is_none(), "listen", &quoted(&shown));
 }
 
 fn log(file: &mut Printer, log: Log) {

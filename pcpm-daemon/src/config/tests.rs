@@ -1,5 +1,6 @@
 //! The settings as an operator meets them: what is accepted, what is refused and with which words.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use clap::Parser;
@@ -572,6 +573,43 @@ fn within(refill: Refill, capacity: u32) -> Refill {
     }
 }
 
+fn any_endpoint() -> impl Strategy<Value = Option<Endpoint>> {
+    let endpoint = prop_oneof![
+        (any::<u8>(), 1_u16..).prop_map(|(last, port)| {
+            Endpoint::Tcp((Ipv4Addr::new(127, 0, 0, last), port).into())
+        }),
+        (1_u16..).prop_map(|port| Endpoint::Tcp((Ipv6Addr::LOCALHOST, port).into())),
+        any_path().prop_map(Endpoint::Unix),
+    ];
+    proptest::option::of(endpoint)
+}
+
+#[test]
+fn monitoring_asks_on_the_host_only() {
+    let read = |listen: &str| parse(&format!("[metrics]\nlisten = '{listen}'"));
+    for listen in [
+        "127.0.0.1:9464",
+        "[::1]:9464",
+        "unix:/run/pcpm/metrics.sock",
+    ] {
+        let metrics = read(listen).unwrap().metrics.unwrap();
+        assert_eq!(metrics.to_string(), listen);
+    }
+    for listen in [
+        "0.0.0.0:9464",
+        "192.0.2.1:9464",
+        "[::]:1",
+        "9464",
+        "127.0.0.1",
+        "unix:",
+        "unix:x",
+        "127.0.0.1:0",
+    ] {
+        let error = read(listen).unwrap_err().to_string();
+        assert!(error.contains("metrics.listen"), "{error}");
+    }
+}
+
 prop_compose! {
     fn any_config()(
         (state_dir, socket, bpffs) in (any_path(), proptest::option::of(any_path()), any_path()),
@@ -586,6 +624,7 @@ prop_compose! {
         (access, quotas) in (any_access(), any_quotas()),
         (enabled, long_wait_ms) in (any::<bool>(), 1_u64..=60_000),
         interval_s in 1_u64..=3600,
+        metrics in any_endpoint(),
         (format, level) in (sample::select(&LogFormat::ALL), sample::select(&LogLevel::ALL)),
     ) -> Config {
         let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
@@ -614,6 +653,7 @@ prop_compose! {
             locks: Locks { enabled, long_wait: Duration::from_millis(long_wait_ms) },
             quotas,
             reaper: Reaper { interval: Duration::from_secs(interval_s) },
+            metrics,
             log: Log { format: format.0, level: level.0 },
         }
     }

@@ -105,6 +105,7 @@ impl Default for Config {
             reaper: Reaper {
                 interval: Duration::from_secs(10),
             },
+            metrics: None,
             log: Log {
                 format: LogFormat::Auto,
                 level: LogLevel::Info,
@@ -201,6 +202,10 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
                 |text| interval(&text),
             )?,
         },
+        metrics: layer
+            .metrics_listen
+            .map(|given| check("metrics.listen", given, |text| text.parse()))
+            .transpose()?,
         log: Log {
             format: set("log.format", layer.log_format, default.log.format, |text| {
                 text.parse()

@@ -136,7 +136,7 @@ impl Engine {
         }
     }
 
-    fn steps(&self) -> [(&'static str, &LatencyHistogram); 9] {
+    pub(super) fn steps(&self) -> [(&'static str, &LatencyHistogram); 9] {
         let create = &self.create_latency;
         [
             ("warm", &self.sources.warm),

@@ -17,6 +17,7 @@ pub(super) type TimeCounts = [u64; times::BUCKETS];
 pub(super) struct LatencyHistogram {
     exact: Histogram<u32>,
     counts: TimeCounts,
+    total: Duration,
 }
 
 impl Default for LatencyHistogram {
@@ -25,6 +26,7 @@ impl Default for LatencyHistogram {
         Self {
             exact: exact.expect("these bounds are valid"),
             counts: [0; times::BUCKETS],
+            total: Duration::ZERO,
         }
     }
 }
@@ -34,6 +36,12 @@ impl LatencyHistogram {
         let us = u64::try_from(time.as_micros()).unwrap_or(LONGEST_US);
         self.exact.saturating_record(us.max(1));
         self.counts[times::bucket(us)] += 1;
+        self.total = self.total.saturating_add(time);
+    }
+
+    /// All times together.
+    pub(super) fn total(&self) -> Duration {
+        self.total
     }
 
     pub(super) fn counts(&self) -> &TimeCounts {

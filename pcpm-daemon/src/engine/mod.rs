@@ -14,6 +14,7 @@ mod flows;
 mod latency;
 mod leases;
 mod log_lines;
+mod measurements;
 mod options;
 mod recording;
 mod recycle;
@@ -68,6 +69,7 @@ use workers::Work;
 
 pub(crate) use attachment::{Attachment, Used};
 pub(crate) use drops::DropFollower;
+pub(crate) use measurements::{Measurements, Times};
 pub(crate) use requests::{Answer, AttachAnswer, Attached};
 pub(crate) use watch::Subscription;
 pub(crate) use world::World;

@@ -44,6 +44,12 @@ impl Tenants {
         tenant.id
     }
 
+    /// How many attachments each tenant has.
+    pub(super) fn attachments(&self) -> impl Iterator<Item = (&str, u32)> {
+        let tenants = self.by_name.iter();
+        tenants.map(|(name, tenant)| (name.as_str(), tenant.attachments))
+    }
+
     /// The last number that was given.
     pub(super) fn last(&self) -> u32 {
         self.last

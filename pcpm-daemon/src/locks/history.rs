@@ -14,6 +14,7 @@ use super::{
     interval::Interval,
     state::{self, Known, Unavailable},
     sum::Sum,
+    totals::LockTotals,
 };
 
 /// Intervals kept.
@@ -48,6 +49,7 @@ struct Kept {
     /// The last intervals as those are told who follow; made once for all of them, and not by the thread that serves
     /// them.
     frames: VecDeque<Arc<LockFrame>>,
+    totals: LockTotals,
 }
 
 impl LockHistory {
@@ -83,11 +85,17 @@ impl LockHistory {
         let mut kept = self.kept();
         frame.sequence = kept.next;
         kept.next += 1;
+        kept.totals.add(&interval);
         append(&mut kept.intervals, [Arc::new(interval)], INTERVALS);
         append(&mut kept.frames, [Arc::new(frame)], FRAMES);
         append(&mut kept.long_waits, long_waits, LONG_WAITS);
         drop(kept);
         self.changed.send_modify(|()| ());
+    }
+
+    /// Waits since the beginning.
+    pub(crate) fn totals(&self) -> LockTotals {
+        self.kept().totals.clone()
     }
 
     /// Told whenever there is one more interval, and when there will be none.

@@ -12,6 +12,7 @@ pub(crate) mod operation;
 mod state;
 mod sum;
 mod symbols;
+mod totals;
 mod watcher;
 
 use std::{
@@ -32,6 +33,7 @@ use watcher::Watcher;
 
 pub(crate) use history::{LockFollower, LockHistory};
 pub(crate) use state::Unavailable;
+pub(crate) use totals::LockTotals;
 
 /// Functions that do nothing but ask for the rtnl lock.
 const RTNL_WRAPPERS: [&str; 6] = [
