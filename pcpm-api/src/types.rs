@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use drops::{DroppedPackets, DropsReply, DropsRequest};
 pub use figures::{SlotUsage, StepTimes, TenantQuota, TimeCount};
 pub use locks::{
-    LockBlocker, LockFrame, LockWaiter, LockWaits, LocksReply, LocksRequest, LongWait,
+    LockBlocker, LockFrame, LockWaiter, LockWaits, LocksReply, LocksRequest, LongWait, Pacing,
 };
 
 macro_rules! words {
@@ -514,6 +514,8 @@ pub struct Status {
     pub waiting: Vec<WaitingRequest>,
     pub attach_latency: Latency,
     pub refill: RefillTotals,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pacing: Option<Pacing>,
     #[serde(default)]
     pub recycle: RecycleTotals,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -101,8 +101,9 @@ pub(crate) fn until_stopped(
 ) -> anyhow::Result<()> {
     let (reports, inbox) = mpsc::unbounded_channel();
     let insight = insight(config.locks);
-    let (workers, work) =
-        Workers::start(built.kernels, &reports, &insight.marks).context("start the workers")?;
+    let pacer = insight.pacer(config.refill.max_rtnl_wait);
+    let started = Workers::start(built.kernels, &reports, &insight.marks, pacer.as_ref());
+    let (workers, work) = started.context("start the workers")?;
     let settings = PoolSettings {
         capacity: config.capacity,
         room: config.max_capacity,
@@ -133,6 +134,7 @@ pub(crate) fn until_stopped(
         }
         None => None,
     };
+    engine.pacer = pacer;
     engine.restore(built.found);
     let engine = Rc::new(RefCell::new(engine));
     let StopSignals { runtime, signals } = stop;

@@ -14,6 +14,8 @@ pub mod names {
     /// Run by a worker of the daemon itself, with its place in `OPERATIONS`: the number of a thread is another one in
     /// a pid namespace, and only programs see the one that matters.
     pub const WORKER_JOINS: &str = "worker_joins";
+    /// Run by the daemon itself: returns the number of its process, for the same reason.
+    pub const WHO_AM_I: &str = "who_am_i";
     /// `BPF_MAP_TYPE_ARRAY` with one [`super::Tracing`].
     pub const TRACING: &str = "TRACING";
     /// `BPF_MAP_TYPE_LRU_HASH`: [`super::WaitKey`] to [`super::Wait`].
@@ -28,6 +30,9 @@ pub mod names {
     pub const WORKERS: &str = "WORKERS";
     /// `BPF_MAP_TYPE_ARRAY` (mmapable) of `u64`: what each worker is doing.
     pub const OPERATIONS: &str = "OPERATIONS";
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY` with one [`super::Waiters`]: waits of others for the rtnl lock while a worker of the
+    /// daemon held it, and only as long as it did. Never reset.
+    pub const PRESSURE: &str = "PRESSURE";
     /// `BPF_MAP_TYPE_RINGBUF` of [`super::LongWait`].
     pub const LONG_WAITS: &str = "LONG_WAITS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` with one [`super::Missed`].
@@ -117,12 +122,18 @@ impl TextRange {
 pub struct Tracing {
     /// Which of two sets of figures is written; the other one is read. 0: none.
     pub generation: u32,
-    /// Offset of `pid` in `struct task_struct`.
+    /// Offset of `pid` in `struct task_struct`; 0: tasks cannot be looked into.
     pub task_pid: u32,
+    /// Offset of `tgid` in `struct task_struct`.
+    pub task_tgid: u32,
     /// Offset of `comm` in `struct task_struct`.
     pub task_comm: u32,
-    /// Zero.
-    pub padding: u32,
+    /// Offset of `flags` in `struct task_struct`.
+    pub task_flags: u32,
+    /// The daemon's process.
+    pub daemon: u32,
+    /// The rtnl lock, 0 if it is not known.
+    pub rtnl: u64,
     /// Waits at least as long as this are told one by one, in nanoseconds.
     pub long_wait_ns: u64,
     /// The functions that sleep for locks (`__sched_text_start`).
@@ -143,20 +154,75 @@ pub struct WaitKey {
     pub padding: u32,
 }
 
+/// Who held a lock at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct HeldBy {
+    /// The thread, 0 if not known.
+    pub tid: u32,
+    /// Its process.
+    pub pid: u32,
+    /// What it was doing if it is one of the daemon's workers, else 0.
+    pub operation: u32,
+    /// Zero.
+    pub padding: u32,
+    /// Where it had asked for the lock, 0 if not known.
+    pub caller: u64,
+    /// Its name.
+    pub comm: [u8; COMM_BYTES],
+}
+
 /// A wait that has begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Wait {
-    /// When, by `bpf_ktime_get_ns`.
+    /// The `task_struct` of the thread: its number may be that of one that died waiting.
+    pub task: u64,
+    /// When it began, by `bpf_ktime_get_ns`.
     pub begun_ns: u64,
+    /// When the way of waiting changed last.
+    pub phase_ns: u64,
+    /// How long the daemon's workers were waited for, in the phases before.
+    pub behind_workers_ns: u64,
     /// [`flag`]s.
     pub flags: u32,
-    /// The thread that held the lock then, 0 if not known.
-    pub holder: u32,
-    /// Its name.
-    pub holder_comm: [u8; COMM_BYTES],
-    /// Where it had asked for the lock, 0 if not known.
-    pub holder_caller: u64,
+    /// Whether a worker held the rtnl lock when this phase began.
+    pub behind_worker: u32,
+    /// Who held the lock when the wait began.
+    pub holder: HeldBy,
+}
+
+impl Wait {
+    /// One that begins now.
+    #[inline(always)]
+    pub const fn begin(task: u64, now_ns: u64, flags: u32, holder: HeldBy, is_rtnl: bool) -> Self {
+        Self {
+            task,
+            begun_ns: now_ns,
+            phase_ns: now_ns,
+            behind_workers_ns: 0,
+            flags,
+            behind_worker: (is_rtnl && holder.operation != 0) as u32,
+            holder,
+        }
+    }
+
+    /// Goes on in another way; `behind_worker` says whether a worker holds the rtnl lock by now.
+    #[inline(always)]
+    pub const fn next_phase(&mut self, now_ns: u64, behind_worker: bool) {
+        self.behind_workers_ns = self.behind_workers_until(now_ns);
+        self.phase_ns = now_ns;
+        self.behind_worker = behind_worker as u32;
+    }
+
+    /// How long the daemon's workers have been waited for. Who held the lock when a phase began counts for all of it.
+    #[inline(always)]
+    pub const fn behind_workers_until(&self, now_ns: u64) -> u64 {
+        if self.behind_worker == 0 {
+            return self.behind_workers_ns;
+        }
+        self.behind_workers_ns + now_ns.saturating_sub(self.phase_ns)
+    }
 }
 
 /// Waits that are counted together.
@@ -209,14 +275,12 @@ impl Waiters {
 pub struct BlockerKey {
     /// The lock's address.
     pub lock: u64,
-    /// Where the holder had asked for the lock, 0 if not known.
-    pub caller: u64,
+    /// Who held it.
+    pub holder: HeldBy,
     /// See [`Tracing::generation`].
     pub generation: u32,
-    /// The holding thread.
-    pub holder: u32,
-    /// Its name.
-    pub comm: [u8; COMM_BYTES],
+    /// Zero.
+    pub padding: u32,
 }
 
 /// How long one was waited for, on one CPU.
@@ -253,24 +317,22 @@ pub struct LongWait {
     pub waited_ns: u64,
     /// Who asked for the lock, 0 if not known.
     pub caller: u64,
-    /// Where the holder had asked for it, 0 if not known.
-    pub holder_caller: u64,
+    /// Who held it when the wait began.
+    pub holder: HeldBy,
     /// The process that waited.
     pub pid: u32,
     /// Its thread.
     pub tid: u32,
-    /// The thread that held the lock when the wait began, 0 if not known.
-    pub holder: u32,
     /// What the daemon's worker was doing, 0 for everybody else.
     pub operation: u32,
     /// [`flag`]s of the lock, those that tell its kind.
     pub kind: u32,
     /// Bytes of `stack`.
     pub stack_bytes: i32,
+    /// Zero.
+    pub padding: u32,
     /// The name of the thread that waited.
     pub comm: [u8; COMM_BYTES],
-    /// The name of the one that held the lock.
-    pub holder_comm: [u8; COMM_BYTES],
     /// Its stack at the end of the wait, innermost frame first.
     pub stack: [u64; STACK_FRAMES],
 }
@@ -279,8 +341,8 @@ pub struct LongWait {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Missed {
-    /// Ends of waits that had no beginning: they began before the tracer did, or were forgotten.
-    pub ends: u64,
+    /// Waits whose beginning found no room.
+    pub begins: u64,
     /// Waits counted under no name, because there were too many.
     pub waiters: u64,
     /// Waits whose blocker was not counted for the same reason.
@@ -334,13 +396,14 @@ const fn log2(n: u64) -> u64 {
 }
 
 const _: () = {
-    assert!(size_of::<Tracing>() == 168);
+    assert!(size_of::<Tracing>() == 184);
     assert!(size_of::<WaitKey>() == 16);
-    assert!(size_of::<Wait>() == 40);
+    assert!(size_of::<HeldBy>() == 40);
+    assert!(size_of::<Wait>() == 80);
     assert!(size_of::<WaiterKey>() == 48);
     assert!(size_of::<Waiters>() == 24 + 4 * BUCKETS);
-    assert!(size_of::<BlockerKey>() == 40);
+    assert!(size_of::<BlockerKey>() == 56);
     assert!(size_of::<Holder>() == 16);
-    assert!(size_of::<LongWait>() == 96 + 8 * STACK_FRAMES);
+    assert!(size_of::<LongWait>() == 112 + 8 * STACK_FRAMES);
     assert!(bucket(u64::MAX) == BUCKETS - 1);
 };

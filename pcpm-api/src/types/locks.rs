@@ -73,11 +73,29 @@ pub struct LockWaiter {
 pub struct LockBlocker {
     pub lock: String,
     pub thread: String,
-    pub tid: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
     pub waits: u64,
     pub total_us: u64,
+}
+
+/// See `Status`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Pacing {
+    pub max_rtnl_wait_us: u64,
+    pub pause_us: u64,
+    pub paused_ms: u64,
+    pub foreign_waits: u64,
+    pub p99_us: u64,
+    pub slots_per_s: u64,
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +113,11 @@ pub struct LongWait {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_pid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_tid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder_operation: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder_caller: Option<String>,
     pub stack: Vec<String>,

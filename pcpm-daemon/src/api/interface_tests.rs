@@ -48,6 +48,7 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::Latency::CUSTOM_TYPE,
         types::AttachTotals::CUSTOM_TYPE,
         types::RefillTotals::CUSTOM_TYPE,
+        types::Pacing::CUSTOM_TYPE,
         types::UncleanCount::CUSTOM_TYPE,
         types::RecycleTotals::CUSTOM_TYPE,
         types::Memory::CUSTOM_TYPE,

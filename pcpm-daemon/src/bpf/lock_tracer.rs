@@ -16,7 +16,7 @@ use pcpm_ebpf::{
     locks::{self, Blocked, BlockerKey, LongWait, Missed, Tracing, WaiterKey, Waiters, names},
 };
 
-use super::{BpfError, steering::missing, words::SharedWords};
+use super::{BpfError, possible_cpus, steering::missing, words::SharedWords};
 
 /// A type of the ABI as aya reads and writes it.
 #[derive(Clone, Copy)]
@@ -60,15 +60,28 @@ pub(crate) struct Counted {
 pub(crate) struct WorkerMarks {
     operations: &'static [AtomicU64],
     next: AtomicU32,
+    pressure: PerCpuArray<MapData, Plain<Waiters>>,
     programs: Arc<Ebpf>,
+}
+
+impl Counted {
+    /// Adds what was counted in another generation.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.waiters.extend(other.waiters);
+        self.blockers.extend(other.blockers);
+        self.long_waits.extend(other.long_waits);
+    }
 }
 
 impl LockTracer {
     /// Loads the programs and attaches them. They count nothing before the first
     /// [`next_generation`](Self::next_generation).
     pub(crate) fn attach(settings: Tracing) -> Result<(Self, WorkerMarks), BpfError> {
+        let groups = groups(possible_cpus());
         let mut ebpf = EbpfLoader::new()
             .btf(None)
+            .map_max_entries(names::WAITERS, groups)
+            .map_max_entries(names::BLOCKERS, groups)
             .load(LOCKS_OBJECT)
             .map_err(|e| BpfError::new("load the lock tracer", &e))?;
         for name in [names::CONTENTION_BEGIN, names::CONTENTION_END] {
@@ -77,9 +90,16 @@ impl LockTracer {
             attached.map_err(|e| BpfError::new(format!("attach to {name}"), &e))?;
         }
         load(&mut ebpf, names::WORKER_JOINS)?;
+        let me = load(&mut ebpf, names::WHO_AM_I)?.test_run(RawTracePointRunOptions::new());
+        let me = me.map_err(|e| BpfError::new(format!("run {}", names::WHO_AM_I), &e))?;
+        let settings = Tracing {
+            daemon: me.return_value,
+            ..settings
+        };
         let operations = take_map_data(&mut ebpf, names::OPERATIONS)?;
         let operations = SharedWords::map(operations.fd(), locks::WORKERS as usize)
             .map_err(|e| BpfError::new(format!("map {} into memory", names::OPERATIONS), &e))?;
+        let pressure = take_map(&mut ebpf, names::PRESSURE)?;
         let tracer = Self {
             tracing: take_map(&mut ebpf, names::TRACING)?,
             settings,
@@ -92,9 +112,15 @@ impl LockTracer {
         let marks = WorkerMarks {
             operations: Box::leak(Box::new(operations)).words(),
             next: AtomicU32::new(0),
+            pressure,
             programs: tracer.programs.clone(),
         };
         Ok((tracer, marks))
+    }
+
+    /// Which lock is the rtnl lock; the programs know with the next generation.
+    pub(crate) fn set_rtnl(&mut self, lock: u64) {
+        self.settings.rtnl = lock;
     }
 
     /// From now on events are counted in the other generation; returns the one that is over, 0 before
@@ -161,7 +187,7 @@ impl LockTracer {
         let found = self.missed.get(&0, 0);
         let values = found.map_err(|e| failed("read", names::MISSED, &e))?;
         Ok(values.iter().fold(Missed::default(), |sum, cpu| Missed {
-            ends: sum.ends + cpu.0.ends,
+            begins: sum.begins + cpu.0.begins,
             waiters: sum.waiters + cpu.0.waiters,
             blockers: sum.blockers + cpu.0.blockers,
             long_waits: sum.long_waits + cpu.0.long_waits,
@@ -189,6 +215,25 @@ impl WorkerMarks {
         program.test_run(options).ok()?;
         Some(place)
     }
+
+    /// What others waited for the rtnl lock while a worker held it, ever since the tracer was attached.
+    pub(crate) fn pressure(&self) -> Result<Waiters, BpfError> {
+        let found = self.pressure.get(&0, 0);
+        let values = found.map_err(|e| failed("read", names::PRESSURE, &e))?;
+        let mut sum = Waiters::ZERO;
+        values.iter().for_each(|cpu| add(&mut sum, &cpu.0));
+        Ok(sum)
+    }
+}
+
+/// Groups of waits that are told apart: as many as take this much memory at most, which whoever waits under many names
+/// can fill.
+fn groups(cpus: u32) -> u32 {
+    const LEAST: u32 = 512;
+    const MOST: u32 = 8192;
+    const MEMORY: usize = 32 << 20;
+    let each = (size_of::<Waiters>() + size_of::<Blocked>()) * cpus as usize;
+    u32::try_from(MEMORY / each).map_or(MOST, |groups| groups.clamp(LEAST, MOST))
 }
 
 fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawTracePoint, BpfError> {
@@ -205,7 +250,8 @@ fn add(sum: &mut Waiters, cpu: &Waiters) {
     sum.total_ns += cpu.total_ns;
     sum.max_ns = sum.max_ns.max(cpu.max_ns);
     for (bucket, count) in sum.histogram.iter_mut().zip(cpu.histogram) {
-        *bucket = bucket.saturating_add(count);
+        // One that is never reset may begin anew.
+        *bucket = bucket.wrapping_add(count);
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) struct RefillLayer {
     pub(super) one_in: Option<Given<i64>>,
     pub(super) window_s: Option<Given<i64>>,
     pub(super) recycle: Option<Given<String>>,
+    pub(super) max_rtnl_wait: Option<Given<String>>,
 }
 
 /// A quota of one source.
@@ -245,6 +246,7 @@ impl<'a> Table<'a> {
             one_in: self.integer("one_in")?,
             window_s: self.integer("window_s")?,
             recycle: self.text("recycle")?,
+            max_rtnl_wait: self.text("max_rtnl_wait")?,
         })
     }
 

@@ -139,6 +139,8 @@ pub(crate) struct Refill {
     pub(crate) window_s: u32,
     /// What becomes of used slots.
     pub(crate) recycle: Recycle,
+    /// How long 99 of 100 waits of others for the rtnl lock may take because of it; no matter if none.
+    pub(crate) max_rtnl_wait: Option<Duration>,
 }
 
 /// How slots reach the world.

@@ -190,6 +190,14 @@ fn values_are_refused_with_file_line_key_and_reason() {
             "pcpmd.toml:2: refill.workers: 17 is not between 1 and 16",
         ),
         (
+            "[refill]\nmax_rtnl_wait = \"2\"",
+            "pcpmd.toml:2: refill.max_rtnl_wait: '2' is neither 'off' nor a time such as 2ms or 500us",
+        ),
+        (
+            "[refill]\nmax_rtnl_wait = \"11s\"",
+            "pcpmd.toml:2: refill.max_rtnl_wait: 11s is not between 50us and 10s",
+        ),
+        (
             "refill = 2",
             "pcpmd.toml:1: refill: must be a table, found integer",
         ),
@@ -555,10 +563,11 @@ prop_compose! {
         (workers, adaptive, recycled) in (1_u32..=16, any::<bool>(), any::<bool>()),
         (floor, ceiling) in (any::<u32>(), any::<u32>()),
         (one_in, window_s) in (10_u32..=1_000_000, 10_u32..=86_400),
+        max_rtnl_wait in proptest::option::of((50_u64..=10_000_000).prop_map(Duration::from_micros)),
     ) -> Refill {
         let target = if adaptive { TargetMode::Adaptive } else { TargetMode::Fixed };
         let recycle = if recycled { Recycle::Verified } else { Recycle::Never };
-        Refill { workers, target, floor, ceiling, one_in, window_s, recycle }
+        Refill { workers, target, floor, ceiling, one_in, window_s, recycle, max_rtnl_wait }
     }
 }
 

@@ -82,6 +82,7 @@ impl Default for Config {
                 one_in: 1_000,
                 window_s: 600,
                 recycle: Recycle::Never,
+                max_rtnl_wait: None,
             },
             nat: Nat {
                 ports: PortRange {
@@ -274,7 +275,41 @@ fn refill(layer: RefillLayer, capacity: u32) -> Result<Refill, ConfigError> {
         recycle: set(&key("recycle"), layer.recycle, default.recycle, |text| {
             recycle(&text)
         })?,
+        max_rtnl_wait: set(
+            &key("max_rtnl_wait"),
+            layer.max_rtnl_wait,
+            default.max_rtnl_wait,
+            |text| max_rtnl_wait(&text),
+        )?,
     })
+}
+
+/// `off`, or a time with its unit.
+fn max_rtnl_wait(text: &str) -> Result<Option<Duration>, String> {
+    const LEAST: Duration = Duration::from_micros(50);
+    const MOST: Duration = Duration::from_secs(10);
+    if text == "off" {
+        return Ok(None);
+    }
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit {
+        "us" => Duration::from_micros(1),
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        _ => {
+            return Err(format!(
+                "'{text}' is neither 'off' nor a time such as 2ms or 500us"
+            ));
+        }
+    };
+    let number: u32 = number.parse().map_err(|_| format!("'{text}' is no time"))?;
+    match unit.checked_mul(number) {
+        Some(wait) if (LEAST..=MOST).contains(&wait) => Ok(Some(wait)),
+        _ => Err(format!("{text} is not between 50us and 10s")),
+    }
 }
 
 fn quotas(

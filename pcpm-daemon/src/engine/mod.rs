@@ -35,6 +35,7 @@ use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     rc::Rc,
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -46,6 +47,7 @@ use crate::{
     bpf::Datapath,
     collector::Collected,
     journal::{self, History, Journal},
+    locks::Pacer,
     net::Golden,
     policy::{Policies, Ranges},
     pool::{self, Command, Event, Pool, PoolSettings, RequestId, SlotIndex},
@@ -129,6 +131,8 @@ pub(crate) struct Engine {
     recycler: Option<RecycleSender>,
     recycling: RecycleFigures,
     cannot_recycle: Option<String>,
+    /// Holds the workers back for the sake of others, if it is told to.
+    pub(crate) pacer: Option<Arc<Pacer>>,
     reservations: Reservations,
     journal: Journal,
     /// What the journal said when it was opened, until that is restored.
@@ -203,6 +207,7 @@ impl Engine {
             recycler: None,
             recycling: RecycleFigures::default(),
             cannot_recycle: None,
+            pacer: None,
             reservations,
             records: (0..room).map(|_| Record::default()).collect(),
             leases: Leases::default(),

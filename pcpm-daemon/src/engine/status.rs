@@ -111,6 +111,7 @@ impl Engine {
             waiting: self.waiting(),
             attach_latency: self.attach_latency.summary(),
             refill: self.refill_totals(),
+            pacing: self.pacer.as_ref().map(|pacer| pacer.figures()),
             recycle: self.recycle_totals(),
             uplink: self.world.uplinks.first().cloned(),
             uplinks: self.world.uplinks.clone(),

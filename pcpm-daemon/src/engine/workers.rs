@@ -12,14 +12,13 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::bpf::WorkerMarks;
-use crate::locks::operation::{self, Operation};
+use crate::locks::{
+    Pace, Pacer, Pacing,
+    operation::{self, Operation},
+};
 use crate::net::{
     CreateTimings, FreshSlot, Golden, Recycled, RetiredSlot, SlotKernel, SlotSpec, Tampered,
 };
-
-/// Slots destroyed in one go: the kernel waits for its readers once for all of them, but holds
-/// `rtnl_mutex` meanwhile.
-const RETIRE_BATCH: usize = 64;
 
 /// Takes the work that the engine hands out; never blocks.
 pub(crate) trait Work {
@@ -83,11 +82,12 @@ pub(crate) struct Workers {
 pub(crate) struct WorkSender(Arc<Queue>);
 
 impl Workers {
-    /// Starts one thread for each of `kernels`, which say at `marks` what they are doing.
+    /// Starts one thread for each of `kernels`, which say at `marks` what they are doing, and ask `pacing` before it.
     pub(crate) fn start(
         kernels: Vec<Box<dyn SlotKernel>>,
         reports: &UnboundedSender<Report>,
         marks: &Arc<OnceLock<WorkerMarks>>,
+        pacing: Option<&Arc<Pacer>>,
     ) -> std::io::Result<(Self, WorkSender)> {
         let queue = Arc::new(Queue::default());
         let threads = kernels.into_iter().enumerate().map(|(number, kernel)| {
@@ -96,6 +96,7 @@ impl Workers {
                 queue: queue.clone(),
                 reports: reports.clone(),
                 marks: marks.clone(),
+                pacing: pacing.map(|pacer| pacer.clone() as Arc<dyn Pacing>),
             };
             let name = format!("pcpm-refill-{number}");
             thread::Builder::new()
@@ -178,13 +179,15 @@ impl Queue {
 
     /// Waits for a job; `None` when there will be none. Where there is both kinds of work, a worker
     /// alternates, so that neither a burst of detaches nor a long fill starves the other.
-    fn next(&self, retired_last: bool) -> Option<Job> {
+    /// Slots are destroyed `batch` in one go: the kernel waits for its readers once for all of them, but holds
+    /// `rtnl_mutex` meanwhile.
+    fn next(&self, retired_last: bool, batch: impl Fn() -> usize) -> Option<Job> {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if jobs.closed {
                 return None;
             }
-            if let Some(job) = jobs.take(retired_last) {
+            if let Some(job) = jobs.take(retired_last, &batch) {
                 return Some(job);
             }
             jobs = self
@@ -196,14 +199,14 @@ impl Queue {
 }
 
 impl Jobs {
-    fn take(&mut self, retired_last: bool) -> Option<Job> {
+    fn take(&mut self, retired_last: bool, batch: impl Fn() -> usize) -> Option<Job> {
         if let Some((spec, netns)) = self.mend.pop_front() {
             return Some(Job::Mend(spec, netns));
         }
         if self.retire.is_empty() || (retired_last && !self.create.is_empty()) {
             return self.create.pop_front().map(Job::Create);
         }
-        let batch = self.retire.len().min(RETIRE_BATCH);
+        let batch = self.retire.len().min(batch());
         Some(Job::Retire(self.retire.drain(..batch).collect()))
     }
 }
@@ -213,6 +216,7 @@ struct Worker {
     queue: Arc<Queue>,
     reports: UnboundedSender<Report>,
     marks: Arc<OnceLock<WorkerMarks>>,
+    pacing: Option<Arc<dyn Pacing>>,
 }
 
 impl Worker {
@@ -221,7 +225,8 @@ impl Worker {
         const CREATES_A_TURN: u32 = 64;
         let mut creates_left = 0_u32;
         let mut joined = false;
-        while let Some(job) = self.queue.next(creates_left > 0) {
+        operation::ask_before(self.pacing.clone());
+        while let Some(job) = self.queue.next(creates_left > 0, || self.batch()) {
             if !joined && let Some(marks) = self.marks.get() {
                 operation::tell_at(marks.join());
                 joined = true;
@@ -233,16 +238,21 @@ impl Worker {
                 }
                 Job::Retire(slots) => {
                     creates_left = CREATES_A_TURN;
-                    operation::now(Some(Operation::Retire));
+                    operation::begin(Operation::Retire);
                     self.retire(slots);
                 }
                 Job::Mend(spec, netns) => {
-                    operation::now(Some(Operation::Mend));
+                    operation::begin(Operation::Mend);
                     self.mend(&spec, &netns);
                 }
             }
-            operation::now(None);
+            operation::end();
         }
+    }
+
+    fn batch(&self) -> usize {
+        let pacing = self.pacing.as_ref();
+        pacing.map_or(Pace::FULL.batch, |pacing| pacing.batch())
     }
 
     fn create(&mut self, spec: &SlotSpec) {
@@ -300,7 +310,7 @@ mod tests {
     fn workers(kernel: &FakeKernel) -> (Workers, WorkSender, UnboundedReceiver<Report>) {
         let (reports, inbox) = mpsc::unbounded_channel();
         let kernels: Vec<Box<dyn SlotKernel>> = vec![Box::new(kernel.clone())];
-        let (workers, work) = Workers::start(kernels, &reports, &Arc::default()).unwrap();
+        let (workers, work) = Workers::start(kernels, &reports, &Arc::default(), None).unwrap();
         (workers, work, inbox)
     }
 
@@ -343,7 +353,7 @@ mod tests {
         let mut order = Vec::new();
         let mut retired_last = false;
         for _ in 0..4 {
-            match queue.next(retired_last) {
+            match queue.next(retired_last, || Pace::FULL.batch) {
                 Some(Job::Create(spec)) => order.push(format!("create {}", spec.index)),
                 Some(Job::Retire(slots)) => order.push(format!("retire {}", slots.len())),
                 Some(Job::Mend(..)) => unreachable!("nothing is broken"),

@@ -16,7 +16,7 @@ use std::{
 use pcpm_ebpf::locks::flag;
 
 use super::Comm;
-use crate::bpf::{BpfError, LockTracer};
+use crate::bpf::{BpfError, Counted, LockTracer};
 
 /// What the threads are called.
 const NAME: &str = "pcpm-find-rtnl";
@@ -35,8 +35,12 @@ pub(super) struct Forced {
     pub(super) waits: u64,
 }
 
-/// The rtnl lock, if it could be made to show; begins the tracer's first generation.
-pub(super) fn find_rtnl(tracer: &mut LockTracer) -> Result<Option<Forced>, BpfError> {
+/// The rtnl lock, if it could be made to show; begins the tracer's first generation. All that was counted meanwhile is
+/// added to `counted`.
+pub(super) fn find_rtnl(
+    tracer: &mut LockTracer,
+    counted: &mut Counted,
+) -> Result<Option<Forced>, BpfError> {
     tracer.next_generation()?;
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -48,24 +52,26 @@ pub(super) fn find_rtnl(tracer: &mut LockTracer) -> Result<Option<Forced>, BpfEr
                 .name(NAME.into())
                 .spawn_scoped(scope, asking);
         }
-        let found = watch(tracer);
+        let found = watch(tracer, counted);
         done.store(true, Ordering::Relaxed);
         found
     })
 }
 
-fn watch(tracer: &mut LockTracer) -> Result<Option<Forced>, BpfError> {
+fn watch(tracer: &mut LockTracer, counted: &mut Counted) -> Result<Option<Forced>, BpfError> {
     let begun = Instant::now();
     let mut seen = HashMap::<(u64, u64), u64>::new();
     while begun.elapsed() < LONGEST {
         thread::sleep(LOOK);
         let over = tracer.next_generation()?;
-        for (key, waiters) in tracer.take(over)?.waiters {
+        let look = tracer.take(over)?;
+        for (key, waiters) in &look.waiters {
             if key.lock != 0 && key.kind & flag::MUTEX != 0 && Comm::from(key.comm).as_str() == NAME
             {
                 *seen.entry((key.lock, key.caller)).or_default() += waiters.count;
             }
         }
+        counted.extend(look);
         let most = seen.iter().max_by_key(|&(_, &waits)| waits);
         if let Some((&(lock, caller), &waits)) = most.filter(|&(_, &waits)| waits >= ENOUGH) {
             return Ok(Some(Forced {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     interval::Interval,
-    state::{self, Known, Unavailable},
+    state::{self, Known, Rtnl, Unavailable},
     sum::Sum,
     totals::LockTotals,
 };
@@ -70,6 +70,15 @@ impl LockHistory {
     /// What there is to see, and how it was found; or why there is nothing, and what to do about it.
     pub(crate) fn check(&self) -> Check {
         state::check(self.known.get(), self.unavailable.get())
+    }
+
+    /// Why nobody knows who waits for the rtnl lock, if nobody does.
+    pub(super) fn why_no_rtnl(&self) -> Option<String> {
+        if let Some(reason) = self.why_unavailable() {
+            return Some(format!("no lock insight: {reason}"));
+        }
+        let known = self.known.get()?;
+        (known.rtnl == Rtnl::Callers).then(|| "the rtnl lock was not found".to_owned())
     }
 
     /// Nothing more is seen, for this reason.

@@ -29,13 +29,41 @@ pub(super) struct Figures {
     pub(super) histogram: Vec<(u8, u32)>,
 }
 
-/// A thread that held a lock while others waited.
+/// Threads of one name that held a lock while others waited. Programs that live for a moment only are many, and matter
+/// together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Blocker {
     pub(super) lock: Arc<str>,
     pub(super) thread: Arc<str>,
-    pub(super) tid: u32,
+    pub(super) operation: Option<Operation>,
     pub(super) caller: Option<Arc<str>>,
+}
+
+/// How long they were waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Blocked {
+    /// The process, if it was one.
+    pub(super) pid: Option<u32>,
+    /// The thread, if it was one.
+    pub(super) tid: Option<u32>,
+    pub(super) count: u64,
+    pub(super) total_ns: u64,
+}
+
+impl Blocked {
+    fn add(&mut self, other: &Self) {
+        self.pid = self.pid.filter(|_| self.pid == other.pid);
+        self.tid = self.tid.filter(|_| self.tid == other.tid);
+        self.count += other.count;
+        self.total_ns += other.total_ns;
+    }
+}
+
+/// Adds to the sum of one blocker.
+pub(super) fn add_blocked(sums: &mut BTreeMap<Blocker, Blocked>, by: Blocker, more: &Blocked) {
+    sums.entry(by)
+        .and_modify(|sum| sum.add(more))
+        .or_insert(*more);
 }
 
 /// What happened in one interval.
@@ -45,8 +73,7 @@ pub(super) struct Interval {
     pub(super) ended_ms: u64,
     pub(super) length: Duration,
     pub(super) waits: Vec<(Group, Figures)>,
-    /// Waits and nanoseconds.
-    pub(super) blockers: Vec<(Blocker, (u64, u64))>,
+    pub(super) blockers: Vec<(Blocker, Blocked)>,
     pub(super) missed: u64,
 }
 
@@ -90,6 +117,11 @@ pub(super) fn figures(count: u64, total_ns: u64, max_ns: u64, buckets: &[u32; BU
 impl Interval {
     /// Keeps the groups that waited most, and the sum of the others.
     pub(super) fn bounded(mut self) -> Self {
+        let mut waits = BTreeMap::<_, Figures>::new();
+        for (group, figures) in self.waits.drain(..) {
+            waits.entry(group).or_default().add(&figures);
+        }
+        self.waits.extend(waits);
         self.waits
             .sort_by_key(|(_, figures)| std::cmp::Reverse(figures.total_ns));
         if self.waits.len() > GROUPS {
@@ -106,8 +138,13 @@ impl Interval {
             // Locks are not bounded by this, but those of one second that are waited for are few.
             self.waits.extend(rest.into_iter().take(GROUPS));
         }
+        let mut blockers = BTreeMap::new();
+        for (blocker, blocked) in self.blockers.drain(..) {
+            add_blocked(&mut blockers, blocker, &blocked);
+        }
+        self.blockers.extend(blockers);
         self.blockers
-            .sort_by_key(|(_, (_, total_ns))| std::cmp::Reverse(*total_ns));
+            .sort_by_key(|(_, blocked)| std::cmp::Reverse(blocked.total_ns));
         self.blockers.truncate(GROUPS);
         self
     }

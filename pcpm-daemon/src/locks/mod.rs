@@ -9,6 +9,8 @@ mod history;
 mod interval;
 mod names;
 pub(crate) mod operation;
+mod pacer;
+mod pacing;
 mod state;
 mod sum;
 mod symbols;
@@ -18,13 +20,13 @@ mod watcher;
 use std::{
     sync::{Arc, OnceLock, mpsc},
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use pcpm_api::types::Check;
 use pcpm_ebpf::locks::{COMM_BYTES, TextRange, Tracing, WRAPPERS};
 
-use crate::bpf::{self, BpfError, LockTracer, TaskLayout, WorkerMarks};
+use crate::bpf::{self, BpfError, Counted, LockTracer, TaskLayout, WorkerMarks};
 use crate::memory;
 use calibration::Forced;
 use state::{Known, Rtnl};
@@ -32,6 +34,8 @@ use symbols::{Resolver, Symbols};
 use watcher::Watcher;
 
 pub(crate) use history::{LockFollower, LockHistory};
+pub(crate) use pacer::{Pacer, Pacing};
+pub(crate) use pacing::Pace;
 pub(crate) use state::Unavailable;
 pub(crate) use totals::LockTotals;
 
@@ -98,6 +102,12 @@ impl Insight {
         }
     }
 
+    /// Has workers keep what others wait for the rtnl lock because of them within `bound`.
+    pub(crate) fn pacer(&self, bound: Option<Duration>) -> Option<Arc<Pacer>> {
+        let pacer = |bound| Pacer::new(bound, self.marks.clone(), self.history.clone());
+        bound.map(pacer).map(Arc::new)
+    }
+
     /// Detaches the tracer.
     pub(crate) fn stop(self) {
         if let Some(Running { stop, thread }) = self.running {
@@ -133,10 +143,7 @@ fn trace(
     memory::give_back();
     let (rtnl, known) = traced.find_rtnl()?;
     history.knows(known);
-    let Traced {
-        tracer, resolver, ..
-    } = traced;
-    Watcher::new(tracer, resolver, rtnl, history.clone()).watch(stop)
+    Watcher::new(traced, rtnl, history.clone()).watch(stop)
 }
 
 /// A kernel that is traced.
@@ -145,8 +152,12 @@ struct Traced {
     resolver: Resolver,
     /// The rtnl lock, where the kernel shows it.
     symbol: Option<u64>,
-    callers: bool,
+    /// The functions that sleep for locks, empty if that is not known.
+    lock_text: TextRange,
     no_holders: Option<String>,
+    /// What was counted so far.
+    counted: Counted,
+    begun: Instant,
 }
 
 impl Traced {
@@ -163,19 +174,22 @@ impl Traced {
             tracer,
             symbol: symbols.address(names::RTNL),
             resolver: Resolver::new(symbols),
-            callers: settings.lock_text != TextRange::default(),
+            lock_text: settings.lock_text,
             no_holders,
+            counted: Counted::default(),
+            begun: Instant::now(),
         };
         Ok((kernel, marks))
     }
 
     /// The address of the rtnl lock, if it can be found, and what is known of this kernel then.
     fn find_rtnl(&mut self) -> Result<(Option<u64>, Known), BpfError> {
-        let forced = calibration::find_rtnl(&mut self.tracer)?;
+        let forced = calibration::find_rtnl(&mut self.tracer, &mut self.counted)?;
         let (rtnl, how) = recognise(self.symbol, forced, &mut self.resolver);
+        self.tracer.set_rtnl(rtnl.unwrap_or(0));
         let known = Known {
             rtnl: how,
-            callers: self.callers,
+            callers: self.lock_text != TextRange::default(),
             no_holders: self.no_holders.clone(),
         };
         Ok((rtnl, known))
@@ -215,13 +229,14 @@ fn settings(symbols: &Symbols, tasks: TaskLayout, long_wait: Duration) -> Tracin
         .for_each(|(to, range)| *to = range);
     let lock_text = symbols.range("__sched_text_start", Some("__sched_text_end"));
     Tracing {
-        generation: 0,
         task_pid: tasks.pid,
+        task_tgid: tasks.tgid,
         task_comm: tasks.comm,
-        padding: 0,
+        task_flags: tasks.flags,
         long_wait_ns: u64::try_from(long_wait.as_nanos()).unwrap_or(u64::MAX),
         lock_text: lock_text.unwrap_or_default(),
         wrappers,
+        ..Tracing::default()
     }
 }
 

@@ -1,13 +1,20 @@
 //! What a worker thread is doing, for whoever sees it wait for a lock.
 
 use std::{
-    cell::Cell,
-    sync::atomic::{AtomicU64, Ordering},
+    cell::{Cell, RefCell},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+
+use super::Pacing;
 
 thread_local! {
     /// Where the thread says what it is doing; nowhere if nobody wants to know.
     static PLACE: Cell<Option<&'static AtomicU64>> = const { Cell::new(None) };
+    /// Who says when it may begin; nobody if it need not ask.
+    static PACING: RefCell<Option<Arc<dyn Pacing>>> = const { RefCell::new(None) };
 }
 
 /// A step of a worker's job.
@@ -56,15 +63,42 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// Whether the rtnl lock is taken for it.
+    pub(crate) const fn takes_rtnl(self) -> bool {
+        !matches!(self, Self::Mount)
+    }
+}
+
+/// From now on the calling thread asks `pacing` before it begins anything.
+pub(crate) fn ask_before(pacing: Option<Arc<dyn Pacing>>) {
+    PACING.set(pacing);
+}
+
 /// From now on the calling thread says at `place` what it is doing.
 pub(crate) fn tell_at(place: Option<&'static AtomicU64>) {
     PLACE.set(place);
 }
 
-/// The calling thread does `operation` from now on; `None`: nothing worth telling.
-pub(crate) fn now(operation: Option<Operation>) {
+/// The calling thread does `operation` from now on, perhaps after a pause.
+pub(crate) fn begin(operation: Operation) {
+    PACING.with_borrow(|pacing| {
+        if let Some(pacing) = pacing {
+            end();
+            pacing.wait_for_turn(operation);
+        }
+    });
+    tell(operation as u64);
+}
+
+/// The calling thread does nothing worth telling any more.
+pub(crate) fn end() {
+    tell(0);
+}
+
+fn tell(number: u64) {
     if let Some(place) = PLACE.get() {
-        place.store(operation.map_or(0, |op| op as u64), Ordering::Relaxed);
+        place.store(number, Ordering::Relaxed);
     }
 }
 
@@ -75,14 +109,14 @@ mod tests {
     #[test]
     fn what_a_thread_does_is_found_at_its_place_by_number() {
         static HERE: AtomicU64 = AtomicU64::new(0);
-        now(Some(Operation::Mount));
+        begin(Operation::Mount);
         tell_at(Some(&HERE));
         for operation in Operation::ALL {
-            now(Some(operation));
+            begin(operation);
             let number = u32::try_from(HERE.load(Ordering::Relaxed)).unwrap();
             assert_eq!(Operation::from_number(number), Some(operation));
         }
-        now(None);
+        end();
         assert_eq!(HERE.load(Ordering::Relaxed), 0);
         tell_at(None);
     }

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use pcpm_api::types;
 
-use super::interval::{Blocker, Figures, Group, Interval};
+use super::interval::{Blocked, Blocker, Figures, Group, Interval, add_blocked};
 
 /// Intervals added up.
 #[derive(Debug, Default)]
 pub(super) struct Sum {
     length: Duration,
     waits: BTreeMap<Group, Figures>,
-    blockers: BTreeMap<Blocker, (u64, u64)>,
+    blockers: BTreeMap<Blocker, Blocked>,
     pub(super) missed: u64,
 }
 
@@ -37,10 +37,8 @@ impl Sum {
                 None => drop(self.waits.insert(group.clone(), figures.clone())),
             }
         }
-        for (blocker, (count, total_ns)) in &interval.blockers {
-            let sum = self.blockers.entry(blocker.clone()).or_default();
-            sum.0 += count;
-            sum.1 += total_ns;
+        for (blocker, blocked) in &interval.blockers {
+            add_blocked(&mut self.blockers, blocker.clone(), blocked);
         }
     }
 
@@ -90,15 +88,17 @@ impl Sum {
 
     pub(super) fn blockers(&self, top: usize) -> Vec<types::LockBlocker> {
         let mut blockers: Vec<_> = self.blockers.iter().collect();
-        blockers.sort_by_key(|(_, (_, total_ns))| std::cmp::Reverse(*total_ns));
+        blockers.sort_by_key(|(_, blocked)| std::cmp::Reverse(blocked.total_ns));
         let shown = blockers.into_iter().take(top);
-        let shown = shown.map(|(blocker, (count, total_ns))| types::LockBlocker {
+        let shown = shown.map(|(blocker, blocked)| types::LockBlocker {
             lock: blocker.lock.to_string(),
             thread: blocker.thread.to_string(),
-            tid: blocker.tid,
+            pid: blocked.pid,
+            tid: blocked.tid,
+            operation: blocker.operation.map(|op| op.name().to_owned()),
             caller: blocker.caller.as_ref().map(ToString::to_string),
-            waits: *count,
-            total_us: total_ns / 1000,
+            waits: blocked.count,
+            total_us: blocked.total_ns / 1000,
         });
         shown.collect()
     }

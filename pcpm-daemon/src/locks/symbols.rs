@@ -101,6 +101,8 @@ pub(crate) struct Resolver {
     known: HashMap<u64, Arc<str>>,
     symbols: Option<Symbols>,
     needed: Instant,
+    /// Addresses without a name so far.
+    nameless: u64,
 }
 
 impl Resolver {
@@ -110,10 +112,12 @@ impl Resolver {
             known: HashMap::new(),
             symbols: Some(symbols),
             needed: Instant::now(),
+            nameless: 0,
         }
     }
 
-    /// The function that an address is in; the address itself where it has no name, `?` for none.
+    /// The function that an address is in; a number where it has no name, since addresses are nobody's business, and
+    /// `?` for none.
     pub(crate) fn name(&mut self, address: u64) -> Arc<str> {
         if address == 0 {
             return "?".into();
@@ -123,9 +127,11 @@ impl Resolver {
         }
         self.needed = Instant::now();
         let symbols = self.symbols.get_or_insert_with(Symbols::read);
-        let name: Arc<str> = match symbols.name_of(address) {
-            Some(name) => name.into(),
-            None => format!("{address:#x}").into(),
+        let name: Arc<str> = if let Some(name) = symbols.name_of(address) {
+            name.into()
+        } else {
+            self.nameless += 1;
+            format!("?{}", self.nameless).into()
         };
         if self.known.len() >= NAMES {
             self.known.clear();
@@ -186,9 +192,11 @@ ffffffffc0001000 t in_module\t[veth]
     }
 
     #[test]
-    fn what_has_no_name_is_shown_as_it_is() {
+    fn what_has_no_name_gets_a_number_and_keeps_it() {
         let mut resolver = Resolver::new(Symbols::default());
-        assert_eq!(&*resolver.name(0xabc), "0xabc");
+        for (address, name) in [(0xabc, "?1"), (0xdef, "?2"), (0xabc, "?1")] {
+            assert_eq!(&*resolver.name(address), name);
+        }
         assert_eq!(&*resolver.name(0), "?");
     }
 

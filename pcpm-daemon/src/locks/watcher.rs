@@ -11,11 +11,11 @@ use std::{
 };
 
 use pcpm_api::types;
-use pcpm_ebpf::locks::{LongWait, STACK_FRAMES};
+use pcpm_ebpf::locks::{BlockerKey, LongWait, STACK_FRAMES, TextRange, WaiterKey, Waiters};
 
 use super::{
-    Comm, LockHistory,
-    interval::{Blocker, Group, Interval, figures},
+    Comm, LockHistory, Traced,
+    interval::{Blocked, Blocker, Figures, Group, Interval, figures},
     names, now_ms,
     operation::Operation,
     symbols::Resolver,
@@ -34,6 +34,11 @@ const LOCKS_KNOWN: usize = 4096;
 pub(super) struct Watcher {
     tracer: LockTracer,
     resolver: Resolver,
+    /// What was counted before the first interval, and belongs to it.
+    early: Counted,
+    /// When counting began.
+    begun: Instant,
+    lock_text: TextRange,
     /// By address; only those that are sure.
     lock_names: HashMap<u64, &'static str>,
     history: Arc<LockHistory>,
@@ -42,15 +47,13 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn new(
-        tracer: LockTracer,
-        resolver: Resolver,
-        rtnl: Option<u64>,
-        history: Arc<LockHistory>,
-    ) -> Self {
+    pub(super) fn new(traced: Traced, rtnl: Option<u64>, history: Arc<LockHistory>) -> Self {
         Self {
-            tracer,
-            resolver,
+            tracer: traced.tracer,
+            resolver: traced.resolver,
+            early: traced.counted,
+            begun: traced.begun,
+            lock_text: traced.lock_text,
             lock_names: rtnl.map(|lock| (lock, names::RTNL)).into_iter().collect(),
             history,
             missed: 0,
@@ -59,7 +62,7 @@ impl Watcher {
 
     /// Watches until it is told to stop.
     pub(super) fn watch(&mut self, stop: &mpsc::Receiver<()>) -> Result<(), BpfError> {
-        let mut begun = Instant::now();
+        let mut begun = self.begun;
         loop {
             match stop.recv_timeout(INTERVAL.saturating_sub(begun.elapsed())) {
                 Err(RecvTimeoutError::Timeout) => {}
@@ -69,7 +72,8 @@ impl Watcher {
             let length = begun.elapsed();
             begun = Instant::now();
             thread::sleep(GRACE);
-            let counted = self.tracer.take(over)?;
+            let mut counted = self.tracer.take(over)?;
+            counted.extend(std::mem::take(&mut self.early));
             self.keep(&counted, length)?;
             self.resolver.rest();
         }
@@ -77,49 +81,61 @@ impl Watcher {
 
     fn keep(&mut self, counted: &Counted, length: Duration) -> Result<(), BpfError> {
         let missed = self.tracer.missed()?;
-        let missed = missed.waiters + missed.blockers + missed.long_waits;
+        let missed = missed.begins + missed.waiters + missed.blockers + missed.long_waits;
         let mut interval = Interval {
             ended_ms: now_ms(),
             length,
             missed: missed - std::mem::replace(&mut self.missed, missed),
             ..Interval::default()
         };
-        for (key, waiters) in &counted.waiters {
-            if waiters.count == 0 {
-                continue;
-            }
-            let kind = names::kind(key.kind);
-            let caller = self.resolver.name(key.caller);
-            let group = Group {
-                lock: self.lock_name(key.lock, kind, &caller),
-                kind,
-                caller,
-                thread: Comm::from(key.comm).as_str().into(),
-                operation: Operation::from_number(key.operation),
-            };
-            let figures = figures(
-                waiters.count,
-                waiters.total_ns,
-                waiters.max_ns,
-                &waiters.histogram,
-            );
-            interval.waits.push((group, figures));
-        }
-        for (key, blocked) in &counted.blockers {
-            let blocker = Blocker {
-                lock: self.lock_of_blocker(key.lock, counted),
-                thread: Comm::from(key.comm).as_str().into(),
-                tid: key.holder,
-                caller: (key.caller != 0).then(|| self.resolver.name(key.caller)),
-            };
-            interval
-                .blockers
-                .push((blocker, (blocked.count, blocked.total_ns)));
-        }
+        let waits = counted.waiters.iter().filter(|(_, w)| w.count > 0);
+        interval.waits = waits.map(|(key, w)| self.waits(key, w)).collect();
+        let blockers = counted.blockers.iter();
+        interval.blockers = blockers
+            .map(|(key, blocked)| {
+                let lock = self.lock_of_blocker(key.lock, counted);
+                let blocked = Blocked {
+                    pid: Some(key.holder.pid),
+                    tid: Some(key.holder.tid),
+                    count: blocked.count,
+                    total_ns: blocked.total_ns,
+                };
+                (self.blocker(lock, key), blocked)
+            })
+            .collect();
         let long_waits = counted.long_waits.iter().map(|wait| self.long_wait(wait));
         let long_waits = long_waits.collect();
         self.history.push(interval, long_waits);
         Ok(())
+    }
+
+    fn waits(&mut self, key: &WaiterKey, waiters: &Waiters) -> (Group, Figures) {
+        let kind = names::kind(key.kind);
+        let caller = self.resolver.name(key.caller);
+        let group = Group {
+            lock: self.lock_name(key.lock, kind, &caller),
+            kind,
+            caller,
+            thread: Comm::from(key.comm).as_str().into(),
+            operation: Operation::from_number(key.operation),
+        };
+        let Waiters {
+            count,
+            total_ns,
+            max_ns,
+            ..
+        } = *waiters;
+        (group, figures(count, total_ns, max_ns, &waiters.histogram))
+    }
+
+    fn blocker(&mut self, lock: Arc<str>, key: &BlockerKey) -> Blocker {
+        let holder = &key.holder;
+        Blocker {
+            lock,
+            thread: Comm::from(holder.comm).as_str().into(),
+            operation: Operation::from_number(holder.operation),
+            caller: (holder.caller != 0).then(|| self.resolver.name(holder.caller)),
+        }
     }
 
     /// What a lock is called: by its address if that is known, or by who asks for it.
@@ -153,8 +169,9 @@ impl Watcher {
 
     fn long_wait(&mut self, wait: &LongWait) -> types::LongWait {
         let caller = self.resolver.name(wait.caller);
-        let frames = usize::try_from(wait.stack_bytes).unwrap_or(0) / size_of::<u64>();
-        let stack = wait.stack[..frames.min(STACK_FRAMES)].iter();
+        let operation = |number| Operation::from_number(number).map(|op| op.name().to_owned());
+        let holder = &wait.holder;
+        let is_held = holder.tid != 0;
         types::LongWait {
             time_ms: wall_clock_ms(wait.begun_ns),
             lock: self
@@ -164,15 +181,26 @@ impl Watcher {
             thread: Comm::from(wait.comm).as_str().to_owned(),
             pid: wait.pid,
             tid: wait.tid,
-            operation: Operation::from_number(wait.operation).map(|op| op.name().to_owned()),
+            operation: operation(wait.operation),
             caller: caller.to_string(),
-            holder: (wait.holder != 0).then(|| Comm::from(wait.holder_comm).as_str().to_owned()),
-            holder_tid: (wait.holder != 0).then_some(wait.holder),
-            holder_caller: (wait.holder_caller != 0)
-                .then(|| self.resolver.name(wait.holder_caller).to_string()),
-            stack: stack
-                .map(|&frame| self.resolver.name(frame).to_string())
-                .collect(),
+            holder: is_held.then(|| Comm::from(holder.comm).as_str().to_owned()),
+            holder_pid: is_held.then_some(holder.pid),
+            holder_tid: is_held.then_some(holder.tid),
+            holder_operation: operation(holder.operation),
+            holder_caller: (holder.caller != 0)
+                .then(|| self.resolver.name(holder.caller).to_string()),
+            stack: self.stack(wait),
         }
+    }
+
+    /// The functions that a thread was in, from the one that sleeps for the lock on: what is before it tells of us.
+    fn stack(&mut self, wait: &LongWait) -> Vec<String> {
+        let frames = usize::try_from(wait.stack_bytes).unwrap_or(0) / size_of::<u64>();
+        let frames = &wait.stack[..frames.min(STACK_FRAMES)];
+        let first = frames.iter().position(|&f| self.lock_text.contains(f));
+        let frames = frames[first.unwrap_or(0)..].iter();
+        frames
+            .map(|&frame| self.resolver.name(frame).to_string())
+            .collect()
     }
 }

@@ -55,17 +55,17 @@ impl SlotKernel for SlotWorker {
         self.hub(hub_of(spec.index))?;
         let home = Arc::clone(&self.home);
         let mut watch = Stopwatch::start();
-        operation::now(Some(Operation::Namespace));
+        operation::begin(Operation::Namespace);
         let _away = Away::from(&home.netns);
         let netns = self
             .enter_new_namespace(spec)
             .map_err(|error| error.of(&slot_name(spec.index)))?;
         timings.namespace = watch.lap();
-        operation::now(Some(Operation::Mount));
+        operation::begin(Operation::Mount);
         let path = slot_path(&home.state_dir, spec.index);
         namespace::mount_current(&path)?;
         timings.mount = watch.lap();
-        operation::now(Some(Operation::Link));
+        operation::begin(Operation::Link);
         self.furnish(spec, &netns, &mut timings, watch)
             .map_err(|error| error.and(namespace::unmount(&path).err()))?;
         Ok(NewSlot { netns, timings })
@@ -156,7 +156,7 @@ impl SlotWorker {
     ) -> Result<(), NetError> {
         self.connect(spec, netns)?;
         timings.link = watch.lap();
-        operation::now(Some(Operation::Configure));
+        operation::begin(Operation::Configure);
         configure(spec).map_err(|error| error.and(self.disconnect_one(spec.index)))?;
         timings.configure = watch.lap();
         Ok(())

@@ -106,7 +106,7 @@ fn blockers(blockers: &[LockBlocker]) -> Vec<Vec<Cell>> {
     let row = |blocker: &LockBlocker| {
         let caller = blocker.caller.as_deref();
         vec![
-            Cell::new(format!("{}({})", blocker.thread, blocker.tid)),
+            Cell::new(of_blocker(blocker)),
             Cell::new(format!("held {}", blocker.lock)),
             Cell::painted(
                 Hue::Faint,
@@ -161,9 +161,10 @@ pub(super) fn lock_sentence(lock: &LockWaits, frame: &LockFrame) -> String {
         let _ = write!(text, "; most by {thread}{operation} in {caller}");
     }
     if let Some(blocker) = frame.blockers.iter().find(|b| b.lock == lock.lock) {
-        let LockBlocker { thread, tid, .. } = blocker;
-        let held = held(Some(thread), Some(*tid), blocker.caller.as_deref());
-        let _ = write!(text, "; {held}");
+        let _ = write!(text, "; held by {}", of_blocker(blocker));
+        if let Some(caller) = &blocker.caller {
+            let _ = write!(text, " in {caller}");
+        }
     }
     text
 }
@@ -185,27 +186,31 @@ pub(super) fn wait_sentence(wait: &LongWait) -> String {
 }
 
 fn who(wait: &LongWait) -> String {
-    let operation = wait.operation.clone();
-    operation.unwrap_or_else(|| format!("{}({})", wait.thread, wait.tid))
+    named(&wait.thread, Some(wait.pid), wait.operation.as_deref())
+}
+
+fn of_blocker(blocker: &LockBlocker) -> String {
+    named(&blocker.thread, blocker.pid, blocker.operation.as_deref())
+}
+
+/// What a worker of ours does says more than its name.
+fn named(thread: &str, pid: Option<u32>, operation: Option<&str>) -> String {
+    match (operation, pid) {
+        (Some(operation), _) => operation.to_owned(),
+        (None, Some(pid)) => format!("{thread}({pid})"),
+        (None, None) => thread.to_owned(),
+    }
 }
 
 fn held_meanwhile(wait: &LongWait) -> String {
-    held(
-        wait.holder.as_deref(),
-        wait.holder_tid,
-        wait.holder_caller.as_deref(),
-    )
-}
-
-fn held(holder: Option<&str>, tid: Option<u32>, caller: Option<&str>) -> String {
-    let mut text = String::new();
-    if let (Some(holder), Some(tid)) = (holder, tid) {
-        let _ = write!(text, "held by {holder}({tid})");
+    let Some(holder) = &wait.holder else {
+        return String::new();
+    };
+    let holder = named(holder, wait.holder_pid, wait.holder_operation.as_deref());
+    match &wait.holder_caller {
+        Some(caller) => format!("held by {holder} in {caller}"),
+        None => format!("held by {holder}"),
     }
-    if let Some(caller) = caller {
-        let _ = write!(text, " in {caller}");
-    }
-    text
 }
 
 fn wait_row(wait: &LongWait) -> Vec<Cell> {
@@ -275,7 +280,9 @@ pub(super) mod tests {
             blockers: vec![LockBlocker {
                 lock: "rtnl_mutex".into(),
                 thread: "ev\u{1b}il".into(),
-                tid: 412,
+                pid: Some(412),
+                tid: Some(412),
+                operation: None,
                 caller: Some("rtnl_dellink".into()),
                 waits: 3,
                 total_us: 9_600,
@@ -290,7 +297,9 @@ pub(super) mod tests {
                 operation: Some("refill/link".into()),
                 caller: "rtnl_newlink".into(),
                 holder: Some("networkd".into()),
+                holder_pid: Some(412),
                 holder_tid: Some(412),
+                holder_operation: None,
                 holder_caller: Some("rtnl_dellink".into()),
                 stack: vec!["__mutex_lock".into(), "rtnl_newlink".into()],
             }],

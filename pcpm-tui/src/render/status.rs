@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pcpm_api::types::{
-    AttachTotals, DropCount, FlowTable, Latency, Memory, RecycleTotals, RefillTotals, SlotCounts,
-    Status, Uplink, WaitingRequest, WarmTarget,
+    AttachTotals, DropCount, FlowTable, Latency, Memory, Pacing, RecycleTotals, RefillTotals,
+    SlotCounts, Status, Uplink, WaitingRequest, WarmTarget,
 };
 
 use super::table::{Cell, render};
@@ -70,6 +70,9 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
         field("refill time", latency(&status.refill.create)),
         field("refill steps", steps(&status.refill)),
     ]);
+    if let Some(pacing) = &status.pacing {
+        rows.push(field("pacing", paced(pacing)));
+    }
     if status.recycle.enabled {
         rows.push(field("recycle", Cell::new(recycle(&status.recycle))));
     }
@@ -237,6 +240,14 @@ fn refill(totals: &RefillTotals) -> String {
     )
 }
 
+fn paced(pacing: &Pacing) -> Cell {
+    let hue = match pacing.pause_us {
+        0 => Hue::Plain,
+        _ => Hue::Busy,
+    };
+    Cell::painted(hue, &pacing.reason)
+}
+
 fn recycle(totals: &RecycleTotals) -> String {
     let unclean: u64 = totals.unclean.iter().map(|count| count.slots).sum();
     let each = totals.unclean.iter();
@@ -360,6 +371,14 @@ mod tests {
     use super::super::tests::{PIPE, PLAIN, TERMINAL};
     use super::*;
 
+    fn pacing() -> Pacing {
+        Pacing {
+            reason: "held back: foreign rtnl waits p99 3.1 ms, bound 2.0 ms, 140/s".into(),
+            pause_us: 500,
+            ..Pacing::default()
+        }
+    }
+
     fn status() -> Status {
         let took = Latency {
             count: 9,
@@ -415,6 +434,7 @@ mod tests {
                 remaining_ms: 3_800,
             }],
             attach_latency: took,
+            pacing: Some(pacing()),
             recycle: RecycleTotals {
                 enabled: true,
                 recycled: 11_000,
@@ -477,6 +497,7 @@ attach time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill        12.1k created, 12.0k retired, 4 failed
 refill time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill steps  p50 of namespace 0µs, mount 0µs, link 14µs, configure 0µs
+pacing        held back: foreign rtnl waits p99 3.1 ms, bound 2.0 ms, 140/s
 recycle       11.0k used again, 3 not (3 sysctls)
 memory        daemon 12.0MiB; kernel per slot: slab 85.0KiB
 waiting

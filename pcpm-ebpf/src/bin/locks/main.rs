@@ -37,6 +37,13 @@ mod entry {
         let (tid, _) = task::current();
         i32::from(maps::worker_joins(tid, ctx.arg(0)))
     }
+
+    /// As above, run by the daemon.
+    #[raw_tracepoint]
+    fn who_am_i(_: RawTracePointContext) -> i32 {
+        let (_, pid) = task::current();
+        pid.cast_signed()
+    }
 }
 
 /// The kernel offers some helpers to programs with a GPL-compatible licence only.

@@ -52,6 +52,9 @@ static WORKERS: HashMap<u32, u32, { MOST_WORKERS as usize }> = HashMap::new();
 static OPERATIONS: Array<u64, { MOST_WORKERS as usize }, { BPF_F_MMAPABLE as usize }> =
     Array::new();
 
+#[btf_map]
+static PRESSURE: PerCpuArray<Waiters, 1> = PerCpuArray::new();
+
 /// Of [`pcpm_ebpf::locks::LongWait`]s.
 #[btf_map]
 pub(crate) static LONG_WAITS: RingBuf<(), LONG_WAITS_BYTES> = RingBuf::new();
@@ -87,6 +90,15 @@ pub(crate) fn operation(tid: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn worker_joins(tid: u32, place: u32) -> bool {
     WORKERS.insert(tid, place, 0).is_ok()
+}
+
+/// This CPU's figures of waits for the daemon's workers.
+#[inline(always)]
+pub(crate) fn pressure() -> Option<&'static mut Waiters> {
+    // SAFETY: as in `missed`.
+    PRESSURE
+        .get_ptr_mut(0)
+        .map(|pressure| unsafe { &mut *pressure })
 }
 
 /// This CPU's counts of what could not be told.

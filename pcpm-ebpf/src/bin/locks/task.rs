@@ -6,12 +6,15 @@ use core::ffi::c_void;
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_stack, bpf_ktime_get_ns,
-        bpf_probe_read_kernel,
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_stack,
+        bpf_ktime_get_ns, bpf_probe_read_kernel,
     },
     programs::RawTracePointContext,
 };
-use pcpm_ebpf::locks::{CALLER_FRAMES, COMM_BYTES, Tracing, owner_offset, owner_task};
+use pcpm_ebpf::locks::{CALLER_FRAMES, COMM_BYTES, HeldBy, Tracing, owner_offset, owner_task};
+
+/// Of `task_struct::flags`: a thread of the kernel (`include/linux/sched.h`).
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// The running thread, and its process.
 #[inline(always)]
@@ -30,29 +33,63 @@ pub(crate) fn current_comm() -> [u8; COMM_BYTES] {
     comm
 }
 
+/// The running thread's `task_struct`.
+#[inline(always)]
+pub(crate) fn current_task() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Whether the running thread is one of the kernel's own.
+#[inline(always)]
+pub(crate) fn is_kernel_thread(tracing: &Tracing) -> bool {
+    let mut flags = 0_u32;
+    read(&mut flags, current_task() + u64::from(tracing.task_flags));
+    flags & PF_KTHREAD != 0
+}
+
 #[inline(always)]
 pub(crate) fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// The thread that owns `lock`, and its name; 0 if that is not known.
+/// The `task_struct` of the thread that owns `lock`, 0 if that is not known.
 #[inline(always)]
-pub(crate) fn owner(tracing: &Tracing, lock: u64, flags: u32) -> (u32, [u8; COMM_BYTES]) {
-    let mut comm = [0; COMM_BYTES];
+fn owner_of(tracing: &Tracing, lock: u64, flags: u32) -> u64 {
     let Some(offset) = owner_offset(flags) else {
-        return (0, comm);
+        return 0;
     };
+    if tracing.task_pid == 0 {
+        return 0;
+    }
     let mut word = 0_u64;
     read(&mut word, lock + offset as u64);
-    let task = owner_task(flags, word);
-    if task == 0 || tracing.task_pid == 0 {
-        return (0, comm);
+    owner_task(flags, word)
+}
+
+/// The number of the thread that owns `lock`, 0 if that is not known.
+#[inline(always)]
+pub(crate) fn owner_tid(tracing: &Tracing, lock: u64, flags: u32) -> u32 {
+    let mut tid = 0;
+    let task = owner_of(tracing, lock, flags);
+    if task != 0 {
+        read(&mut tid, task + u64::from(tracing.task_pid));
     }
-    let mut tid = 0_u32;
-    read(&mut tid, task + u64::from(tracing.task_pid));
-    read(&mut comm, task + u64::from(tracing.task_comm));
-    (tid, comm)
+    tid
+}
+
+/// The thread that owns `lock`, as far as its `task_struct` says; all zero if it is not known.
+#[inline(always)]
+pub(crate) fn owner(tracing: &Tracing, lock: u64, flags: u32) -> HeldBy {
+    let mut holder = HeldBy::default();
+    let task = owner_of(tracing, lock, flags);
+    if task != 0 {
+        read(&mut holder.tid, task + u64::from(tracing.task_pid));
+        read(&mut holder.pid, task + u64::from(tracing.task_tgid));
+        read(&mut holder.comm, task + u64::from(tracing.task_comm));
+    }
+    holder
 }
 
 /// Reads kernel memory, which may be gone by now: then it is all zeroes.

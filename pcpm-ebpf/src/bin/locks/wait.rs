@@ -5,7 +5,8 @@ use core::hint::black_box;
 
 use aya_ebpf::programs::RawTracePointContext;
 use pcpm_ebpf::locks::{
-    BlockerKey, Holder, LongWait, Tracing, Wait, WaitKey, WaiterKey, bucket, flag, is_slept_for,
+    BlockerKey, Holder, LongWait, Tracing, Wait, WaitKey, WaiterKey, Waiters, bucket, flag,
+    is_slept_for,
 };
 
 use crate::{
@@ -24,19 +25,38 @@ pub(crate) fn begins(lock: u64, flags: u32) {
         return;
     };
     let key = key(lock);
-    if WAITS.get_ptr(&key).is_some() {
-        return;
+    let task = task::current_task();
+    if let Some(wait) = WAITS.get_ptr_mut(&key) {
+        // SAFETY: an entry of this task, which does nothing else now; plain numbers.
+        let wait = unsafe { &mut *wait };
+        if wait.task == task {
+            goes_on(tracing, wait, lock, flags);
+            return;
+        }
+        // Its thread died waiting, and this one has its number: it gives way.
     }
-    let (holder, holder_comm) = task::owner(tracing, lock, flags);
-    let wait = Wait {
-        begun_ns: task::now_ns(),
-        flags,
-        holder,
-        holder_comm,
-        holder_caller: caller_of(lock, holder),
-    };
-    // Without room the wait is missed, and its end says so.
-    let _ = WAITS.insert(&key, wait, 0);
+    let mut holder = task::owner(tracing, lock, flags);
+    if holder.tid != 0 {
+        holder.operation = maps::operation(holder.tid);
+        holder.caller = caller_of(lock, holder.tid);
+    }
+    let is_rtnl = lock == tracing.rtnl;
+    let wait = Wait::begin(task, task::now_ns(), flags, holder, is_rtnl);
+    if WAITS.insert(&key, wait, 0).is_err()
+        && let Some(missed) = maps::missed()
+    {
+        missed.begins += 1;
+    }
+}
+
+/// The wait goes on in another way, perhaps for somebody else by now. That matters for the rtnl lock only.
+#[inline(always)]
+fn goes_on(tracing: &Tracing, wait: &mut Wait, lock: u64, flags: u32) {
+    if lock == tracing.rtnl {
+        let holder = task::owner_tid(tracing, lock, flags);
+        let behind_worker = holder != 0 && maps::operation(holder) != 0;
+        wait.next_phase(task::now_ns(), behind_worker);
+    }
 }
 
 /// The running task waits no more for `lock`: it has it if `failure` is 0.
@@ -53,10 +73,11 @@ pub(crate) fn ends(ctx: &RawTracePointContext, lock: u64, failure: i32) {
     // SAFETY: an entry of this task, which does nothing else now; plain numbers.
     let wait = unsafe { wait.read() };
     let _ = WAITS.remove(&key);
+    let now_ns = task::now_ns();
     let ended = Ended {
         lock,
         tid: key.tid,
-        waited_ns: task::now_ns().saturating_sub(wait.begun_ns),
+        waited_ns: now_ns.saturating_sub(wait.begun_ns),
         caller: task::caller(ctx, tracing),
         operation: maps::operation(key.tid),
     };
@@ -65,8 +86,40 @@ pub(crate) fn ends(ctx: &RawTracePointContext, lock: u64, failure: i32) {
     }
     ended.count(tracing, &wait);
     ended.count_blocker(tracing, &wait);
+    press(tracing, wait.behind_workers_until(now_ns));
     if ended.waited_ns >= tracing.long_wait_ns {
         ended.tell(ctx, &wait);
+    }
+}
+
+/// Counts a wait for the daemon's workers, if it was somebody else's. The kernel's own threads have nobody who waits
+/// for them, and mostly come after what the workers did.
+#[inline(always)]
+fn press(tracing: &Tracing, behind_workers_ns: u64) {
+    if behind_workers_ns == 0 {
+        return;
+    }
+    let (_, pid) = task::current();
+    if pid == tracing.daemon || task::is_kernel_thread(tracing) {
+        return;
+    }
+    if let Some(pressure) = maps::pressure() {
+        add(pressure, behind_workers_ns);
+    }
+}
+
+/// Counts one more wait.
+#[inline(always)]
+fn add(waiters: &mut Waiters, waited_ns: u64) {
+    waiters.count += 1;
+    waiters.total_ns += waited_ns;
+    if waited_ns > waiters.max_ns {
+        waiters.max_ns = waited_ns;
+    }
+    // The compiler knows that there is such a bucket, the verifier wants to see it.
+    let bucket = black_box(bucket(waited_ns));
+    if let Some(count) = waiters.histogram.get_mut(bucket) {
+        *count += 1;
     }
 }
 
@@ -88,11 +141,7 @@ fn caller_of(lock: u64, tid: u32) -> u64 {
     };
     // SAFETY: plain numbers; a mixture of two holders is told by the thread.
     let holder = unsafe { holder.read_volatile() };
-    if tid != 0 && holder.tid == tid {
-        holder.caller
-    } else {
-        0
-    }
+    if holder.tid == tid { holder.caller } else { 0 }
 }
 
 /// A wait of the running task that is over.
@@ -138,32 +187,21 @@ impl Ended {
             };
             waiters = maps::waiters(&key);
         }
-        let Some(waiters) = waiters else {
-            return;
-        };
-        waiters.count += 1;
-        waiters.total_ns += self.waited_ns;
-        if self.waited_ns > waiters.max_ns {
-            waiters.max_ns = self.waited_ns;
-        }
-        // The compiler knows that there is such a bucket, the verifier wants to see it.
-        let bucket = black_box(bucket(self.waited_ns));
-        if let Some(count) = waiters.histogram.get_mut(bucket) {
-            *count += 1;
+        if let Some(waiters) = waiters {
+            add(waiters, self.waited_ns);
         }
     }
 
     #[inline(always)]
     fn count_blocker(&self, tracing: &Tracing, wait: &Wait) {
-        if wait.holder == 0 {
+        if wait.holder.tid == 0 {
             return;
         }
         let key = BlockerKey {
             lock: self.lock,
-            caller: wait.holder_caller,
-            generation: tracing.generation,
             holder: wait.holder,
-            comm: wait.holder_comm,
+            generation: tracing.generation,
+            padding: 0,
         };
         match maps::blocked(&key) {
             Some(blocked) => {
@@ -194,14 +232,13 @@ impl Ended {
             (*record).begun_ns = wait.begun_ns;
             (*record).waited_ns = self.waited_ns;
             (*record).caller = self.caller;
-            (*record).holder_caller = wait.holder_caller;
             (*record).pid = pid;
             (*record).tid = self.tid;
             (*record).holder = wait.holder;
             (*record).operation = self.operation;
             (*record).kind = kind(wait.flags);
+            (*record).padding = 0;
             (*record).comm = task::current_comm();
-            (*record).holder_comm = wait.holder_comm;
             (*record).stack_bytes = task::stack(ctx, &mut (*record).stack);
         }
         entry.submit(0);
