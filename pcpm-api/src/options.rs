@@ -12,17 +12,31 @@ use crate::types::{AttachRequest, UpdateRequest};
 /// Checked options. Two requests for the same have equal ones, in whatever order they name it.
 ///
 /// As text they are what a request has that changes none to them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Texts", into = "Texts")]
 pub struct Options {
     /// Ports of the host that lead to the slot, ascending.
     pub publish: Vec<Port>,
+    /// Whether the daemon keeps those ports from other programs of the host; if not, whoever attached does.
+    pub reserve_ports: bool,
     /// Whom the slot may reach.
     pub rules: Rules,
     /// What the slot may send.
     pub up: Rate,
     /// What may be sent to the slot.
     pub down: Rate,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            publish: Vec::new(),
+            reserve_ports: true,
+            rules: Rules::default(),
+            up: Rate::default(),
+            down: Rate::default(),
+        }
+    }
 }
 
 impl Options {
@@ -39,9 +53,14 @@ impl Options {
             rate_down,
             rate_up_packets,
             rate_down_packets,
+            reserve_ports,
             ..
         } = request;
-        Self::default().changed(&UpdateRequest {
+        let asked = Self {
+            reserve_ports: reserve_ports.unwrap_or(true),
+            ..Self::default()
+        };
+        asked.changed(&UpdateRequest {
             publish: publish.clone(),
             allow: allow.clone(),
             deny: deny.clone(),
@@ -80,6 +99,7 @@ impl Options {
         };
         Ok(Self {
             publish,
+            reserve_ports: self.reserve_ports,
             rules: Rules::new(allow, deny)?,
             up: Rate {
                 bits: bits("rate_up", request.rate_up, self.up.bits)?,
@@ -111,6 +131,7 @@ impl Options {
     pub fn difference(&self, other: &Self) -> Option<&'static str> {
         [
             ("publish", self.publish == other.publish),
+            ("reserve_ports", self.reserve_ports == other.reserve_ports),
             ("allow", self.rules.allow() == other.rules.allow()),
             ("deny", self.rules.deny() == other.rules.deny()),
             ("rate_up", self.up.bits == other.up.bits),
@@ -141,12 +162,15 @@ struct Texts {
     rate_up_packets: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate_down_packets: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reserve_ports: Option<bool>,
 }
 
 impl From<Options> for Texts {
     fn from(options: Options) -> Self {
         let Options {
             publish,
+            reserve_ports,
             rules,
             up,
             down,
@@ -161,6 +185,7 @@ impl From<Options> for Texts {
             rate_down: down.bits,
             rate_up_packets: up.packets,
             rate_down_packets: down.packets,
+            reserve_ports: (!reserve_ports).then_some(false),
         }
     }
 }
@@ -169,7 +194,11 @@ impl TryFrom<Texts> for Options {
     type Error = PoolError;
 
     fn try_from(texts: Texts) -> Result<Self, PoolError> {
-        Self::default().changed(&UpdateRequest {
+        let written = Self {
+            reserve_ports: texts.reserve_ports.unwrap_or(true),
+            ..Self::default()
+        };
+        written.changed(&UpdateRequest {
             publish: Some(texts.publish),
             allow: Some(texts.allow),
             deny: Some(texts.deny),
@@ -240,6 +269,7 @@ mod tests {
             deny: Some(texts(&["0.0.0.0/0"])),
             rate_up: Some(8_000),
             rate_down_packets: Some(1),
+            reserve_ports: Some(false),
             ..AttachRequest::default()
         };
         for request in [request(), all, AttachRequest::default()] {

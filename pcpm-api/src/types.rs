@@ -339,6 +339,8 @@ pub struct AttachRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserve_ports: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deny: Option<Vec<String>>,

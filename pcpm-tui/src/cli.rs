@@ -355,6 +355,7 @@ impl AttachOptions {
             lease: Some(lease.lease),
             lease_pid: lease.pid,
             exclusive: None,
+            reserve_ports: None,
             pass_fd: None,
         }
     }

@@ -173,7 +173,8 @@ fn podman_starts_containers_through_cni() -> Result<()> {
     fs::copy(binary("pcpm-cni")?, plugins.join("pcpm-cni"))?;
     host.write(
         "/run/cni/net.d/10-pcpm.conflist",
-        r#"{"cniVersion": "0.4.0", "name": "pcpm", "plugins": [{"type": "pcpm-cni"}]}"#,
+        r#"{"cniVersion": "0.4.0", "name": "pcpm", "plugins": [
+            {"type": "pcpm-cni", "reservePorts": false, "capabilities": {"portMappings": true}}]}"#,
     )?;
     host.write(
         "/run/containers.conf",
@@ -181,12 +182,13 @@ fn podman_starts_containers_through_cni() -> Result<()> {
          network_config_dir = '/run/cni/net.d'\n[engine]\nruntime = 'runc'\n",
     )?;
     let cni = |line: &str| podman(&host, line).env("CONTAINERS_CONF", "/run/containers.conf");
-    let run = format!("run -d --name web {LIMITS} --network pcpm --rootfs {ROOTFS} {SERVER}");
+    let run =
+        format!("run -d --name web {LIMITS} --network pcpm -p 8080:80 --rootfs {ROOTFS} {SERVER}");
     quietly(cni(&run))?;
     let address = host.address()?;
     let said = cni(&format!("exec web {ADDRESS}")).run()?;
     assert!(said.contains(&address), "{said}");
-    host.fetch(&format!("http://{address}/"))?;
+    host.fetch("http://127.0.0.1:8080/")?;
     quietly(cni("restart -t 0 web"))?;
     host.fetch(&format!("http://{}/", host.address()?))?;
     quietly(cni("rm -f -t 0 web"))?;

@@ -22,7 +22,7 @@ use crate::{
     net::slot_name,
     policy::{PolicyError, PolicyId},
     pool::{Holder, SlotIndex},
-    reservation::ReservationError,
+    reservation::{Keeper, ReservationError},
 };
 
 /// The number of no rules.
@@ -41,7 +41,7 @@ impl Engine {
         };
         let holder = holder.clone();
         let options = &holder.options;
-        self.reserve(slot, &options.publish)?;
+        self.reserve(slot, &options.publish, keeper(options))?;
         let granted = self.acquire_policy(&options.rules).and_then(|policy| {
             if options.has_settings() {
                 let settings = settings(epoch, policy, options);
@@ -98,7 +98,7 @@ impl Engine {
         let epoch = self.pool.epoch(slot);
         let taken = takes_more(&before.publish, &after.publish);
         let given_up = takes_more(&after.publish, &before.publish);
-        self.reserve(slot, &taken)?;
+        self.reserve(slot, &taken, keeper(after))?;
         let changed = self.acquire_policy(&after.rules).and_then(|policy| {
             self.lead(slot, epoch, &after.publish, &before.publish)
                 .and_then(|()| {
@@ -126,8 +126,13 @@ impl Engine {
             .retain(|(of, port)| *of != slot || !ports.contains(port));
     }
 
-    fn reserve(&mut self, slot: SlotIndex, ports: &[Port]) -> Result<(), PoolError> {
-        let reserved = self.reservations.reserve(slot, ports);
+    fn reserve(
+        &mut self,
+        slot: SlotIndex,
+        ports: &[Port],
+        keeper: Keeper,
+    ) -> Result<(), PoolError> {
+        let reserved = self.reservations.reserve(slot, ports, keeper);
         reserved.map_err(|error| self.not_reserved(&error))
     }
 
@@ -228,6 +233,15 @@ pub(super) fn complain(done: Result<(), BpfError>) {
 fn failed(error: &dyn std::error::Error) -> PoolError {
     PoolError::Failed {
         reason: error.to_string(),
+    }
+}
+
+/// Who keeps the published ports of an attachment that is being made or changed.
+fn keeper(options: &Options) -> Keeper {
+    if options.reserve_ports {
+        Keeper::Daemon
+    } else {
+        Keeper::Client
     }
 }
 

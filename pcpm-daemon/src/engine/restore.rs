@@ -27,7 +27,7 @@ use crate::{
     net::slot_name,
     pool::{Event, Left, Restored, SlotIndex},
     process::Process,
-    reservation::ReservationError,
+    reservation::{Keeper, ReservationError},
 };
 
 /// What becomes of one slot.
@@ -307,12 +307,17 @@ impl Engine {
     }
 
     fn reserve_of(&mut self, slot: SlotIndex) -> Vec<(Port, ReservationError)> {
+        let holder = self.pool.holder(slot);
+        let keeper = match holder {
+            Some(holder) if !holder.options.reserve_ports => Keeper::ClientAlready,
+            _ => Keeper::Daemon,
+        };
         let mut failed = Vec::new();
         self.unreserved.retain(|&(of, port)| {
             if of != slot {
                 return true;
             }
-            let reserved = self.reservations.reserve(slot, &[port]);
+            let reserved = self.reservations.reserve(slot, &[port], keeper);
             reserved
                 .map_err(|error| failed.push((port, error)))
                 .is_err()

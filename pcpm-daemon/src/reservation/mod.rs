@@ -28,6 +28,17 @@ pub(crate) trait PortKernel {
     fn bind(&self, port: &Port, beside: &[BorrowedFd<'_>]) -> Result<OwnedFd, Errno>;
 }
 
+/// Who keeps a published port from other programs of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// The daemon, with a socket.
+    Daemon,
+    /// Whoever attached: a container engine that binds published ports itself. It has to be free until then.
+    Client,
+    /// The same, from an earlier life of the daemon: by now it is bound.
+    ClientAlready,
+}
+
 /// Why a port cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReservationError {
@@ -68,7 +79,8 @@ pub(crate) struct Reservations {
 struct Held {
     port: Port,
     slot: SlotIndex,
-    socket: OwnedFd,
+    /// None where the client keeps the port.
+    socket: Option<OwnedFd>,
 }
 
 impl Reservations {
@@ -93,9 +105,10 @@ impl Reservations {
         &mut self,
         slot: SlotIndex,
         ports: &[Port],
+        keeper: Keeper,
     ) -> Result<(), ReservationError> {
         for (done, port) in ports.iter().enumerate() {
-            if let Err(error) = self.reserve_one(slot, *port) {
+            if let Err(error) = self.reserve_one(slot, *port, keeper) {
                 self.release(slot, &ports[..done]);
                 return Err(error);
             }
@@ -121,7 +134,12 @@ impl Reservations {
         }
     }
 
-    fn reserve_one(&mut self, slot: SlotIndex, port: Port) -> Result<(), ReservationError> {
+    fn reserve_one(
+        &mut self,
+        slot: SlotIndex,
+        port: Port,
+        keeper: Keeper,
+    ) -> Result<(), ReservationError> {
         if self.count >= self.most {
             return Err(ReservationError::TooMany(self.most));
         }
@@ -133,19 +151,27 @@ impl Reservations {
                 slot: other.slot,
             });
         }
-        let beside: Vec<_> = overlapping.by_ref().map(|h| h.socket.as_fd()).collect();
-        let socket = self
-            .kernel
-            .bind(&port, &beside)
-            .map_err(|errno| match errno {
-                Errno::EADDRINUSE => ReservationError::Taken(port),
-                Errno::EADDRNOTAVAIL => ReservationError::NoSuchAddress(port),
-                other => ReservationError::Bind(port, other),
-            })?;
+        let sockets = overlapping.by_ref().filter_map(|held| held.socket.as_ref());
+        let beside: Vec<_> = sockets.map(OwnedFd::as_fd).collect();
+        let socket = match keeper {
+            Keeper::Daemon => Some(self.bind(port, &beside)?),
+            Keeper::Client => self.bind(port, &beside).map(|_free| None)?,
+            Keeper::ClientAlready => None,
+        };
         let held = self.held.entry(place(&port)).or_default();
         held.push(Held { port, slot, socket });
         self.count += 1;
         Ok(())
+    }
+
+    fn bind(&self, port: Port, beside: &[BorrowedFd]) -> Result<OwnedFd, ReservationError> {
+        self.kernel
+            .bind(&port, beside)
+            .map_err(|errno| match errno {
+                Errno::EADDRINUSE => ReservationError::Taken(port),
+                Errno::EADDRNOTAVAIL => ReservationError::NoSuchAddress(port),
+                other => ReservationError::Bind(port, other),
+            })
     }
 }
 

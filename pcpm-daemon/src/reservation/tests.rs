@@ -19,17 +19,21 @@ fn on(kernel: &FakePorts) -> Reservations {
 #[test]
 fn a_port_of_another_attachment_is_refused_with_its_slot() {
     let mut all = on(&FakePorts::default());
-    all.reserve(1, &ports(&["80:80"])).unwrap();
+    all.reserve(1, &ports(&["80:80"]), Keeper::Daemon).unwrap();
     for overlapping in ["80:8080", "127.0.0.1:80:80"] {
-        let refused = all.reserve(2, &ports(&[overlapping])).unwrap_err();
+        let refused = all
+            .reserve(2, &ports(&[overlapping]), Keeper::Daemon)
+            .unwrap_err();
         assert!(
             matches!(refused, ReservationError::Published { slot: 1, .. }),
             "{refused}"
         );
     }
-    all.reserve(2, &ports(&["udp:80:80"])).unwrap();
+    all.reserve(2, &ports(&["udp:80:80"]), Keeper::Daemon)
+        .unwrap();
     all.release(1, &ports(&["80:80"]));
-    all.reserve(2, &ports(&["127.0.0.1:80:80"])).unwrap();
+    all.reserve(2, &ports(&["127.0.0.1:80:80"]), Keeper::Daemon)
+        .unwrap();
     assert_eq!(all.count(), 2);
 }
 
@@ -38,22 +42,27 @@ fn all_ports_of_a_request_are_reserved_or_none() {
     let kernel = FakePorts::default();
     kernel.failures.borrow_mut().push((82, Errno::EADDRINUSE));
     let mut all = on(&kernel);
-    let refused = all.reserve(1, &ports(&["80-82:80-82"])).unwrap_err();
+    let refused = all
+        .reserve(1, &ports(&["80-82:80-82"]), Keeper::Daemon)
+        .unwrap_err();
     assert!(
         refused.to_string().contains("tcp:82:82 is taken"),
         "{refused}"
     );
     assert_eq!(all.count(), 0);
-    all.reserve(2, &ports(&["80:80"])).unwrap();
+    all.reserve(2, &ports(&["80:80"]), Keeper::Daemon).unwrap();
 }
 
 #[test]
 fn the_number_of_ports_is_bounded() {
     let mut all = on(&FakePorts::default());
-    all.reserve(1, &ports(&["1-3:1-3"])).unwrap();
-    let refused = all.reserve(2, &ports(&["8-9:8-9"])).unwrap_err();
+    all.reserve(1, &ports(&["1-3:1-3"]), Keeper::Daemon)
+        .unwrap();
+    let refused = all
+        .reserve(2, &ports(&["8-9:8-9"]), Keeper::Daemon)
+        .unwrap_err();
     assert_eq!(refused, ReservationError::TooMany(4));
-    all.reserve(2, &ports(&["8:8"])).unwrap();
+    all.reserve(2, &ports(&["8:8"]), Keeper::Daemon).unwrap();
 }
 
 #[test]
@@ -61,8 +70,8 @@ fn an_attachment_may_change_where_its_own_port_answers() {
     let kernel = FakePorts::default();
     let mut all = on(&kernel);
     let (before, after) = (ports(&["80:80"]), ports(&["127.0.0.1:80:80"]));
-    all.reserve(1, &before).unwrap();
-    all.reserve(1, &after).unwrap();
+    all.reserve(1, &before, Keeper::Daemon).unwrap();
+    all.reserve(1, &after, Keeper::Daemon).unwrap();
     all.release(1, &before);
     assert_eq!(kernel.bound.borrow()[1], (after[0], 1));
     assert_eq!(all.count(), 1);
@@ -83,7 +92,7 @@ fn no_program_gets_a_reserved_port_until_it_is_released() {
     let port = free_port();
     let mut all = real();
     let both = ports(&[&format!("{port}:80"), &format!("udp:{port}:80")]);
-    all.reserve(1, &both).unwrap();
+    all.reserve(1, &both, Keeper::Daemon).unwrap();
     TcpStream::connect(("127.0.0.1", port)).expect_err("nobody listens");
     for address in ["0.0.0.0", "127.0.0.1"] {
         // The standard library's listeners share the port with whoever shares it.
@@ -102,11 +111,17 @@ fn a_port_that_a_program_has_is_refused() {
     let program = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = program.local_addr().unwrap().port();
     for wanted in [format!("{port}:80"), format!("127.0.0.1:{port}:80")] {
-        let refused = real().reserve(1, &ports(&[&wanted])).unwrap_err();
+        let refused = real()
+            .reserve(1, &ports(&[&wanted]), Keeper::Daemon)
+            .unwrap_err();
         assert!(matches!(refused, ReservationError::Taken(_)), "{refused}");
     }
     real()
-        .reserve(1, &ports(&[&format!("127.0.0.2:{port}:80")]))
+        .reserve(
+            1,
+            &ports(&[&format!("127.0.0.2:{port}:80")]),
+            Keeper::Daemon,
+        )
         .unwrap();
 }
 
@@ -120,14 +135,15 @@ fn connections_that_an_earlier_program_closed_do_not_keep_their_port() {
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     drop(client);
     let mut all = real();
-    all.reserve(1, &ports(&[&format!("{port}:80")])).unwrap();
+    all.reserve(1, &ports(&[&format!("{port}:80")]), Keeper::Daemon)
+        .unwrap();
     TcpListener::bind(("127.0.0.1", port)).unwrap_err();
 }
 
 #[test]
 fn an_address_that_the_host_does_not_have_is_refused() {
     let wanted = ports(&["192.0.2.77:80:80"]);
-    let refused = real().reserve(1, &wanted).unwrap_err();
+    let refused = real().reserve(1, &wanted, Keeper::Daemon).unwrap_err();
     assert_eq!(refused, ReservationError::NoSuchAddress(wanted[0]));
 }
 
@@ -141,12 +157,29 @@ fn a_port_stays_taken_while_its_address_changes() {
         &format!("udp:127.0.0.1:{port}:80"),
     ]);
     for (before, after) in [(&everywhere, &one), (&one, &everywhere)] {
-        all.reserve(1, before).unwrap();
-        all.reserve(1, after).unwrap();
+        all.reserve(1, before, Keeper::Daemon).unwrap();
+        all.reserve(1, after, Keeper::Daemon).unwrap();
         all.release(1, before);
         TcpListener::bind(("127.0.0.1", port)).unwrap_err();
         UdpSocket::bind(("127.0.0.1", port)).unwrap_err();
         all.release(1, after);
     }
+    assert_eq!(all.count(), 0);
+}
+
+#[test]
+fn a_port_that_the_client_keeps_is_free_for_it_and_for_no_other_attachment() {
+    let kernel = FakePorts::default();
+    let mut all = on(&kernel);
+    kernel.failures.borrow_mut().push((81, Errno::EADDRINUSE));
+    all.reserve(1, &ports(&["80:80"]), Keeper::Client).unwrap();
+    let refused = all.reserve(2, &ports(&["80:80"]), Keeper::Client);
+    assert!(matches!(refused, Err(ReservationError::Published { .. })));
+    let taken = all.reserve(1, &ports(&["81:81"]), Keeper::Client);
+    assert!(matches!(taken, Err(ReservationError::Taken(_))));
+    all.reserve(1, &ports(&["81:81"]), Keeper::ClientAlready)
+        .unwrap();
+    assert_eq!(all.count(), 2);
+    all.release(1, &ports(&["80-81:80-81"]));
     assert_eq!(all.count(), 0);
 }

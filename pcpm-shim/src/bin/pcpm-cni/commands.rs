@@ -68,6 +68,7 @@ fn request(network: &Network, container: &Container) -> Result<AttachRequest, Er
         tenant: network.tenant(&container.args)?.map(str::to_owned),
         labels: Some(labels),
         publish: Some(network.publish()?),
+        reserve_ports: network.reserve_ports,
         allow: network.allow.clone(),
         deny: network.deny.clone(),
         rate_up: rates.up,
