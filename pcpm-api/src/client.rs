@@ -37,8 +37,8 @@ use self::wire::{Deadline, Wire};
 use crate::types::{
     AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, DrainReply,
     DrainRequest, DropsReply, DropsRequest, GetReply, GetRequest, ListReply, LocksReply,
-    LocksRequest, ReloadReply, ResizeReply, ResizeRequest, Status, UpdateRequest, WatchFrame,
-    WatchRequest,
+    LocksRequest, ReloadReply, ResizeReply, ResizeRequest, RetireRequest, Status, UpdateRequest,
+    WatchFrame, WatchRequest,
 };
 
 /// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
@@ -229,6 +229,16 @@ impl Client {
     pub fn drain(&mut self, undo: bool) -> Result<DrainReply, ClientError> {
         let undo = undo.then_some(true);
         self.call("Drain", &DrainRequest { undo })
+    }
+
+    /// Destroys a ready slot, in whose place another one is made.
+    ///
+    /// # Errors
+    /// As [`Client::call`]; refused for a slot that is not ready.
+    pub fn retire(&mut self, slot: &str) -> Result<(), ClientError> {
+        let request = RetireRequest { slot: slot.into() };
+        let Nothing {} = self.call("Retire", &request)?;
+        Ok(())
     }
 
     /// Changes how large the pool is.

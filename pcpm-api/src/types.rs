@@ -430,6 +430,14 @@ pub struct ResizeRequest {
     pub target: Option<TargetMode>,
 }
 
+/// Parameters of `Retire`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
+#[serde(deny_unknown_fields)]
+pub struct RetireRequest {
+    pub slot: String,
+}
+
 /// Reply of `Resize`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "async", derive(zlink::introspect::Type))]

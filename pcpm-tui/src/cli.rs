@@ -11,6 +11,7 @@ use pcpm_api::types::{AttachRequest, Lease, OnEmpty, ResizeRequest, TargetMode, 
 use pcpm_api::{DEFAULT_SOCKET, duration};
 
 use crate::parse::{self, LeaseOption};
+use crate::top::{Config, ThemeName, View};
 
 /// Where the help puts what every verb takes.
 const EVERYWHERE: &str = "Everywhere";
@@ -76,6 +77,16 @@ line, the first with every slot, the others with those that changed. Exits 3 whe
 
 With --locks there is a line for each of the locks that were waited for longest in the last second
 (kind lock), and one for each long wait (kind wait).";
+
+const TOP_HELP: &str = "\
+Examples:
+  pcpm top                              ? shows the keys
+  pcpm top --once | less                one frame, as text
+  pcpm top --record load.pcpm           everything it sees, for later
+  pcpm top --replay load.pcpm --at 2m   without a daemon, by anybody
+
+The configuration is read from $XDG_CONFIG_HOME/pcpm/top.toml or ~/.config/pcpm/top.toml:
+'pcpm top --print-config > ~/.config/pcpm/top.toml' begins one. NO_COLOR and --color never turn colours off.";
 
 const DROPS_HELP: &str = "\
 Examples:
@@ -195,6 +206,9 @@ pub(crate) enum Verb {
     /// Follow what happens in the pool.
     #[command(after_help = WATCH_HELP)]
     Watch(WatchArgs),
+    /// Show the dashboard.
+    #[command(after_help = TOP_HELP)]
+    Top(TopArgs),
     /// Show which packets were dropped, and why.
     #[command(after_help = DROPS_HELP)]
     Drops(DropsArgs),
@@ -358,6 +372,68 @@ impl AttachOptions {
             reserve_ports: None,
             pass_fd: None,
         }
+    }
+}
+
+/// Words of `top`.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "they are what may be said")]
+pub(crate) struct TopArgs {
+    /// Print one frame as text and end; no terminal is needed.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// The view to begin with.
+    #[arg(long, value_enum, default_value = "overview")]
+    pub(crate) view: View,
+    /// Size of the frame that '--once' prints: 120x40.
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse::size, requires = "once")]
+    pub(crate) size: Option<(u16, u16)>,
+    /// Without the actions that change something.
+    #[arg(long)]
+    read_only: bool,
+    /// Shortest time between two updates.
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    interval: Option<Duration>,
+    /// Colours for a dark or light background, none, or some that everybody can tell apart.
+    #[arg(long, value_enum)]
+    theme: Option<ThemeName>,
+    /// Use only signs that every font has.
+    #[arg(long)]
+    ascii: bool,
+    /// Leave the mouse to the terminal.
+    #[arg(long)]
+    no_mouse: bool,
+    /// Write everything that is seen to a new file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["replay", "once"])]
+    pub(crate) record: Option<PathBuf>,
+    /// Show what was recorded; neither a daemon nor root is needed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) replay: Option<PathBuf>,
+    /// How fast to replay.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, requires = "replay", value_parser = parse::speed)]
+    pub(crate) speed: f64,
+    /// Where in the recording to begin; with '--once', what to show.
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "replay")]
+    pub(crate) at: Option<Duration>,
+    /// Read this configuration.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print the keys, as the configuration has them.
+    #[arg(long)]
+    pub(crate) print_keys: bool,
+    /// Print the configuration in force.
+    #[arg(long, conflicts_with = "print_keys")]
+    pub(crate) print_config: bool,
+}
+
+impl TopArgs {
+    /// What was said here counts more than what is configured.
+    pub(crate) fn apply(&self, config: &mut Config) {
+        config.theme = self.theme.unwrap_or(config.theme);
+        config.ascii |= self.ascii;
+        config.read_only |= self.read_only;
+        config.mouse &= !self.no_mouse;
+        config.interval_ms = self.interval.map_or(config.interval_ms, milliseconds);
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Run(args) => run::run(&session, args),
         Verb::Exec { owner, command } => run::exec(&session, owner, command),
         Verb::Status => status::status(&session),
+        Verb::Top(args) => crate::top::run(&session.socket, args, session.look.colour),
         Verb::Watch(args) => watch::watch(&session, args),
         Verb::Drops(args) => drops::drops(&session, args),
         Verb::Locks(args) => locks::locks(&session, args),
@@ -78,7 +79,7 @@ impl Session {
 }
 
 /// Writes to standard output at once; that nobody reads it is an error like any other.
-fn print_text(text: &str) -> Result<()> {
+pub(crate) fn print_text(text: &str) -> Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()?;

@@ -8,6 +8,7 @@ mod namespace;
 mod parse;
 mod render;
 mod signals;
+mod top;
 
 use std::process::ExitCode;
 

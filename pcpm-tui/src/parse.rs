@@ -10,6 +10,24 @@ pub(crate) fn rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads `120x40`.
+pub(crate) fn size(text: &str) -> Result<(u16, u16), String> {
+    let sides = text.split_once('x');
+    let sides = sides.and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    match sides {
+        Some((width @ 1..=1000, height @ 1..=1000)) => Ok((width, height)),
+        _ => Err("not a size: write 120x40, each at most 1000".into()),
+    }
+}
+
+/// Reads how many times as fast, from a quarter to 64 times.
+pub(crate) fn speed(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(speed) if (0.25..=64.0).contains(&speed) => Ok(speed),
+        _ => Err("not a speed: write a number from 0.25 to 64".into()),
+    }
+}
+
 /// A lease, and the process that it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseOption {

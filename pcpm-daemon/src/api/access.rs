@@ -174,7 +174,9 @@ impl Call {
             | Self::Locks(_)
             | Self::Doctor => Role::Viewer,
             Self::Attach(_) | Self::Detach(_) | Self::Update(_) => Role::User,
-            Self::Drain(_) | Self::Resize(_) | Self::Reload => Role::Administrator,
+            Self::Drain(_) | Self::Resize(_) | Self::Retire(_) | Self::Reload => {
+                Role::Administrator
+            }
         }
     }
 }

@@ -174,6 +174,10 @@ impl Client {
                 let resized = self.service.engine.borrow_mut().resize(&request);
                 self.result(mode, resized).await
             }
+            Call::Retire(request) => {
+                let retired = self.service.engine.borrow_mut().retire_ready(&request.slot);
+                self.result(mode, retired.map(|()| NoParameters {})).await
+            }
             Call::Reload => {
                 let reloaded = self.service.reload.run();
                 let reloaded = reloaded.map_err(|reason| PoolError::Failed { reason });

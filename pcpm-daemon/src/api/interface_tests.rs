@@ -150,6 +150,7 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             shape_of(types::ResizeRequest::TYPE),
             shape_of(types::ResizeReply::TYPE),
         ),
+        ("Retire", shape_of(types::RetireRequest::TYPE), vec![]),
         ("Reload", vec![], shape_of(types::ReloadReply::TYPE)),
         ("Doctor", vec![], shape_of(types::DoctorReply::TYPE)),
     ];

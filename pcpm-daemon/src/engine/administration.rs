@@ -6,6 +6,7 @@ use pcpm_api::{
 };
 
 use super::{Engine, events::Happening};
+use crate::net;
 use crate::pool::{Adaptive, Event, Quotas, Target};
 
 /// Both kinds of target, so that one can be changed for the other.
@@ -65,6 +66,16 @@ impl Engine {
                 .push(Happening::Draining { on: true }, None, None);
         }
         self.feed(Event::Drain, None);
+    }
+
+    /// Destroys a ready slot, in whose place another one is made.
+    pub(crate) fn retire_ready(&mut self, name: &str) -> Result<(), PoolError> {
+        let slot = (0..self.pool.room()).find(|&slot| net::slot_name(slot) == name);
+        let Some(slot) = slot.filter(|&slot| self.pool.is_idle(slot)) else {
+            return Err(PoolError::invalid("slot", format!("'{name}' is not ready")));
+        };
+        self.feed(Event::Spoiled(slot), None);
+        Ok(())
     }
 
     /// Takes attaches again.

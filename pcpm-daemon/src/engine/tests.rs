@@ -437,6 +437,22 @@ fn traffic_of_an_earlier_holder_is_not_counted() {
 }
 
 #[test]
+fn a_ready_slot_is_retired_and_made_anew_and_no_other_is() {
+    let bench = Bench::filled(2);
+    bench.attach(request("a")).unwrap();
+    let retire = |slot: &str| bench.engine.borrow_mut().retire_ready(slot);
+    for refused in ["s0000", "s0009", "web"] {
+        let error = retire(refused).unwrap_err().to_string();
+        assert!(error.contains("is not ready"), "{error}");
+    }
+    retire("s0001").unwrap();
+    assert_eq!(bench.engine.borrow().counts().ready, 0);
+    bench.work();
+    let counts = bench.engine.borrow().counts();
+    assert_eq!((counts.ready, counts.attached), (1, 1));
+}
+
+#[test]
 fn a_watcher_gets_a_snapshot_and_then_what_changed() {
     let bench = Bench::filled(2);
     let subscription = Subscription::new(&bench.engine, &types::WatchRequest::default());

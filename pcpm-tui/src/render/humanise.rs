@@ -9,7 +9,7 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 /// A short time: `14µs`, `1.2ms`, `3.4s`; longer ones like [`long`].
-pub(super) fn micros(us: u64) -> String {
+pub(crate) fn micros(us: u64) -> String {
     if us < 60_000_000 {
         return scaled(us, 1000, &["µs", "ms", "s"]);
     }
@@ -17,7 +17,7 @@ pub(super) fn micros(us: u64) -> String {
 }
 
 /// A long time by its two largest units: `45s`, `2m5s`, `3h`, `12d4h`.
-pub(super) fn long(duration: Duration) -> String {
+pub(crate) fn long(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let parts = [
         (seconds / 86_400, "d"),
@@ -39,12 +39,12 @@ pub(super) fn long(duration: Duration) -> String {
 }
 
 /// How long ago `then_ms` was; nothing is ever in the future.
-pub(super) fn age(then_ms: u64, now_ms: u64) -> String {
+pub(crate) fn age(then_ms: u64, now_ms: u64) -> String {
     long(Duration::from_millis(now_ms.saturating_sub(then_ms)))
 }
 
 /// A size: `512B`, `1.5KiB`, `20.0MiB`.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     scaled(
         bytes,
         1024,
@@ -53,7 +53,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// A number of things: `9999` as it is, then `12.3k`, `4.5M`.
-pub(super) fn count(count: u64) -> String {
+pub(crate) fn count(count: u64) -> String {
     if count < 10_000 {
         return count.to_string();
     }
@@ -61,7 +61,7 @@ pub(super) fn count(count: u64) -> String {
 }
 
 /// A moment, as RFC 3339 in UTC.
-pub(super) fn moment(ms: u64) -> String {
+pub(crate) fn moment(ms: u64) -> String {
     let (seconds, ms) = (ms / 1000, ms % 1000);
     let (year, month, day) = civil(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);

@@ -1,0 +1,290 @@
+//! Who waits for the kernel's locks, and who holds them.
+
+use pcpm_api::types::{LockBlocker, LockWaiter, LongWait};
+use ratatui::layout::Rect;
+
+use super::{
+    canvas::{Canvas, Span, columns, row, rows},
+    chart::logarithmic,
+    grid, overview, slots,
+    tenants::share_bar,
+    text::fit,
+    theme::Role,
+};
+use crate::{
+    render::humanise,
+    top::{
+        num::float,
+        state::{
+            State,
+            locks::{Cost, RTNL, Waits},
+            table::Column,
+        },
+    },
+};
+
+/// Cells of the figures beside the name of a lock.
+const FIGURES: u16 = 40;
+
+pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
+    let (model, range) = (state.model(), state.range());
+    if let Some(reason) = &model.locks.unavailable {
+        let inside = canvas.panel(area, "Locks", &[]);
+        canvas.line(
+            row(inside, 1),
+            0,
+            &[(Role::Warning, "  not watched: "), (Role::Text, reason)],
+        );
+        canvas.line(
+            row(inside, 2),
+            0,
+            &[(Role::Dim, "  'pcpm doctor' says what the kernel lacks")],
+        );
+        return;
+    }
+    let waits = model.locks.waits(range);
+    let [upper, middle, lower] = rows(area, [8, 7, 7]);
+    let [chart, locks] = columns(upper, [1, 1]);
+    wait_chart(canvas, chart, state);
+    lock_list(canvas, locks, &waits);
+    waiters(canvas, middle, state, &waits);
+    let [blockers, longest] = columns(lower, [1, 1]);
+    blocker_list(canvas, blockers, &waits);
+    long_list(canvas, longest, &waits);
+}
+
+/// Quantiles of waits for the lock that matters most, second by second.
+fn wait_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
+    let inside = canvas.panel(
+        area,
+        "rtnl waits",
+        &[
+            (Role::Line(1), "p50 "),
+            (Role::Line(2), "p99 "),
+            (Role::Line(3), "max"),
+        ],
+    );
+    if inside.height < 3 {
+        return;
+    }
+    let chart = Rect {
+        height: inside.height - 1,
+        ..inside
+    };
+    let costs = state
+        .model()
+        .locks
+        .columns(RTNL, state.range(), usize::from(chart.width));
+    let some: Vec<_> = costs
+        .iter()
+        .flatten()
+        .filter(|cost| cost.waits > 0)
+        .collect();
+    let min = some.iter().map(|cost| cost.p50_us).min();
+    let (Some(min), Some(max)) = (min, some.iter().map(|cost| cost.max_us).max()) else {
+        canvas.line(
+            row(chart, chart.height / 2),
+            0,
+            &[(Role::Faint, " nobody waited in this time")],
+        );
+        canvas.time_axis(
+            row(inside, chart.height),
+            state.window_s(),
+            &overview::end_of_time(state),
+        );
+        return;
+    };
+    let (low, high) = (float(min) * 0.8, float(max) * 1.1);
+    let figures: [fn(&Cost) -> u64; 3] =
+        [|cost| cost.p50_us, |cost| cost.p99_us, |cost| cost.max_us];
+    let lines: Vec<_> = [1, 2, 3]
+        .into_iter()
+        .zip(figures)
+        .rev()
+        .map(|(line, figure)| {
+            let share = |cost: &Cost| logarithmic(float(figure(cost)), low, high);
+            let waited = bridged(&costs);
+            let points = waited.iter().map(|cost| cost.as_ref().map(share)).collect();
+            (canvas.theme.style(Role::Line(line)), points)
+        })
+        .collect();
+    canvas.lines(chart, &lines);
+    let top = format!(" {}", humanise::micros(max));
+    canvas.line(chart, 0, &[(Role::Faint, &top)]);
+    let bottom = format!(" {}", humanise::micros(min));
+    canvas.line(row(chart, chart.height - 1), 0, &[(Role::Faint, &bottom)]);
+    canvas.time_axis(
+        row(inside, chart.height),
+        state.window_s(),
+        &overview::end_of_time(state),
+    );
+}
+
+/// Columns that are narrower than a second have what the second had.
+fn bridged(costs: &[Option<Cost>]) -> Vec<Option<Cost>> {
+    const BRIDGED: usize = 8;
+    let mut last = None;
+    costs
+        .iter()
+        .enumerate()
+        .map(|(at, cost)| {
+            if cost.is_some() {
+                last = Some(at);
+            }
+            let held = last.filter(|last| at - last < BRIDGED)?;
+            costs[held].filter(|cost| cost.waits > 0)
+        })
+        .collect()
+}
+
+fn lock_list(canvas: &mut Canvas<'_>, area: Rect, waits: &Waits) {
+    let facts = format!("of {}", humanise::micros(waits.observed_ms * 1000));
+    let inside = canvas.panel(area, "Locks", &[(Role::Dim, &facts)]);
+    if inside.height < 2 {
+        return;
+    }
+    let name_width = usize::from(inside.width.saturating_sub(FIGURES)).max(10);
+    let title = format!(
+        "{:<name_width$} {:>7}{:>8}{:>8}{:>8}{:>7}",
+        "LOCK", "WAITS", "TOTAL", "p99", "MAX", "SHARE"
+    );
+    canvas.line(row(inside, 0), 0, &[(Role::Dim, &title)]);
+    for (y, lock) in (1..inside.height).zip(&waits.locks) {
+        let name = format!("{} {}", lock.lock, lock.kind);
+        let name = super::text::clean(&name);
+        let name = fit(&name, name_width, canvas.theme.ascii);
+        let share = float(lock.total_us) / 10.0 / float(waits.observed_ms.max(1));
+        let figures = format!(
+            " {:>7}{:>8}{:>8}{:>8}{share:>6.1}%",
+            humanise::count(lock.waits),
+            humanise::micros(lock.total_us),
+            humanise::micros(lock.p99_us),
+            humanise::micros(lock.max_us),
+        );
+        let role = if lock.lock == RTNL {
+            Role::Title
+        } else {
+            Role::Text
+        };
+        let pad = " ".repeat(name_width.saturating_sub(super::text::width(&name)));
+        canvas.line(
+            row(inside, y),
+            0,
+            &[(role, &name), (Role::Text, &pad), (Role::Text, &figures)],
+        );
+    }
+    if waits.locks.is_empty() {
+        canvas.line(
+            row(inside, 1),
+            0,
+            &[(Role::Faint, " nobody waited in this time")],
+        );
+    }
+}
+
+fn waiters(canvas: &mut Canvas<'_>, area: Rect, state: &State, waits: &Waits) {
+    let now_ms = state.model().now_ms;
+    let shown = state.waiters.rows(waits.waiters.iter(), now_ms);
+    let extent = grid::extent(&shown, &state.waiters, area.height.saturating_sub(2));
+    let facts = slots::caption(state.waiters.filter.text(), &extent);
+    let inside = canvas.panel(area, "Who waits", &[(Role::Dim, &facts)]);
+    grid::table(canvas, inside, &shown, &state.waiters, now_ms, look);
+}
+
+fn look(_: &Canvas<'_>, waiter: &LockWaiter, column: &Column<LockWaiter>) -> (Option<char>, Role) {
+    match column.key {
+        "waiter" => (None, Role::Title),
+        "lock" if waiter.lock != RTNL => (None, Role::Dim),
+        "in" => (None, Role::Dim),
+        _ => (None, Role::Text),
+    }
+}
+
+fn blocker_list(canvas: &mut Canvas<'_>, area: Rect, waits: &Waits) {
+    let inside = canvas.panel(area, "Who is waited for", &[]);
+    let most = waits.blockers.first().map_or(1, |blocker| blocker.total_us);
+    for (y, blocker) in (0..inside.height).zip(&waits.blockers) {
+        let line = row(inside, y);
+        let took = format!("{:>7} ", humanise::micros(blocker.total_us));
+        let taken = canvas.line(line, 0, &[(Role::Text, &took)]);
+        let bar = Rect {
+            x: line.x + taken,
+            width: 8,
+            ..line
+        };
+        share_bar(canvas, bar.intersection(line), blocker.total_us, most);
+        let rest = Rect {
+            x: line.x + taken + 9,
+            width: line.width.saturating_sub(taken + 9),
+            ..line
+        };
+        blocker_line(canvas, rest, blocker);
+    }
+    if waits.blockers.is_empty() && inside.height > 0 {
+        canvas.line(row(inside, 0), 0, &[(Role::Faint, " nobody")]);
+    }
+}
+
+fn blocker_line(canvas: &mut Canvas<'_>, area: Rect, blocker: &LockBlocker) {
+    let operation = blocker.operation.as_deref();
+    let pid = blocker.pid.filter(|_| operation.is_none());
+    let pid = pid.map_or_else(String::new, |pid| format!("({pid})"));
+    let caller = blocker
+        .caller
+        .as_deref()
+        .map_or_else(String::new, |caller| format!(" in {caller}"));
+    let lock = if blocker.lock == RTNL {
+        String::new()
+    } else {
+        format!(" {}", blocker.lock)
+    };
+    let spans: [Span<'_>; 4] = [
+        (Role::Title, operation.unwrap_or(&blocker.thread)),
+        (Role::Dim, &pid),
+        (Role::Dim, &caller),
+        (Role::Dim, &lock),
+    ];
+    canvas.line(area, 0, &spans);
+}
+
+fn long_list(canvas: &mut Canvas<'_>, area: Rect, waits: &Waits) {
+    let facts = if waits.long.is_empty() {
+        ""
+    } else {
+        "Enter: stacks"
+    };
+    let inside = canvas.panel(area, "Longest waits", &[(Role::Dim, facts)]);
+    for (y, wait) in (0..inside.height).zip(&waits.long) {
+        long_line(canvas, row(inside, y), wait);
+    }
+    if waits.long.is_empty() && inside.height > 0 {
+        canvas.line(
+            row(inside, 0),
+            0,
+            &[(Role::Faint, " none of 10 ms or more")],
+        );
+    }
+}
+
+/// One wait in a line.
+pub(super) fn long_line(canvas: &mut Canvas<'_>, area: Rect, wait: &LongWait) {
+    let time = grid::time_of_day(wait.time_ms);
+    let waited = format!(" {:>7} ", humanise::micros(wait.waited_us));
+    let who = wait.operation.as_deref().unwrap_or(&wait.thread);
+    let holder = wait
+        .holder
+        .as_deref()
+        .map_or_else(String::new, |holder| format!(" held by {holder}"));
+    let caller = format!(" in {}", wait.caller);
+    canvas.line(
+        area,
+        0,
+        &[
+            (Role::Dim, time.get(..8).unwrap_or(&time)),
+            (Role::Warning, &waited),
+            (Role::Title, who),
+            (Role::Dim, &caller),
+            (Role::Dim, &holder),
+        ],
+    );
+}
