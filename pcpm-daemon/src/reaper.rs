@@ -169,11 +169,11 @@ impl Told {
     fn news(&mut self, of: &str, mended: anyhow::Result<Vec<String>>) -> Vec<Finding> {
         match mended {
             Ok(missing) => {
-                self.broken.remove(of);
-                let repaired = missing.into_iter().map(|what| Finding::Repaired {
-                    what: format!("{of}: {what}"),
-                });
-                repaired.collect()
+                let was_broken = self.broken.remove(of);
+                let again = was_broken.map(|reason| format!("was broken: {reason}"));
+                let repaired = missing.into_iter().map(|what| format!("{of}: {what}"));
+                let told = repaired.chain(again);
+                told.map(|what| Finding::Repaired { what }).collect()
             }
             Err(error) => {
                 let reason = format!("{of}: {error:#}");

@@ -77,15 +77,15 @@ impl Listener {
         const PAUSE: Duration = Duration::from_millis(20);
         let mut next_client = 1;
         loop {
-            match self.0.listener.accept().await {
+            let accepted = self.0.listener.accept().await;
+            let failure = accepted.as_ref().err().map(ToString::to_string);
+            service.engine.borrow_mut().accepting(failure);
+            match accepted {
                 Ok((stream, _)) => {
                     admit(stream, &service, next_client);
                     next_client += 1;
                 }
-                Err(error) => {
-                    tracing::warn!("accept a client: {error}");
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     }

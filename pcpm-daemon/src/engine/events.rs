@@ -87,6 +87,11 @@ pub(super) enum Happening {
         message: String,
         is_trouble: bool,
     },
+    /// Clients cannot be accepted, or can again.
+    Clients {
+        message: String,
+        is_trouble: bool,
+    },
     Flows(FillChange),
 }
 
@@ -116,6 +121,7 @@ impl Happening {
             Self::Repaired { .. } => "repaired",
             Self::Broken { .. } => "broken",
             Self::Journal { .. } => "journal",
+            Self::Clients { .. } => "clients",
             Self::Flows(_) => "flows",
         }
     }
@@ -125,7 +131,9 @@ impl Happening {
     pub(super) fn level(&self) -> Level {
         match self {
             Self::Lost { .. } | Self::Broken { .. } | Self::NotReloaded { .. } => Level::ERROR,
-            Self::Journal { is_trouble, .. } if *is_trouble => Level::ERROR,
+            Self::Journal { is_trouble, .. } | Self::Clients { is_trouble, .. } if *is_trouble => {
+                Level::ERROR
+            }
             Self::Flows(change) if change.is_high => Level::WARN,
             Self::Failed { .. }
             | Self::Unreserved { .. }
@@ -136,6 +144,7 @@ impl Happening {
             | Self::Reloaded { .. }
             | Self::Uplinks { .. }
             | Self::Journal { .. }
+            | Self::Clients { .. }
             | Self::Flows(_) => Level::INFO,
             Self::Ready
             | Self::Attached { .. }
@@ -160,7 +169,9 @@ impl Happening {
             | Self::Broken { reason }
             | Self::Unreserved { reason } => reason.clone(),
             Self::Repaired { what } => what.clone(),
-            Self::Journal { message, .. } | Self::Reloaded { message } => message.clone(),
+            Self::Journal { message, .. }
+            | Self::Clients { message, .. }
+            | Self::Reloaded { message } => message.clone(),
             Self::NotReloaded { reason } => format!("not reloaded: {reason}"),
             Self::Tampered { how } => how.clone(),
             Self::Waiting { ahead: 0 } => "next in line for a slot".to_owned(),

@@ -158,6 +158,8 @@ pub(crate) struct Engine {
     memory: status::MemoryFigures,
     collected: Collected,
     clients: u32,
+    /// The last one could not be accepted.
+    turns_clients_away: bool,
     started: Instant,
     /// Wakes the timer when the pool's next deadline changed.
     deadline_changed: Rc<Notify>,
@@ -226,6 +228,7 @@ impl Engine {
             memory: status::MemoryFigures::default(),
             collected: Collected::default(),
             clients: 0,
+            turns_clients_away: false,
             started: Instant::now(),
             deadline_changed: Rc::default(),
             armed: None,
@@ -292,6 +295,21 @@ impl Engine {
     /// Connected clients.
     pub(crate) fn clients(&self) -> u32 {
         self.clients
+    }
+
+    /// A client could be accepted, or not for this reason. That is told when it changes.
+    pub(crate) fn accepting(&mut self, failure: Option<String>) {
+        let is_trouble = failure.is_some();
+        if std::mem::replace(&mut self.turns_clients_away, is_trouble) != is_trouble {
+            let message = match failure {
+                Some(reason) => format!("cannot be accepted: {reason}"),
+                None => "are accepted again".to_owned(),
+            };
+            self.note(Happening::Clients {
+                message,
+                is_trouble,
+            });
+        }
     }
 
     /// A client connected.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::programs::SchedClassifier;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use pcpm_ebpf::abi::{LINK_INDEX_BASE, names};
@@ -509,4 +510,49 @@ fn our_own_routes_are_not_in_the_way_of_the_pool() {
         let conflict = other.conflict(pool).unwrap().unwrap();
         assert_eq!(conflict.0, "address 169.254.1.1/32 on pcpm0");
     });
+}
+
+/// The limit on network namespaces counts for each user namespace, so a test that may not change the machine's
+/// makes one of its own. No programs can be loaded there: the hub is a bare namespace.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn without_a_namespace_to_be_had_a_slot_fails_and_leaves_nothing() {
+    const INSIDE: &str = "PCPM_TEST_IN_USER_NAMESPACE";
+    const LIMIT: &str = "/proc/sys/user/max_net_namespaces";
+    if std::env::var_os(INSIDE).is_none() {
+        let this = std::env::current_exe().unwrap();
+        let name = "net::tests::without_a_namespace_to_be_had_a_slot_fails_and_leaves_nothing";
+        let output = std::process::Command::new("unshare")
+            .args(["-U", "-r", "-n", "-m", "-p", "-f", "--mount-proc"])
+            .arg(this)
+            .args(["--ignored", "--exact", name])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let state_dir = tempfile::tempdir().unwrap();
+    let mut host = Host::open(state_dir.path()).unwrap();
+    fs::create_dir(state_dir.path().join("netns")).unwrap();
+    let netns = namespace::in_thread(|| {
+        namespace::enter_new().unwrap();
+        namespace::current().unwrap()
+    });
+    let hub = Hub {
+        number: 0,
+        host_ifindex: 0,
+        netns: Arc::new(netns),
+    };
+    let mut worker = host.worker(Arc::new([hub]));
+    fs::write(LIMIT, "1").unwrap();
+    let failure = worker.create_slot(&slot_spec(0)).unwrap_err();
+    assert_eq!(failure.errno, Some(Errno::ENOSPC), "{failure}");
+    assert!(failure.to_string().contains("create a network namespace"));
+    fs::write(LIMIT, "100").unwrap();
+    // Now there is one, in which a user namespace may not do all that a slot wants.
+    let failure = worker.create_slot(&slot_spec(0)).unwrap_err();
+    assert_eq!(failure.errno, Some(Errno::EINVAL), "{failure}");
+    let left = namespace::files_below(&state_dir.path().join("netns"));
+    assert!(left.is_empty(), "{left:?}");
 }
