@@ -111,6 +111,8 @@ pub struct Attachment {
     pub netns: String,
     pub interface: String,
     pub addresses: Vec<String>,
+    #[serde(default)]
+    pub inner_addresses: Vec<String>,
     pub gateways: Vec<String>,
     pub mac: String,
     pub mtu: u32,

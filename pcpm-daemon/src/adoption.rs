@@ -68,14 +68,32 @@ fn change_of_addresses(then: &abi::Config, now: &abi::Config) -> Option<String> 
         let then = Ipv4Addr::from_bits(then.pool_base);
         return Some(format!("pool_cidr: slots have addresses from {then} on"));
     }
-    let same = then.pool6 == now.pool6 && then.pool6_mask == now.pool6_mask;
-    (!same).then(|| {
+    if then.pool6 != now.pool6 || then.pool6_mask != now.pool6_mask {
         if then.pool6 == Address::ANY {
-            return "pool_cidr6: slots have no IPv6 addresses".to_owned();
+            return Some("pool_cidr6: slots have no IPv6 addresses".to_owned());
         }
         let base = IpAddr::from(then.pool6);
-        format!("pool_cidr6: slots have addresses from {base} on")
-    })
+        return Some(format!("pool_cidr6: slots have addresses from {base} on"));
+    }
+    change_inside(then, now)
+}
+
+/// What is said of addresses inside that are not what they were.
+fn change_inside(then: &abi::Config, now: &abi::Config) -> Option<String> {
+    if then.is_clone() != now.is_clone() {
+        let had = if then.is_clone() {
+            "all slots have the same inner address"
+        } else {
+            "slots have their own addresses inside"
+        };
+        return Some(format!("address_mode: {had}"));
+    }
+    let keys = [
+        ("clone.inner", then.inner, now.inner),
+        ("clone.inner6", then.inner6, now.inner6),
+    ];
+    let changed = keys.into_iter().find(|(_, then, now)| then != now);
+    changed.map(|(key, then, _)| format!("{key}: slots have {} inside", IpAddr::from(then)))
 }
 
 #[cfg(test)]
@@ -115,6 +133,7 @@ mod tests {
     fn other_addresses_retire_slots_that_nobody_holds() {
         assert_eq!(decide(|c| c.pool_base = 0x0ad6_0000, &[]), Ok(false));
         assert_eq!(decide(|c| c.pool6 = Address([1; 4]), &[]), Ok(false));
+        assert_eq!(decide(|c| c.slots_are_clones = 1, &[]), Ok(false));
     }
 
     #[test]
@@ -129,6 +148,21 @@ mod tests {
                 decide(|c| c.pool6 = Address([1; 4]), &[3]),
                 "pool_cidr6: ",
                 "no IPv6",
+            ),
+            (
+                decide(|c| c.slots_are_clones = 1, &[3]),
+                "address_mode: ",
+                "their own addresses inside",
+            ),
+            (
+                decide(|c| c.inner = Address::v4(1), &[3]),
+                "clone.inner: ",
+                "inside, and s0003 are attached",
+            ),
+            (
+                decide(|c| c.inner6 = Address([1; 4]), &[3]),
+                "clone.inner6: ",
+                "inside",
             ),
             (
                 decide(|c| c.capacity = 2, &[1, 2, 3, 4, 5]),

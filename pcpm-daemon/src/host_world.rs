@@ -148,6 +148,7 @@ impl HostWorld {
             state_dir: config.state_dir.clone(),
             pool_cidr: config.pool_cidr,
             pool_prefix6: pool_prefix6(config),
+            inner: inner(config),
             mtu,
             uplinks: uplinks.followed.clone(),
         };
@@ -435,11 +436,16 @@ fn hub_count(config: &Config) -> u32 {
 
 fn programs_config(config: &Config) -> abi::Config {
     let pool6 = pool_prefix6(config);
+    let inner = inner(config);
+    let inner6 = inner.filter(|_| pool6.is_some());
     abi::Config {
         pool_base: config.pool_cidr.network().into(),
         pool_mask: config.pool_cidr.netmask().into(),
         pool6: pool6.map_or(Address::ANY, |prefix| prefix.network().into()),
         pool6_mask: pool6.map_or(Address::ANY, |prefix| prefix.netmask().into()),
+        slots_are_clones: inner.is_some().into(),
+        inner: inner.map_or(Address::ANY, |inner| inner.v4.into()),
+        inner6: inner6.map_or(Address::ANY, |inner| inner.v6.into()),
         capacity: config.max_capacity,
         nat_port_first: config.nat.ports.first,
         nat_port_last: config.nat.ports.last,
@@ -452,6 +458,14 @@ fn programs_config(config: &Config) -> abi::Config {
 /// The prefix of slots' IPv6 addresses: what is set, where there is IPv6.
 fn pool_prefix6(config: &Config) -> Option<Ipv6Net> {
     config.pool_cidr6.prefix.filter(|_| doctor::has_ipv6())
+}
+
+/// What all slots have inside, if it is the same.
+fn inner(config: &Config) -> Option<config::Inner> {
+    match config.address_mode {
+        config::AddressMode::Unique => None,
+        config::AddressMode::Clone(inner) => Some(inner),
+    }
 }
 
 /// The hub's part of the IPv6 prefix.

@@ -49,8 +49,9 @@ Examples:
   pcpm run --name web-1 --tenant shop -- python3 -m http.server 8080
 
 The slot is given back when the command ends, also when pcpm itself is killed. The command gets the
-variables PCPM_OWNER, PCPM_SLOT, PCPM_ADDRESS and PCPM_NETNS, and the signals sent to pcpm. Only its
-network is another one: it sees the files of the host, and /sys still shows the host's devices.
+variables PCPM_OWNER, PCPM_SLOT, PCPM_ADDRESS, PCPM_INNER_ADDRESS and PCPM_NETNS, and the signals sent
+to pcpm. Only its network is another one: it sees the files of the host, and /sys still shows the
+host's devices.
 Joining a network namespace takes root (CAP_SYS_ADMIN).";
 
 const UPDATE_HELP: &str = "\

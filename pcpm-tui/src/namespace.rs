@@ -35,8 +35,13 @@ pub(crate) fn command(words: &[OsString], attachment: &Attachment) -> Command {
         .env("PCPM_OWNER", &attachment.owner)
         .env("PCPM_SLOT", &attachment.slot)
         .env("PCPM_NETNS", &attachment.netns);
-    if let Some(address) = attachment.addresses.first() {
-        command.env("PCPM_ADDRESS", address);
+    for (variable, addresses) in [
+        ("PCPM_ADDRESS", &attachment.addresses),
+        ("PCPM_INNER_ADDRESS", &attachment.inner_addresses),
+    ] {
+        if let Some(address) = addresses.first() {
+            command.env(variable, address);
+        }
     }
     command
 }

@@ -19,6 +19,10 @@ use crate::world::World;
 use crate::{PATIENCE, binary};
 
 const STATE_DIRECTORY: &str = "/run/pcpm";
+/// Has the settings of daemons whose tests give them no file: so tests run again in another mode.
+const SETTINGS: &str = "PCPM_TEST_SETTINGS";
+/// Where they are put.
+const SETTINGS_FILE: &str = "/run/pcpmd-settings.toml";
 
 /// A `pcpmd` that serves its socket. Dropping it kills it.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ impl Daemon {
     ) -> Result<Self> {
         let (log, file) = world.log_file("pcpmd")?;
         let socket = world.path(STATE_DIRECTORY).join("pcpm.sock");
+        let settings = settings(world, args)?;
+        let args = args.iter().copied().chain(settings);
         let command = world.host().command(binary("pcpmd")?, args);
         let command = command.with(|command| {
             command.stdout(std::process::Stdio::null()).stderr(file);
@@ -228,4 +234,16 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// Options for the settings that tests are to run with, if `args` name no file.
+fn settings(world: &World, args: &[&str]) -> Result<Vec<&'static str>> {
+    let Ok(text) = std::env::var(SETTINGS) else {
+        return Ok(Vec::new());
+    };
+    if args.contains(&"--config") {
+        return Ok(Vec::new());
+    }
+    fs::write(world.path(SETTINGS_FILE), text).context("write the settings")?;
+    Ok(vec!["--config", SETTINGS_FILE])
 }

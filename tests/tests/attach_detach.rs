@@ -54,7 +54,7 @@ fn the_namespace_is_as_the_attachment_says() -> Result<()> {
     );
     let addresses = slot.tool("ip -o -4 address show eth0").run()?;
     assert!(
-        addresses.contains(&format!("{}/32", text(&attached["addresses"][0]))),
+        addresses.contains(&format!("{}/32", text(&attached["inner_addresses"][0]))),
         "{addresses}"
     );
     let routes = slot.tool("ip route").run()?;

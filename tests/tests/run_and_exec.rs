@@ -74,7 +74,7 @@ fn the_slot_is_given_back_when_pcpm_is_killed() -> Result<()> {
 fn a_command_knows_its_slot() -> Result<()> {
     let world = World::new()?;
     let _daemon = world.pool_of(2)?;
-    let script = "echo $PCPM_OWNER $PCPM_SLOT $PCPM_ADDRESS $PCPM_NETNS";
+    let script = "echo $PCPM_OWNER $PCPM_SLOT $PCPM_ADDRESS $PCPM_NETNS $PCPM_INNER_ADDRESS";
     let said = world
         .pcpm(["run", "--name", "job", "--", "sh", "-c", script])?
         .run()?;
@@ -82,6 +82,10 @@ fn a_command_knows_its_slot() -> Result<()> {
     assert_eq!(words[0], "job");
     assert_eq!(words[3], format!("/run/pcpm/netns/{}", words[1]));
     assert!(words[2].starts_with("10.213."), "{said}");
+    assert_eq!(
+        words[4], words[2],
+        "the same unless all slots have one inner address"
+    );
     Ok(())
 }
 
@@ -93,7 +97,10 @@ fn exec_enters_the_slot_of_an_owner() -> Result<()> {
     let addresses = world
         .pcpm(["exec", "web", "--", "ip", "-o", "-4", "address"])?
         .run()?;
-    assert!(addresses.contains(&attached.addresses[0]), "{addresses}");
+    assert!(
+        addresses.contains(&attached.inner_addresses[0]),
+        "{addresses}"
+    );
     let (code, _) = world
         .pcpm(["exec", "web", "--", "sh", "-c", "exit 9"])?
         .fails()?;

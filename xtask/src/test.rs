@@ -11,6 +11,10 @@ use clap::Args;
 use crate::{packages, steps};
 
 const PRIVILEGED: &str = "tests/tests";
+/// What slots reach and what reaches them is the same whatever address they have inside: these run again with
+/// the same one for all.
+const WITH_ONE_INNER_ADDRESS: &str = "test -p pcpm-tests --test traffic --test ipv6 --test published_ports \
+     --test policy --test churn --no-fail-fast --";
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArguments {
@@ -54,6 +58,11 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<()> {
     ] {
         counts.add(count(privileged(line)?.arg(filter))?);
     }
+    let mut again = privileged(WITH_ONE_INNER_ADDRESS)?;
+    let settings = "address_mode = \"clone\"";
+    counts.add(count(
+        again.env("PCPM_TEST_SETTINGS", settings).arg(filter),
+    )?);
     conclude(counts)
 }
 

@@ -23,6 +23,9 @@ pub(super) struct Layer {
     pub(super) ready: Option<Given<i64>>,
     pub(super) pool_cidr: Option<Given<String>>,
     pub(super) pool_cidr6: Option<Given<String>>,
+    pub(super) address_mode: Option<Given<String>>,
+    pub(super) clone_inner: Option<Given<String>>,
+    pub(super) clone_inner6: Option<Given<String>>,
     pub(super) ipv6_egress: Option<Given<String>>,
     pub(super) uplink: Option<Given<Vec<String>>>,
     pub(super) refill: RefillLayer,
@@ -99,6 +102,7 @@ impl Layer {
         let file = File { text, path };
         let document = DeTable::parse(text).map_err(|e| file.syntax_error(&e))?;
         let mut root = Table::new(file, "", document.get_ref());
+        let mut clone = root.table("clone")?;
         let mut ipv6 = root.table("ipv6")?;
         let mut refill = root.table("refill")?;
         let mut nat = root.table("nat")?;
@@ -121,6 +125,9 @@ impl Layer {
             ready: root.integer("ready")?,
             pool_cidr: root.text("pool_cidr")?,
             pool_cidr6: root.text("pool_cidr6")?,
+            address_mode: root.text("address_mode")?,
+            clone_inner: clone.text("inner")?,
+            clone_inner6: clone.text("inner6")?,
             ipv6_egress: ipv6.text("egress")?,
             uplink: root.text_or_texts("uplink")?,
             refill: refill.refill()?,
@@ -145,8 +152,8 @@ impl Layer {
             quota_tenants: quota.table("tenants")?.quotas()?,
         };
         [
-            root, ipv6, refill, nat, publish, policy, api, access, quota, locks, reaper, metrics,
-            log,
+            root, clone, ipv6, refill, nat, publish, policy, api, access, quota, locks, reaper,
+            metrics, log,
         ]
         .iter()
         .try_for_each(Table::deny_unknown)?;

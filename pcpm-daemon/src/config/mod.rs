@@ -12,6 +12,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) pool_cidr: Ipv4Net,
     /// IPv6 addresses of the slots.
     pub(crate) pool_cidr6: PoolV6,
+    /// What slots have inside.
+    pub(crate) address_mode: AddressMode,
     /// How IPv6 packets leave.
     pub(crate) ipv6: Ipv6,
     /// The host's ways out.
@@ -95,6 +98,23 @@ pub(crate) struct PoolV6 {
     pub(crate) prefix: Option<Ipv6Net>,
     /// Whether somebody asked for it. If not, a host without IPv6 is no reason not to start.
     pub(crate) is_asked_for: bool,
+}
+
+/// Which addresses slots have inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddressMode {
+    /// Each its own.
+    Unique,
+    /// All the same ones. Its own address of the pool is what everybody else knows a slot by.
+    Clone(Inner),
+}
+
+/// The addresses that all slots have inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inner {
+    pub(crate) v4: Ipv4Addr,
+    /// Where slots have IPv6.
+    pub(crate) v6: Ipv6Addr,
 }
 
 /// How IPv6 packets of slots leave for the world.

@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use super::validate::{default_flows_per_slot, socket_in, whole_hubs};
+use super::validate::{DEFAULT_INNER, default_flows_per_slot, socket_in, whole_hubs};
 use super::{
-    Access, Config, DefaultPolicy, Ipv6Egress, Locks, Log, OnExit, PoolV6, PortRange, Principal,
-    UplinkSetting,
+    Access, AddressMode, Config, DefaultPolicy, Ipv6Egress, Locks, Log, OnExit, PoolV6, PortRange,
+    Principal, UplinkSetting,
 };
 use crate::metrics::Endpoint;
 use crate::pool::{Quota, Quotas, Recycle};
@@ -83,6 +83,11 @@ fn pool(file: &mut Printer, config: &Config) {
         &quoted(&config.pool_cidr6),
     );
     file.about(&[
+        "Which addresses slots have inside: unique (each its own, of the pool), or clone (all the same ones, see",
+        "[clone], as restored processes and virtual machines need it; outside each is known by its own).",
+    ]);
+    file.set("address_mode", &quoted(&config.address_mode));
+    file.about(&[
         "Interfaces that lead to the world: a name, a list of names, or auto for those that a default route",
         "leads out of.",
     ]);
@@ -90,6 +95,7 @@ fn pool(file: &mut Printer, config: &Config) {
 }
 
 fn tables(file: &mut Printer, config: &Config) {
+    inner(file, config.address_mode);
     file.table("ipv6");
     file.about(&[
         "How IPv6 leaves for the world: nat (translated to the uplink's address), or routed (with the slots'",
@@ -174,6 +180,29 @@ fn tables(file: &mut Printer, config: &Config) {
     file.set("interval", &quoted(&interval));
     metrics(file, config.metrics.as_ref());
     log(file, config.log);
+}
+
+fn inner(file: &mut Printer, mode: AddressMode) {
+    let inner = match mode {
+        AddressMode::Unique => DEFAULT_INNER,
+        AddressMode::Clone(inner) => inner,
+    };
+    file.table("clone");
+    file.about(&[
+        "What every slot has inside with address_mode = \"clone\": an IPv4 and, where slots have IPv6, an IPv6",
+        "address that is not the pool's and that slots never need to reach anywhere else.",
+    ]);
+    let derived = |is_default: bool| mode == AddressMode::Unique || is_default;
+    file.set_unless(
+        derived(inner.v4 == DEFAULT_INNER.v4),
+        "inner",
+        &quoted(&inner.v4),
+    );
+    file.set_unless(
+        derived(inner.v6 == DEFAULT_INNER.v6),
+        "inner6",
+        &quoted(&inner.v6),
+    );
 }
 
 fn access(file: &mut Printer, access: &Access) {
@@ -321,6 +350,15 @@ impl Display for DefaultPolicy {
         f.write_str(match self {
             Self::Open => "open",
             Self::Closed => "closed",
+        })
+    }
+}
+
+impl Display for AddressMode {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Unique => "unique",
+            Self::Clone(_) => "clone",
         })
     }
 }

@@ -8,7 +8,7 @@ use proptest::{prelude::*, sample};
 
 use pcpm_api::types::TargetMode;
 
-use super::validate::whole_hubs;
+use super::validate::{DEFAULT_INNER, whole_hubs};
 use super::*;
 use crate::pool::Quota;
 
@@ -496,6 +496,113 @@ fn any_ipv6() -> impl Strategy<Value = (PoolV6, Ipv6Egress)> {
     ]
 }
 
+fn any_inner() -> impl Strategy<Value = Option<Inner>> {
+    // Outside of all pools and of what cannot be used.
+    let inner = (any::<u16>(), any::<u64>()).prop_map(|(low, low6)| Inner {
+        v4: Ipv4Addr::from_bits(0xc000_0000 | u32::from(low)),
+        v6: Ipv6Addr::from_bits(0xfc << 120 | u128::from(low6)),
+    });
+    proptest::option::of(inner)
+}
+
+/// The same where it can be used beside these pools.
+fn within_pool(inner: Option<Inner>, pool: Ipv4Net, pool6: PoolV6) -> AddressMode {
+    match inner {
+        Some(inner) if !pool.contains(&inner.v4) => AddressMode::Clone(Inner {
+            v6: match pool6.prefix {
+                Some(_) => inner.v6,
+                None => DEFAULT_INNER.v6,
+            },
+            ..inner
+        }),
+        _ => AddressMode::Unique,
+    }
+}
+
+#[test]
+fn all_slots_have_one_inner_address_if_somebody_wants_it() {
+    assert_eq!(parse("").unwrap().address_mode, AddressMode::Unique);
+    let clone = "address_mode = \"clone\"\n";
+    let mode = parse(clone).unwrap().address_mode;
+    assert_eq!(mode, AddressMode::Clone(DEFAULT_INNER));
+    let given = "[clone]\ninner = \"10.0.0.2\"\ninner6 = \"fd00:1::2\"";
+    let inner = Inner {
+        v4: [10, 0, 0, 2].into(),
+        v6: "fd00:1::2".parse().unwrap(),
+    };
+    let mode = parse(&format!("{clone}{given}")).unwrap().address_mode;
+    assert_eq!(mode, AddressMode::Clone(inner));
+}
+
+#[test]
+fn an_inner_address_is_one_that_means_nothing_else() {
+    let cases = [
+        (
+            "inner = \"10.213.0.2\"",
+            "clone.inner: 10.213.0.2 is within pool_cidr",
+        ),
+        (
+            "inner = \"169.254.1.1\"",
+            "clone.inner: 169.254.1.1 is within 169.254.0.0/16 (link-local",
+        ),
+        (
+            "inner = \"127.0.0.2\"",
+            "clone.inner: 127.0.0.2 is within 127.0.0.0/8 (loopback)",
+        ),
+        (
+            "inner = \"0.0.0.0\"",
+            "clone.inner: 0.0.0.0 is within 0.0.0.0/8",
+        ),
+        (
+            "inner = \"224.0.0.1\"",
+            "clone.inner: 224.0.0.1 is within 224.0.0.0/4 (multicast)",
+        ),
+        (
+            "inner = \"10.0.0.2/24\"",
+            "clone.inner: '10.0.0.2/24' is not an IPv4 address",
+        ),
+        (
+            "inner6 = \"fd00:7063:706d::2\"",
+            "clone.inner6: fd00:7063:706d::2 is within pool_cidr6",
+        ),
+        (
+            "inner6 = \"fe80::1\"",
+            "clone.inner6: fe80::1 is neither within fc00::/7",
+        ),
+        (
+            "inner6 = \"::1\"",
+            "clone.inner6: ::1 is neither within fc00::/7",
+        ),
+        (
+            "inner6 = \"::ffff:10.0.0.2\"",
+            "clone.inner6: ::ffff:10.0.0.2 is neither within",
+        ),
+        (
+            "inner6 = \"10.0.0.2\"",
+            "clone.inner6: '10.0.0.2' is not an IPv6 address",
+        ),
+        ("inner7 = \"10.0.0.2\"", "clone.inner7"),
+    ];
+    for (line, reason) in cases {
+        let told = refused(&format!("address_mode = \"clone\"\n[clone]\n{line}"));
+        assert!(told.contains(reason), "{line}: {told}");
+    }
+    let off = "address_mode = \"clone\"\npool_cidr6 = \"off\"\n[clone]\ninner6 = \"fd00::2\"";
+    assert!(refused(off).contains("clone.inner6: slots have no IPv6"));
+    for line in ["inner = \"10.0.0.2\"", "inner6 = \"fd00::2\""] {
+        let told = refused(&format!("[clone]\n{line}"));
+        assert!(
+            told.contains("with address_mode = \"clone\" only"),
+            "{told}"
+        );
+    }
+    let told = refused("address_mode = \"twin\"");
+    assert!(
+        told.contains("address_mode: 'twin' is neither 'unique' nor 'clone'"),
+        "{told}"
+    );
+}
+
 #[test]
 fn ipv6_is_routed_with_a_prefix_that_somebody_asked_for() {
     let routed = "pool_cidr6 = \"2001:db8:7::/64\"\n[ipv6]\negress = \"routed\"";
@@ -624,6 +731,7 @@ prop_compose! {
         (state_dir, socket, bpffs) in (any_path(), proptest::option::of(any_path()), any_path()),
         (pool_cidr, slots, warm) in (any_pool(), any::<u32>(), any::<u32>()),
         (pool_cidr6, egress) in any_ipv6(),
+        inner in any_inner(),
         uplink in any_uplink(),
         ports in (1024_u16.., 1024_u16..),
         (refill, flows, share) in (any_refill(), 1024_u32..=16_777_216, any::<u32>()),
@@ -647,6 +755,7 @@ prop_compose! {
             ready: warm % (capacity + 1),
             pool_cidr,
             pool_cidr6,
+            address_mode: within_pool(inner, pool_cidr, pool_cidr6),
             ipv6: Ipv6 { egress },
             uplink,
             refill: within(refill, capacity),

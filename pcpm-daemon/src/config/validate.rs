@@ -14,8 +14,9 @@ use pcpm_ebpf::abi::SLOTS_PER_HUB;
 use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
-    Access, Api, Config, DefaultPolicy, Ipv6, Ipv6Egress, Locks, Log, LogFormat, LogLevel, Nat,
-    OnExit, Policy, PoolV6, PortRange, Principal, Publish, Reaper, Refill, UplinkSetting,
+    Access, AddressMode, Api, Config, DefaultPolicy, Inner, Ipv6, Ipv6Egress, Locks, Log,
+    LogFormat, LogLevel, Nat, OnExit, Policy, PoolV6, PortRange, Principal, Publish, Reaper,
+    Refill, UplinkSetting,
 };
 use crate::pool::{Quota, Quotas, Recycle};
 
@@ -50,6 +51,12 @@ const UNUSABLE: [(Ipv4Net, &str); 5] = [
 /// Unique enough: nobody else routes to it, as it never leaves the host.
 const POOL_PREFIX: Ipv6Net =
     Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x7063, 0x706d, 0, 0, 0, 0, 0), 64);
+/// What slots have inside where all have the same: an address for use within one machine (RFC 7335), so nobody
+/// else's in whatever network the host is, and a private one of IPv6.
+pub(super) const DEFAULT_INNER: Inner = Inner {
+    v4: Ipv4Addr::new(192, 0, 0, 2),
+    v6: Ipv6Addr::new(0xfd00, 0x7063, 0x636c, 0, 0, 0, 0, 2),
+};
 /// What the internet routes.
 const GLOBAL_UNICAST: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 /// Bits of an IPv6 address that number the slots.
@@ -70,6 +77,7 @@ impl Default for Config {
                 prefix: Some(POOL_PREFIX),
                 is_asked_for: false,
             },
+            address_mode: AddressMode::Unique,
             ipv6: Ipv6 {
                 egress: Ipv6Egress::Nat,
             },
@@ -130,6 +138,9 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
     let pool_cidr = set("pool_cidr", layer.pool_cidr, default.pool_cidr, |text| {
         pool_cidr(&text, capacity)
     })?;
+    let pool_cidr6 = set("pool_cidr6", layer.pool_cidr6, default.pool_cidr6, |text| {
+        pool_cidr6(&text, ipv6.egress)
+    })?;
     let most = whole_hubs(capacity, pool_cidr);
     Ok(Config {
         socket: set("socket", layer.socket, socket_in(&state_dir), socket)?,
@@ -144,9 +155,13 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         max_capacity: set("max_capacity", layer.max_capacity, most, |n| {
             max_capacity(n, capacity, pool_cidr)
         })?,
-        pool_cidr6: set("pool_cidr6", layer.pool_cidr6, default.pool_cidr6, |text| {
-            pool_cidr6(&text, ipv6.egress)
-        })?,
+        pool_cidr6,
+        address_mode: address_mode(
+            layer.address_mode,
+            layer.clone_inner,
+            layer.clone_inner6,
+            (pool_cidr, pool_cidr6),
+        )?,
         ipv6,
         uplink: set("uplink", layer.uplink, default.uplink, uplink)?,
         refill: refill(layer.refill, capacity)?,
@@ -156,22 +171,8 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             layer.nat_flows_per_slot,
             default.nat,
         )?,
-        publish: Publish {
-            max_ports: set(
-                "publish.max_ports",
-                layer.publish_max_ports,
-                default.publish.max_ports,
-                number(1..=65_536),
-            )?,
-        },
-        policy: Policy {
-            default: set(
-                "policy.default",
-                layer.policy_default,
-                default.policy.default,
-                |text| default_policy(&text),
-            )?,
-        },
+        publish: publish(layer.publish_max_ports, default.publish)?,
+        policy: policy(layer.policy_default, default.policy)?,
         api: Api {
             max_clients: set(
                 "api.max_clients",
@@ -180,15 +181,12 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
                 number(1..=65_536),
             )?,
         },
-        access: Access {
-            group: layer
-                .access_group
-                .map(|given| check("access.group", given, principal_name))
-                .transpose()?,
-            viewers: principals("access.viewers", layer.access_viewers)?,
-            users: principals("access.users", layer.access_users)?,
-            administrators: principals("access.administrators", layer.access_administrators)?,
-        },
+        access: access(
+            layer.access_group,
+            layer.access_viewers,
+            layer.access_users,
+            layer.access_administrators,
+        )?,
         locks: locks(layer.locks_enabled, layer.locks_long_wait_ms, default.locks)?,
         quotas: Quotas {
             tenant: quota("quota.tenant", layer.quota_tenant)?,
@@ -215,6 +213,41 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
                 text.parse()
             })?,
         },
+    })
+}
+
+fn publish(max_ports: Option<Given<i64>>, default: Publish) -> Result<Publish, ConfigError> {
+    Ok(Publish {
+        max_ports: set(
+            "publish.max_ports",
+            max_ports,
+            default.max_ports,
+            number(1..=65_536),
+        )?,
+    })
+}
+
+fn policy(given: Option<Given<String>>, default: Policy) -> Result<Policy, ConfigError> {
+    Ok(Policy {
+        default: set("policy.default", given, default.default, |text| {
+            default_policy(&text)
+        })?,
+    })
+}
+
+fn access(
+    group: Option<Given<String>>,
+    viewers: Option<Given<Vec<String>>>,
+    users: Option<Given<Vec<String>>>,
+    administrators: Option<Given<Vec<String>>>,
+) -> Result<Access, ConfigError> {
+    Ok(Access {
+        group: group
+            .map(|given| check("access.group", given, principal_name))
+            .transpose()?,
+        viewers: principals("access.viewers", viewers)?,
+        users: principals("access.users", users)?,
+        administrators: principals("access.administrators", administrators)?,
     })
 }
 
@@ -389,6 +422,77 @@ fn nat(
 /// A quarter: there is room for others beside a slot that uses all of it, and for many connections.
 pub(super) const fn default_flows_per_slot(flows: u32) -> u32 {
     flows / 4
+}
+
+/// What slots have inside, where they have addresses of `pools` outside.
+fn address_mode(
+    mode: Option<Given<String>>,
+    inner: Option<Given<String>>,
+    inner6: Option<Given<String>>,
+    pools: (Ipv4Net, PoolV6),
+) -> Result<AddressMode, ConfigError> {
+    let is_clone = set("address_mode", mode, false, |text| match text.as_str() {
+        "unique" => Ok(false),
+        "clone" => Ok(true),
+        _ => Err(format!("'{text}' is neither 'unique' nor 'clone'")),
+    })?;
+    if is_clone {
+        return Ok(AddressMode::Clone(Inner {
+            v4: set("clone.inner", inner, DEFAULT_INNER.v4, |text| {
+                inner_address(&text, pools.0)
+            })?,
+            v6: set("clone.inner6", inner6, DEFAULT_INNER.v6, |text| {
+                inner_address6(&text, pools.1)
+            })?,
+        }));
+    }
+    for (key, given) in [("clone.inner", inner), ("clone.inner6", inner6)] {
+        set(key, given, (), |_| {
+            Err("slots have it with address_mode = \"clone\" only".to_owned())
+        })?;
+    }
+    Ok(AddressMode::Unique)
+}
+
+fn inner_address(text: &str, pool: Ipv4Net) -> Result<Ipv4Addr, String> {
+    let address: Ipv4Addr = text.parse().map_err(|_| {
+        format!(
+            "'{text}' is not an IPv4 address, such as {}",
+            DEFAULT_INNER.v4
+        )
+    })?;
+    if let Some((taken, purpose)) = UNUSABLE.iter().find(|(taken, _)| taken.contains(&address)) {
+        return Err(format!("{address} is within {taken} ({purpose})"));
+    }
+    if pool.contains(&address) {
+        return Err(format!(
+            "{address} is within pool_cidr, {pool}, by whose addresses slots are known outside"
+        ));
+    }
+    Ok(address)
+}
+
+fn inner_address6(text: &str, pool: PoolV6) -> Result<Ipv6Addr, String> {
+    let address: Ipv6Addr = text.parse().map_err(|_| {
+        format!(
+            "'{text}' is not an IPv6 address, such as {}",
+            DEFAULT_INNER.v6
+        )
+    })?;
+    let Some(prefix) = pool.prefix else {
+        return Err("slots have no IPv6: pool_cidr6 is off".to_owned());
+    };
+    if !address.is_unique_local() && !GLOBAL_UNICAST.contains(&address) {
+        return Err(format!(
+            "{address} is neither within fc00::/7, the private addresses of IPv6, nor within {GLOBAL_UNICAST}"
+        ));
+    }
+    if prefix.contains(&address) {
+        return Err(format!(
+            "{address} is within pool_cidr6, {prefix}, by whose addresses slots are known outside"
+        ));
+    }
+    Ok(address)
 }
 
 /// Routed slots have the addresses of a prefix that the network routes here; there is no default for it.

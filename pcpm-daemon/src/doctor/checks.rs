@@ -13,7 +13,7 @@ use pcpm_ebpf::abi::GATEWAY_V4;
 
 use super::{Fact, Feature, HostFacts, LockState, Probe, SocketUse};
 use crate::api::Access;
-use crate::config::{Config, Ipv6Egress, PortRange, UplinkSetting};
+use crate::config::{AddressMode, Config, Ipv6Egress, PortRange, UplinkSetting};
 use crate::open_files;
 
 /// tcx, by which the uplink keeps other people's programs, is there since then. Everything else is
@@ -64,7 +64,7 @@ const FEATURES: [Feature; 11] = [
 pub(crate) fn checks(config: &Config, host: &dyn HostFacts) -> Vec<Check> {
     let privileges = privileges(host);
     let may_probe = privileges.status == CheckStatus::Ok;
-    vec![
+    let mut checks = vec![
         kernel_version(host),
         privileges,
         bpf_features(host, may_probe),
@@ -81,7 +81,9 @@ pub(crate) fn checks(config: &Config, host: &dyn HostFacts) -> Vec<Check> {
         state_lock(config, host),
         socket(config, host),
         access(config),
-    ]
+    ];
+    checks.extend(inner_addresses(config, host));
+    checks
 }
 
 fn kernel_version(host: &dyn HostFacts) -> Check {
@@ -306,6 +308,35 @@ fn ipv6_prefix(
             format!("{prefix}, which the network has to route to this host"),
         ),
     }
+}
+
+/// What all slots have inside must not be what the host has on an uplink: they would take it for themselves.
+fn inner_addresses(config: &Config, host: &dyn HostFacts) -> Option<Check> {
+    let name = "inner-addresses";
+    let AddressMode::Clone(inner) = config.address_mode else {
+        return None;
+    };
+    let facts = match host.uplinks() {
+        Ok(facts) => facts,
+        Err(e) => return Some(unknown(name, e)),
+    };
+    let (v4, v6) = (inner.v4.to_string(), inner.v6.to_string());
+    let taken = facts.usable.iter().find_map(|uplink| {
+        let taken = [
+            ("clone.inner", &v4, uplink.address == v4),
+            ("clone.inner6", &v6, uplink.address6.as_ref() == Some(&v6)),
+        ];
+        let (key, address, _) = taken.into_iter().find(|(_, _, taken)| *taken)?;
+        Some((key, address, &uplink.interface))
+    });
+    Some(match taken {
+        Some((key, address, interface)) => failed(
+            name,
+            format!("{address} is the address of {interface}"),
+            format!("choose one that slots need to reach nowhere with {key}"),
+        ),
+        None => ok(name, format!("{v4}, {v6}")),
+    })
 }
 
 fn gateway() -> String {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pcpm_api::types::{Check, CheckStatus};
 
 use super::*;
-use crate::config::{Config, UplinkSetting};
+use crate::config::{AddressMode, Config, Inner, UplinkSetting};
 
 /// A host where everything is well; each test spoils one thing.
 struct FakeHost {
@@ -585,4 +585,21 @@ fn a_route_in_the_way_of_ipv6_slots_is_warned_of() {
         "overlaps route fd00:7063:706d::/48 on eth1",
     ];
     assert_complaint(&host, CheckStatus::Warning, "pool-cidr6", &words);
+}
+
+#[test]
+fn an_inner_address_that_an_uplink_has_is_refused() {
+    let clone = |v4: [u8; 4]| {
+        let v6 = "fd00::2".parse().unwrap();
+        let inner = Inner { v4: v4.into(), v6 };
+        Config {
+            address_mode: AddressMode::Clone(inner),
+            ..Config::default()
+        }
+    };
+    let found = checks(&clone([10, 0, 0, 2]), &good());
+    assert_eq!(failures(&found), [""; 0]);
+    let words = ["192.0.2.7 is the address of eth0", "clone.inner"];
+    let (config, failed) = (clone([192, 0, 2, 7]), CheckStatus::Failed);
+    assert_complaint_with(&config, &good(), failed, "inner-addresses", &words);
 }

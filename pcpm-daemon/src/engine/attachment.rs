@@ -8,7 +8,7 @@ use pcpm_api::{
     rules::Rule,
     types::{Flows, Lease, PublishedPort, Slot, SlotState, Source, Traffic},
 };
-use pcpm_ebpf::abi::{SlotCounters, slot_mac};
+use pcpm_ebpf::abi::SlotCounters;
 use serde::{Serialize, Serializer};
 
 use super::{Engine, World};
@@ -27,6 +27,7 @@ pub(super) struct SlotText {
     name: String,
     netns: String,
     addresses: Vec<String>,
+    inner_addresses: Vec<String>,
     gateways: Vec<String>,
     mac: String,
     mtu: u32,
@@ -44,8 +45,9 @@ impl SlotText {
             name: slot_name(slot),
             netns: slot_path(&world.state_dir, slot).display().to_string(),
             addresses: world.addresses(slot),
+            inner_addresses: world.inner_addresses(slot),
             gateways: world.gateways(),
-            mac: mac_text(slot_mac(slot)),
+            mac: mac_text(world.mac(slot)),
         }
     }
 }
@@ -95,6 +97,7 @@ struct Fields<'a> {
     netns: &'a str,
     interface: &'a str,
     addresses: &'a [String],
+    inner_addresses: &'a [String],
     gateways: &'a [String],
     mac: &'a str,
     mtu: u32,
@@ -140,6 +143,7 @@ impl Serialize for Attachment {
             netns: &text.netns,
             interface: INTERFACE,
             addresses: &text.addresses,
+            inner_addresses: &text.inner_addresses,
             gateways: &text.gateways,
             mac: &text.mac,
             mtu: text.mtu,

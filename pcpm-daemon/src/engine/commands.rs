@@ -25,13 +25,7 @@ impl Engine {
         command: Command,
     ) -> Option<(RequestId, Result<Attached, PoolError>)> {
         match command {
-            Command::Create(slot) => {
-                let spec = SlotSpec {
-                    mtu: self.world.mtu,
-                    ..self.slot_spec(slot)
-                };
-                self.work.create(spec);
-            }
+            Command::Create(slot) => self.work.create(self.world.spec(slot)),
             Command::Retire(slot) => self.retire(slot),
             Command::Recycle(slot) => self.recycle(slot),
             Command::Revoke { slot, holder } => self.revoke(slot, &holder),
@@ -56,10 +50,8 @@ impl Engine {
     pub(super) fn slot_spec(&self, slot: SlotIndex) -> SlotSpec {
         let text = self.records[slot as usize].text.as_ref();
         SlotSpec {
-            index: slot,
-            address: self.world.address(slot),
-            address6: self.world.address6(slot),
             mtu: text.map_or(self.world.mtu, |text| text.mtu()),
+            ..self.world.spec(slot)
         }
     }
 

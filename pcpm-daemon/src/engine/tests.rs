@@ -108,6 +108,7 @@ impl Bench {
             state_dir: "/run/pcpm".into(),
             pool_cidr: "10.213.0.0/16".parse().unwrap(),
             pool_prefix6: "fd00:7063:706d::/64".parse().ok(),
+            inner: None,
             mtu: 1400,
             uplinks: Vec::new(),
         };
@@ -217,6 +218,7 @@ fn an_attach_opens_the_datapath_for_its_tenant_and_describes_the_slot() {
     assert_eq!((slot, word.epoch(), word.is_attached()), (0, 1, true));
     assert_eq!(attachment.netns, "/run/pcpm/netns/s0000");
     assert_eq!(attachment.addresses, ["10.213.0.0", "fd00:7063:706d::"]);
+    assert_eq!(attachment.inner_addresses, attachment.addresses);
     assert_eq!(attachment.gateways, ["169.254.1.1", "fe80::1"]);
     assert_eq!((attachment.mtu, attachment.source), (1400, Source::Warm));
 }

@@ -319,6 +319,7 @@ mod tests {
             index,
             address: [10, 0, 0, 1].into(),
             address6: None,
+            mac: pcpm_ebpf::abi::slot_mac(index),
             mtu: 1500,
         }
     }

@@ -216,6 +216,7 @@ fn a_planned_failure_happens_as_often_as_planned() {
         index: 7,
         address: [10, 213, 0, 7].into(),
         address6: None,
+        mac: pcpm_ebpf::abi::slot_mac(0),
         mtu: 1500,
     };
     let created = [(); 2].map(|()| worker.create_slot(&spec).is_ok());

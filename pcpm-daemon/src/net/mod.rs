@@ -79,10 +79,12 @@ pub(crate) use tamper::{TamperWatch, Tampered};
 pub(crate) struct SlotSpec {
     /// Slot index; its hub is `index / SLOTS_PER_HUB`.
     pub(crate) index: u32,
-    /// The slot's IPv4 address, a /32.
+    /// The IPv4 address inside, a /32.
     pub(crate) address: Ipv4Addr,
-    /// The slot's IPv6 address, a /128, if it has IPv6 at all.
+    /// The IPv6 address inside, a /128, if the slot has IPv6 at all.
     pub(crate) address6: Option<Ipv6Addr>,
+    /// The hardware address inside.
+    pub(crate) mac: [u8; 6],
     /// MTU of the link in bytes.
     pub(crate) mtu: u32,
 }

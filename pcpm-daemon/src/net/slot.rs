@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::address::AddressScope;
 use nix::errno::Errno;
-use pcpm_ebpf::abi::{GATEWAY_MAC, LINK_INDEX_BASE, SLOT_LINK_INDEX, slot_mac};
+use pcpm_ebpf::abi::{GATEWAY_MAC, LINK_INDEX_BASE, SLOT_LINK_INDEX};
 
 use crate::locks::operation::{self, Operation};
 
@@ -219,7 +219,7 @@ fn connection(spec: &SlotSpec, netns: &OwnedFd) -> Batch {
     let far = End {
         name: pcpm_api::SLOT_INTERFACE,
         index: SLOT_LINK_INDEX,
-        mac: slot_mac(spec.index),
+        mac: spec.mac,
         mtu: spec.mtu,
         group: None,
         single_queue: true,

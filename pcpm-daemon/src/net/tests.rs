@@ -76,6 +76,7 @@ pub(super) fn slot_spec(index: u32) -> SlotSpec {
         index,
         address: Ipv4Addr::from_bits(0x0ad5_0000 + index),
         address6: format!("fd00:7063:706d::{index:x}").parse().ok(),
+        mac: pcpm_ebpf::abi::slot_mac(index),
         mtu: 1400,
     }
 }

@@ -69,15 +69,19 @@ fn field(name: &str, value: &str) -> Vec<Cell> {
 }
 
 fn place(attachment: &Attachment) -> Vec<Vec<Cell>> {
-    vec![
+    let mut rows = vec![
         field("owner", &attachment.owner),
         field("tenant", &attachment.tenant),
         field("slot", &attachment.slot),
         field("epoch", &attachment.epoch.to_string()),
         field("netns", &attachment.netns),
         field("address", &attachment.addresses.join(", ")),
-        field("gateway", &attachment.gateways.join(", ")),
-    ]
+    ];
+    if attachment.inner_addresses != attachment.addresses {
+        rows.push(field("inside", &attachment.inner_addresses.join(", ")));
+    }
+    rows.push(field("gateway", &attachment.gateways.join(", ")));
+    rows
 }
 
 fn row(attachment: &Attachment, now_ms: u64) -> Vec<Cell> {
@@ -255,6 +259,7 @@ mod tests {
             netns: "/run/pcpm/netns/s0007".into(),
             interface: "eth0".into(),
             addresses: vec!["10.213.0.7".into()],
+            inner_addresses: vec!["10.213.0.7".into()],
             gateways: vec!["169.254.1.1".into()],
             mac: "02:00:00:00:00:07".into(),
             mtu: 1500,
@@ -317,6 +322,18 @@ a      shop    s0007  10.213.0.7  -                1m   explicit  warm    app=we
         }
         assert!(
             !text.contains("deny") && !text.contains("rate down"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_inside_is_shown_where_it_is_something_else() {
+        let mut attachment = attachment("web-1");
+        assert!(!attached(&attachment, PIPE).contains("inside"));
+        attachment.inner_addresses = vec!["192.0.0.2".into()];
+        let text = attached(&attachment, PIPE);
+        assert!(
+            text.contains("address\t10.213.0.7\ninside\t192.0.0.2\n"),
             "{text}"
         );
     }

@@ -144,7 +144,7 @@ pub(crate) fn attachment(owner: &str) -> Value {
     json!({
         "id": "7-3", "owner": owner, "tenant": "default", "slot": "s0007", "epoch": 3,
         "netns": "/run/pcpm/netns/s0007", "interface": "eth0", "addresses": ["10.213.0.7"],
-        "gateways": ["169.254.1.1"], "mac": "02:00:00:00:00:07", "mtu": 1500, "publish": [], "allow": [], "deny": [],
+        "inner_addresses": ["10.213.0.7"], "gateways": ["169.254.1.1"], "mac": "02:00:00:00:00:07", "mtu": 1500, "publish": [], "allow": [], "deny": [],
         "labels": {"app": "web"}, "lease": "explicit", "source": "warm", "took_us": 12,
         "attached_at_ms": 1_700_000_000_000_u64,
         "uid": 0
