@@ -222,13 +222,12 @@ impl Client {
         Ok(reply.checks)
     }
 
-    /// Takes no new attachments from now on, or again with `undo`.
+    /// Takes no new attachments from now on, or again.
     ///
     /// # Errors
-    /// As [`Client::call`].
-    pub fn drain(&mut self, undo: bool) -> Result<DrainReply, ClientError> {
-        let undo = undo.then_some(true);
-        self.call("Drain", &DrainRequest { undo })
+    /// [`PoolError`](crate::error::PoolError) as the interface says; otherwise as [`Client::call`].
+    pub fn drain(&mut self, request: &DrainRequest) -> Result<DrainReply, ClientError> {
+        self.call("Drain", request)
     }
 
     /// Destroys a ready slot, in whose place another one is made.
@@ -241,7 +240,7 @@ impl Client {
         Ok(())
     }
 
-    /// Changes how large the pool is.
+    /// Changes how large a class of slots is.
     ///
     /// # Errors
     /// [`PoolError`](crate::error::PoolError) as the interface says; otherwise as [`Client::call`].

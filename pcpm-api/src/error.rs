@@ -29,6 +29,15 @@ pub enum PoolError {
         /// Whom the request named.
         owner: String,
     },
+    /// There is no such class of slots.
+    #[serde(rename = "io.pcpm.Pool.NoSuchClass")]
+    #[error("there is no class '{class}' (there are: {})", classes.join(", "))]
+    NoSuchClass {
+        /// What the request named.
+        class: String,
+        /// Those there are.
+        classes: Vec<String>,
+    },
     /// A parameter has a value that cannot be used.
     #[serde(rename = "io.pcpm.Pool.InvalidArgument")]
     #[error("{field}: {reason}")]

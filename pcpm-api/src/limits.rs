@@ -11,6 +11,8 @@ pub const MESSAGE_BYTES: usize = 64 * 1024;
 pub const OWNER_BYTES: usize = 128;
 /// Longest tenant.
 pub const TENANT_BYTES: usize = 64;
+/// Longest name of a class.
+pub const CLASS_BYTES: usize = 64;
 /// Most labels of an attachment.
 pub const LABELS: usize = 32;
 /// Longest key of a label.
@@ -21,6 +23,8 @@ pub const LABEL_VALUE_BYTES: usize = 255;
 pub const TEXT_BYTES: usize = 300;
 /// The tenant of an attachment made without naming one.
 pub const DEFAULT_TENANT: &str = "default";
+/// The class of an attachment made without naming one: what the settings at top level are about.
+pub const DEFAULT_CLASS: &str = "default";
 
 /// Checks an owner: 1 to [`OWNER_BYTES`] of letters, digits and `. _ - : / @ +`, the first one a
 /// letter or digit. Container ids, systemd units and pod names fit.
@@ -44,6 +48,14 @@ pub fn check_owner(owner: &str) -> Result<(), PoolError> {
 /// [`PoolError::InvalidArgument`] naming `tenant`.
 pub fn check_tenant(tenant: &str) -> Result<(), PoolError> {
     check_name("tenant", tenant, TENANT_BYTES)
+}
+
+/// Checks the name of a class of slots: same characters as an owner, up to [`CLASS_BYTES`].
+///
+/// # Errors
+/// [`PoolError::InvalidArgument`] naming `class`.
+pub fn check_class(class: &str) -> Result<(), PoolError> {
+    check_name("class", class, CLASS_BYTES)
 }
 
 /// Checks labels: at most [`LABELS`], keys like an owner's name up to [`LABEL_KEY_BYTES`], values of

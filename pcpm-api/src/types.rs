@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::DEFAULT_CLASS;
+
 pub use drops::{DroppedPackets, DropsReply, DropsRequest};
 pub use figures::{SlotUsage, StepTimes, TenantQuota, TimeCount};
 pub use locks::{
@@ -106,6 +108,8 @@ pub struct Attachment {
     pub id: String,
     pub owner: String,
     pub tenant: String,
+    #[serde(default = "default_class")]
+    pub class: String,
     pub slot: String,
     pub epoch: u32,
     pub netns: String,
@@ -147,6 +151,8 @@ pub struct Slot {
     pub state: SlotState,
     pub epoch: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -177,6 +183,8 @@ pub struct SlotCounts {
     pub beyond: u32,
     #[serde(default)]
     pub kept: u32,
+    #[serde(default)]
+    pub reserved: u32,
 }
 
 #[derive(Clone, Debug, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -290,6 +298,8 @@ pub struct WarmTarget {
 pub struct WaitingRequest {
     pub owner: String,
     pub tenant: String,
+    #[serde(default = "default_class")]
+    pub class: String,
     pub on_empty: OnEmpty,
     pub waited_ms: u64,
     pub remaining_ms: u64,
@@ -315,6 +325,8 @@ pub struct Event {
     pub owner: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     pub message: String,
 }
 
@@ -336,6 +348,8 @@ pub struct AttachRequest {
     pub owner: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -409,6 +423,8 @@ pub struct UpdateRequest {
 pub struct DrainRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
 }
 
 /// Reply of `Drain`.
@@ -430,6 +446,8 @@ pub struct ResizeRequest {
     pub ready: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetMode>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
 }
 
 /// Parameters of `Retire`.
@@ -508,6 +526,34 @@ pub struct ListReply {
     pub attachments: Vec<Attachment>,
 }
 
+/// A class of slots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct ClassStatus {
+    pub name: String,
+    pub slots: SlotCounts,
+    pub target: WarmTarget,
+    pub draining: bool,
+    pub mtu: u32,
+    pub addresses: String,
+    pub recycle: String,
+    pub reservations: Vec<Reservation>,
+}
+
+/// Ready slots held back for some tenants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct Reservation {
+    pub name: String,
+    pub tenants: Vec<String>,
+    pub warm: u32,
+    pub ready: u32,
+}
+
+fn default_class() -> String {
+    DEFAULT_CLASS.to_owned()
+}
+
 /// Reply of `Status`, and what a watcher who asks for figures gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(
@@ -522,6 +568,8 @@ pub struct Status {
     pub pool_cidr: String,
     pub slots: SlotCounts,
     pub target: WarmTarget,
+    #[serde(default)]
+    pub classes: Vec<ClassStatus>,
     pub attach: AttachTotals,
     pub waiting: Vec<WaitingRequest>,
     pub attach_latency: Latency,

@@ -2,7 +2,12 @@
 //! program. What an earlier life left of it is gone on with where it can be, made where it is missing, and
 //! replaced under traffic where it is not ours. Everything made here is removed here.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -24,10 +29,9 @@ use crate::{
     found::Found,
     net::{
         FoundUplinks, Host, HostKernel as _, Hub, HubSpec, HubState, Programs, RetiredSlot,
-        SlotKernel, SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice,
+        SlotKernel, SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice, hub_of,
     },
     pin_note,
-    pool::Recycle,
     reaper::Reaper,
     uplink::UplinkFollower,
 };
@@ -122,10 +126,14 @@ impl HostWorld {
         let mtu = found.usable.first().map_or(DEFAULT_MTU, |best| best.mtu);
         let mut ways = HubWays::open(pins)?;
         let programs = steering.programs()?;
-        let (hubs, slots) = self.hubs(config, mtu, adopt, &programs, &mut ways)?;
+        let held = earlier
+            .as_ref()
+            .map_or(&[][..], |earlier| &earlier.attached);
+        let numbers = hub_numbers(config, held);
+        let (hubs, slots) = self.hubs(config, &numbers, mtu, adopt, &programs, &mut ways)?;
         uplinks.take(&found);
         let sockets = self.finish_replacement(&mut steering, object)?;
-        let mut kernels: Vec<_> = (0..config.refill.workers)
+        let mut kernels: Vec<_> = (0..config.workers)
             .map(|_| self.host.worker(hubs.clone()))
             .collect();
         let reaper = Reaper {
@@ -139,9 +147,9 @@ impl HostWorld {
             sockets,
             interval: config.reaper.interval,
         };
-        let slots = without_surplus(slots, config.max_capacity, &mut *kernels[0]);
-        let recycler = (config.refill.recycle != Recycle::Never).then(|| {
-            self.recycling(config.max_capacity, &hubs)
+        let slots = without_surplus(slots, config.room(), &mut *kernels[0]);
+        let recycler = config.recycles().then(|| {
+            self.recycling(config.room(), &hubs)
                 .map_err(|e| format!("{e:#}"))
         });
         let world = World {
@@ -222,13 +230,13 @@ impl HostWorld {
     fn hubs(
         &mut self,
         config: &Config,
+        numbers: &[u32],
         mtu: u32,
         adopt: bool,
         programs: &Programs,
         ways: &mut HubWays,
     ) -> anyhow::Result<(Arc<[Hub]>, Found)> {
-        let numbers: Vec<u32> = (0..hub_count(config)).collect();
-        let (kept, found) = sound(self.host.survey(&numbers), adopt);
+        let (kept, found) = sound(numbers, self.host.survey(numbers), adopt);
         let left: Vec<Hub> = kept.values().cloned().collect();
         log_swept(self.host.sweep(&left));
         self.host.prepare()?;
@@ -299,10 +307,10 @@ fn can_adopt(earlier: Option<&Earlier>, now: &abi::Config) -> anyhow::Result<boo
 }
 
 /// The hubs that can be used, and their slots.
-fn sound(states: Vec<HubState>, adopt: bool) -> (BTreeMap<u32, Hub>, Found) {
+fn sound(numbers: &[u32], states: Vec<HubState>, adopt: bool) -> (BTreeMap<u32, Hub>, Found) {
     let mut kept = BTreeMap::new();
     let mut slots = Vec::new();
-    for (number, state) in states.into_iter().enumerate() {
+    for (number, state) in numbers.iter().zip(states) {
         match state {
             HubState::Missing => {}
             HubState::Broken(reason) => {
@@ -330,10 +338,8 @@ fn log_swept(swept: Swept) {
 
 /// Destroys slots that the maps have no room for; nobody holds one. What is beyond the capacity only is the
 /// pool's business, as when it is made smaller while it runs.
-fn without_surplus(mut found: Found, max_capacity: u32, worker: &mut dyn SlotKernel) -> Found {
-    let surplus = found
-        .slots
-        .extract_if(.., |slot| slot.index >= max_capacity);
+fn without_surplus(mut found: Found, room: u32, worker: &mut dyn SlotKernel) -> Found {
+    let surplus = found.slots.extract_if(.., |slot| slot.index >= room);
     let surplus = surplus.map(|slot| RetiredSlot {
         index: slot.index,
         netns: slot.netns,
@@ -423,7 +429,7 @@ pub(crate) fn shown(uplink: &Uplink) -> types::Uplink {
 
 fn sizes(config: &Config) -> Sizes {
     Sizes {
-        slots: config.max_capacity,
+        slots: config.room(),
         hubs: hub_count(config),
         flows: config.nat.flows,
         ports: config.publish.max_ports,
@@ -431,7 +437,17 @@ fn sizes(config: &Config) -> Sizes {
 }
 
 fn hub_count(config: &Config) -> u32 {
-    config.max_capacity.div_ceil(SLOTS_PER_HUB)
+    config.room().div_ceil(SLOTS_PER_HUB)
+}
+
+/// The hubs that classes have slots in, and those of slots that somebody holds.
+fn hub_numbers(config: &Config, held: &[u32]) -> Vec<u32> {
+    let of_classes = config
+        .index_ranges()
+        .flat_map(|range| hub_of(range.start)..range.end.div_ceil(SLOTS_PER_HUB));
+    let of_held = held.iter().map(|slot| hub_of(*slot));
+    let all: BTreeSet<u32> = of_classes.chain(of_held).collect();
+    all.into_iter().collect()
 }
 
 fn programs_config(config: &Config) -> abi::Config {
@@ -446,7 +462,7 @@ fn programs_config(config: &Config) -> abi::Config {
         slots_are_clones: inner.is_some().into(),
         inner: inner.map_or(Address::ANY, |inner| inner.v4.into()),
         inner6: inner6.map_or(Address::ANY, |inner| inner.v6.into()),
-        capacity: config.max_capacity,
+        capacity: config.room(),
         nat_port_first: config.nat.ports.first,
         nat_port_last: config.nat.ports.last,
         ipv6_is_routed: (config.ipv6.egress == config::Ipv6Egress::Routed).into(),
@@ -496,6 +512,24 @@ mod tests {
         assert_eq!(share_of(pool, 0).to_string(), "10.213.0.0/23");
         assert_eq!(share_of(pool, 1).to_string(), "10.213.2.0/23");
         assert_eq!(share_of(pool, 127).to_string(), "10.213.254.0/23");
+    }
+
+    #[test]
+    fn there_are_hubs_for_the_addresses_of_classes_and_for_what_is_held() {
+        let class = config::Class {
+            name: "far".to_owned(),
+            capacity: 8,
+            ready: 8,
+            addresses: Some("10.213.16.0/22".parse().unwrap()),
+            mtu: None,
+            refill: Config::default().refill,
+        };
+        let config = Config {
+            classes: vec![class],
+            ..Config::default()
+        };
+        assert_eq!(hub_numbers(&config, &[]), [0, 8, 9]);
+        assert_eq!(hub_numbers(&config, &[512 * 3 + 7]), [0, 3, 8, 9]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(crate) const OTHERS: u64 = 256;
 
 /// What the daemon cannot do without. Published ports come on top, as many as there is room for.
 pub(crate) fn needed(config: &Config) -> u64 {
-    u64::from(config.capacity) + PER_CLIENT * u64::from(config.api.max_clients) + OTHERS
+    u64::from(config.slots()) + PER_CLIENT * u64::from(config.api.max_clients) + OTHERS
 }
 
 /// How many ports can be published when `limit` files can be open.

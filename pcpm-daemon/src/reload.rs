@@ -11,9 +11,10 @@ use pcpm_api::types::ReloadReply;
 
 use crate::{
     api::{Access, Live},
-    config::{Args, Config},
+    config::{Args, Class, Config},
     engine::Shared,
     log::Log,
+    pool::Target,
 };
 
 /// Keys, or tables, that take effect at once.
@@ -95,15 +96,14 @@ impl Reload {
         let config = Config::load(&self.args).map_err(|error| error_chain(&error))?;
         let access = Access::resolve(&config.access)?;
         let changed = difference(&self.read.borrow(), &config);
-        let waits = |key: &String| !is_one_of(key, &LIVE);
+        let waits = |key: &String| !self.is_live(key, &config);
         let mut restart_needed: Vec<_> = difference(&self.started_with, &config)
             .into_iter()
             .filter(waits)
             .collect();
         let mut engine = self.engine.borrow_mut();
-        if changed.iter().any(|key| is_one_of(key, &SIZES))
-            && !engine.resize_as_configured(config.capacity, config.target())
-        {
+        let sizes = |key: &String| is_one_of(self.within_class(key, &config), &SIZES);
+        if changed.iter().any(sizes) && !engine.resize_as_configured(&self.sizes(&config)) {
             restart_needed.push("capacity".to_owned());
         }
         engine.set_quotas(config.quotas.clone());
@@ -118,6 +118,43 @@ impl Reload {
             restart_needed,
         })
     }
+}
+
+impl Reload {
+    /// Whether a change of the key takes effect at once.
+    fn is_live(&self, key: &str, config: &Config) -> bool {
+        let within = self.within_class(key, config);
+        let live: &[&str] = if within == key { &LIVE } else { &SIZES };
+        is_one_of(within, live)
+    }
+
+    /// The key as it stands in the table of its class, if that is a class which was there at the start and
+    /// still is.
+    fn within_class<'k>(&self, key: &'k str, config: &Config) -> &'k str {
+        let kept = self.started_with.classes.iter();
+        let mut kept = kept.filter(|class| class_of(config, &class.name).is_some());
+        let within = kept.find_map(|class| {
+            let table = key.strip_prefix("class.")?.strip_prefix(&*class.name)?;
+            table.strip_prefix('.')
+        });
+        within.unwrap_or(key)
+    }
+
+    /// The sizes of the classes that there are, in their order.
+    fn sizes(&self, config: &Config) -> Vec<(u32, Target)> {
+        let now = config.class_specs();
+        let started = self.started_with.class_specs().into_iter();
+        let all = started.map(|class| {
+            let now = now.iter().find(|now| now.name == class.name);
+            let pool = now.map_or(class.pool, |now| now.pool.clone());
+            (pool.capacity, pool.target)
+        });
+        all.collect()
+    }
+}
+
+fn class_of<'c>(config: &'c Config, name: &str) -> Option<&'c Class> {
+    config.classes.iter().find(|class| class.name == name)
 }
 
 fn error_chain(error: &dyn std::error::Error) -> String {

@@ -24,7 +24,7 @@ use crate::{
     collector::{Collector, FillChange},
     config::{self, Args, Config},
     engine::{
-        Engine, Shared,
+        Engine, Settings, Shared,
         recycling::Recycler,
         workers::{Report, Workers},
     },
@@ -33,7 +33,6 @@ use crate::{
     locks::{Insight, LockHistory},
     log::Log,
     metrics::Metrics,
-    pool::PoolSettings,
     process::ProcessLeases,
     reaper::Finding,
     reload::Reload,
@@ -101,16 +100,14 @@ pub(crate) fn until_stopped(
 ) -> anyhow::Result<()> {
     let (reports, inbox) = mpsc::unbounded_channel();
     let insight = insight(config.locks);
-    let pacer = insight.pacer(config.refill.max_rtnl_wait);
+    let pacer = insight.pacer(config.max_rtnl_wait);
     let started = Workers::start(built.kernels, &reports, &insight.marks, pacer.as_ref());
     let (workers, work) = started.context("start the workers")?;
-    let settings = PoolSettings {
-        capacity: config.capacity,
-        room: config.max_capacity,
-        target: config.target(),
-        creating: config.refill.workers * CREATING_PER_WORKER,
+    let settings = Settings {
+        classes: config.class_specs(),
+        shared: config.max_capacity,
+        creating: config.workers * CREATING_PER_WORKER,
         quotas: config.quotas.clone(),
-        recycle: config.refill.recycle,
     };
     let mut engine = Engine::new(
         built.world,
@@ -195,7 +192,7 @@ async fn serve(
         Some(endpoint) => Some(Metrics::bind(endpoint, access.socket_group).await?),
         None => None,
     };
-    tracing::info!(socket = %config.socket.display(), capacity = config.capacity, "serving");
+    tracing::info!(socket = %config.socket.display(), slots = config.slots(), "serving");
     let live = Rc::new(Live::new(access, config.api.max_clients));
     let reload = Reload::new(
         args.clone(),
@@ -230,7 +227,7 @@ async fn serve(
     let stopped = tokio::task::spawn_local(stop_signal(signals, service.clone()));
     stopped.await.context("wait for a signal")?;
     notify(sd_notify::NotifyState::Stopping);
-    engine.borrow_mut().drain();
+    engine.borrow_mut().refuse_everybody();
     // Whoever waited is told why it gets nothing; one that does not read is not waited for.
     let answered = async {
         while service.unanswered.get() > 0 {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use pcpm_api::types::{AttachRequest, Lease, OnEmpty, ResizeRequest, TargetMode, UpdateRequest};
+use pcpm_api::types::{
+    AttachRequest, DrainRequest, Lease, OnEmpty, ResizeRequest, TargetMode, UpdateRequest,
+};
 use pcpm_api::{DEFAULT_SOCKET, duration};
 
 use crate::parse::{self, LeaseOption};
@@ -305,6 +307,9 @@ pub(crate) struct AttachOptions {
     /// Whose slots the new one reaches, and is reached by.
     #[arg(long)]
     tenant: Option<String>,
+    /// Class of slots that it gets one of: size, MTU, addresses and the rest are the class's.
+    #[arg(long, value_name = "NAME")]
+    class: Option<String>,
     /// A label of the attachment; may be given several times.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<(String, String)>,
@@ -357,6 +362,7 @@ impl AttachOptions {
         AttachRequest {
             owner: owner.into(),
             tenant: self.tenant.clone(),
+            class: self.class.clone(),
             labels: (!labels.is_empty()).then_some(labels),
             publish: list(&self.slot.publish),
             allow: list(&self.slot.allow),
@@ -450,6 +456,19 @@ pub(crate) struct DrainArgs {
     /// How long to wait: 30s, 10m.
     #[arg(long, requires = "wait", value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
+    /// Only this class of slots.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) class: Option<String>,
+}
+
+impl DrainArgs {
+    /// The request these words make.
+    pub(crate) fn request(&self) -> DrainRequest {
+        DrainRequest {
+            undo: self.undo.then_some(true),
+            class: self.class.clone(),
+        }
+    }
 }
 
 /// Words of `resize`.
@@ -465,6 +484,9 @@ pub(crate) struct ResizeArgs {
     /// Whether the number of slots kept ready is fixed or follows demand.
     #[arg(long, value_name = "HOW", value_parser = one_of(TargetMode::ALL, TargetMode::as_str))]
     target: Option<TargetMode>,
+    /// The class of slots, if it is not the default one.
+    #[arg(long, value_name = "NAME")]
+    class: Option<String>,
 }
 
 impl ResizeArgs {
@@ -474,6 +496,7 @@ impl ResizeArgs {
             capacity: self.capacity,
             ready: self.ready,
             target: self.target,
+            class: self.class.clone(),
         }
     }
 }
@@ -557,7 +580,7 @@ mod tests {
 
     #[test]
     fn attach_asks_for_what_its_words_say() {
-        let words = "pcpm attach web --tenant t --label a=1 --label b= --on-empty fail \
+        let words = "pcpm attach web --tenant t --class big --label a=1 --label b= --on-empty fail \
                      --timeout 2s --lease connection --publish 80:80 --publish udp:53:53 \
                      --allow 10.0.0.0/8 --deny 10.1.0.0/16 --rate-up 10M --rate-down-packets 5k";
         let Verb::Attach(args) = Cli::parse_from(words.split(' ').filter(|w| !w.is_empty())).verb
@@ -572,6 +595,7 @@ mod tests {
         let expected = AttachRequest {
             owner: "web".into(),
             tenant: Some("t".into()),
+            class: Some("big".into()),
             labels: Some(BTreeMap::from(labels)),
             on_empty: Some(OnEmpty::Fail),
             timeout_ms: Some(2000),

@@ -206,10 +206,10 @@ fn a_journal_of_a_later_version_is_refused_and_nothing_is_touched() -> Result<()
     kill(&mut daemon)?;
     let ours = fs::read_to_string(world.path(JOURNAL))?;
     let (_, rest) = ours.split_once('\n').context("no lines")?;
-    // The checksum of the line stands before it; this is one for `{"pcpm_journal":2}`.
+    // The checksum of the line stands before it; this is one for `{"pcpm_journal":3}`.
     let line = format!(
-        "{:08x} {{\"pcpm_journal\":2}}",
-        crc32(b"{\"pcpm_journal\":2}")
+        "{:08x} {{\"pcpm_journal\":3}}",
+        crc32(b"{\"pcpm_journal\":3}")
     );
     fs::write(world.path(JOURNAL), format!("{line}\n{rest}"))?;
     let refused = world
@@ -217,7 +217,7 @@ fn a_journal_of_a_later_version_is_refused_and_nothing_is_touched() -> Result<()
         .unwrap_err()
         .to_string();
     assert!(
-        refused.contains("it has format 2 and this pcpmd knows 1"),
+        refused.contains("it has format 3 and this pcpmd knows 2"),
         "{refused}"
     );
     place.tool("ping -c1 -W5 198.51.100.1").run()?;

@@ -10,8 +10,8 @@ use pcpm_api::{
     error::PoolError,
     limits::MESSAGE_BYTES,
     types::{
-        AttachRequest, DetachRequest, DoctorReply, DrainReply, DrainRequest, DropsRequest,
-        LocksRequest, UpdateRequest, WatchFrame, WatchRequest,
+        AttachRequest, DetachRequest, DoctorReply, DropsRequest, LocksRequest, UpdateRequest,
+        WatchFrame, WatchRequest,
     },
 };
 use serde::Serialize;
@@ -167,8 +167,8 @@ impl Client {
             Call::Drops(request) => self.drops(request, mode).await,
             Call::Locks(request) => self.locks(&request, mode).await,
             Call::Drain(request) => {
-                let drained = self.drain(&request);
-                self.reply(mode, drained).await
+                let drained = self.service.engine.borrow_mut().drain(&request);
+                self.result(mode, drained).await
             }
             Call::Resize(request) => {
                 let resized = self.service.engine.borrow_mut().resize(&request);
@@ -200,18 +200,6 @@ impl Client {
     fn detach(&self, request: &DetachRequest) -> Result<(), PoolError> {
         let mut engine = self.service.engine.borrow_mut();
         engine.detach(&request.owner, request.id.as_deref(), self.caller)
-    }
-
-    fn drain(&self, request: &DrainRequest) -> DrainReply {
-        let draining = request.undo != Some(true);
-        let mut engine = self.service.engine.borrow_mut();
-        if draining {
-            engine.drain();
-        } else {
-            engine.end_drain();
-        }
-        let attached = engine.counts().attached;
-        DrainReply { draining, attached }
     }
 
     fn update(&self, request: &UpdateRequest) -> Result<Attachment, PoolError> {

@@ -57,6 +57,8 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::DropCount::CUSTOM_TYPE,
         types::DroppedPackets::CUSTOM_TYPE,
         types::WarmTarget::CUSTOM_TYPE,
+        types::Reservation::CUSTOM_TYPE,
+        types::ClassStatus::CUSTOM_TYPE,
         types::WaitingRequest::CUSTOM_TYPE,
         types::LockWaits::CUSTOM_TYPE,
         types::LockWaiter::CUSTOM_TYPE,

@@ -28,7 +28,14 @@ pub(super) struct Layer {
     pub(super) clone_inner6: Option<Given<String>>,
     pub(super) ipv6_egress: Option<Given<String>>,
     pub(super) uplink: Option<Given<Vec<String>>>,
+    pub(super) workers: Option<Given<i64>>,
+    pub(super) max_rtnl_wait: Option<Given<String>>,
     pub(super) refill: RefillLayer,
+    pub(super) mtu: Option<Given<i64>>,
+    /// By their names.
+    pub(super) classes: Vec<(Given<String>, ClassLayer)>,
+    /// The same.
+    pub(super) reserves: Vec<(Given<String>, ReserveLayer)>,
     pub(super) nat_ports: Option<Given<String>>,
     pub(super) nat_flows: Option<Given<i64>>,
     pub(super) nat_flows_per_slot: Option<Given<i64>>,
@@ -54,14 +61,30 @@ pub(super) struct Layer {
 /// What one source says of how slots are made.
 #[derive(Debug, Default)]
 pub(super) struct RefillLayer {
-    pub(super) workers: Option<Given<i64>>,
     pub(super) target: Option<Given<String>>,
     pub(super) floor: Option<Given<i64>>,
     pub(super) ceiling: Option<Given<i64>>,
     pub(super) one_in: Option<Given<i64>>,
     pub(super) window_s: Option<Given<i64>>,
     pub(super) recycle: Option<Given<String>>,
-    pub(super) max_rtnl_wait: Option<Given<String>>,
+}
+
+/// What one source says of a class of slots.
+#[derive(Debug, Default)]
+pub(super) struct ClassLayer {
+    pub(super) capacity: Option<Given<i64>>,
+    pub(super) ready: Option<Given<i64>>,
+    pub(super) addresses: Option<Given<String>>,
+    pub(super) mtu: Option<Given<i64>>,
+    pub(super) refill: RefillLayer,
+}
+
+/// What one source says of slots that are held back.
+#[derive(Debug, Default)]
+pub(super) struct ReserveLayer {
+    pub(super) class: Option<Given<String>>,
+    pub(super) tenants: Option<Given<Vec<String>>>,
+    pub(super) warm: Option<Given<i64>>,
 }
 
 /// A quota of one source.
@@ -130,7 +153,12 @@ impl Layer {
             clone_inner6: clone.text("inner6")?,
             ipv6_egress: ipv6.text("egress")?,
             uplink: root.text_or_texts("uplink")?,
+            workers: refill.integer("workers")?,
+            max_rtnl_wait: refill.text("max_rtnl_wait")?,
             refill: refill.refill()?,
+            mtu: root.integer("mtu")?,
+            classes: root.table("class")?.tables(Table::class)?,
+            reserves: root.table("reserve")?.tables(Table::reserve)?,
             nat_ports: nat.text("ports")?,
             nat_flows: nat.integer("flows")?,
             nat_flows_per_slot: nat.integer("flows_per_slot")?,
@@ -149,7 +177,7 @@ impl Layer {
             log_level: log.text("level")?,
             quota_tenant: quota.table("tenant")?.quota()?,
             quota_user: quota.table("user")?.quota()?,
-            quota_tenants: quota.table("tenants")?.quotas()?,
+            quota_tenants: quota.table("tenants")?.tables(Table::quota)?,
         };
         [
             root, clone, ipv6, refill, nat, publish, policy, api, access, quota, locks, reaper,
@@ -246,14 +274,12 @@ impl<'a> Table<'a> {
 
     fn refill(&mut self) -> Result<RefillLayer, ConfigError> {
         Ok(RefillLayer {
-            workers: self.integer("workers")?,
             target: self.text("target")?,
             floor: self.integer("floor")?,
             ceiling: self.integer("ceiling")?,
             one_in: self.integer("one_in")?,
             window_s: self.integer("window_s")?,
             recycle: self.text("recycle")?,
-            max_rtnl_wait: self.text("max_rtnl_wait")?,
         })
     }
 
@@ -267,8 +293,37 @@ impl<'a> Table<'a> {
         Ok(quota)
     }
 
-    /// The quotas that the tables in this one are, by name.
-    fn quotas(&self) -> Result<Vec<(Given<String>, QuotaLayer)>, ConfigError> {
+    /// The class of slots that the table is.
+    fn class(mut self) -> Result<ClassLayer, ConfigError> {
+        let mut refill = self.table("refill")?;
+        let class = ClassLayer {
+            capacity: self.integer("capacity")?,
+            ready: self.integer("ready")?,
+            addresses: self.text("addresses")?,
+            mtu: self.integer("mtu")?,
+            refill: refill.refill()?,
+        };
+        refill.deny_unknown()?;
+        self.deny_unknown()?;
+        Ok(class)
+    }
+
+    /// The slots held back that the table is about.
+    fn reserve(mut self) -> Result<ReserveLayer, ConfigError> {
+        let reserve = ReserveLayer {
+            class: self.text("class")?,
+            tenants: self.texts("tenants")?,
+            warm: self.integer("warm")?,
+        };
+        self.deny_unknown()?;
+        Ok(reserve)
+    }
+
+    /// What the tables in this one are, by name.
+    fn tables<T>(
+        &self,
+        read: impl Fn(Self) -> Result<T, ConfigError>,
+    ) -> Result<Vec<(Given<String>, T)>, ConfigError> {
         let entries = self.entries.into_iter().flat_map(DeTable::iter);
         entries
             .map(|(key, value)| {
@@ -282,9 +337,9 @@ impl<'a> Table<'a> {
                         format!("must be a table, found {found}"),
                     ));
                 };
-                let quota = Self::new(self.file, self.full_name(name), table).quota()?;
+                let table = read(Self::new(self.file, self.full_name(name), table))?;
                 let value = name.to_owned();
-                Ok((Given { value, origin }, quota))
+                Ok((Given { value, origin }, table))
             })
             .collect()
     }

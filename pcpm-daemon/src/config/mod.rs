@@ -3,6 +3,7 @@
 //! the host to be judged (routes, limits, the ephemeral port range) belongs to `doctor`.
 
 mod args;
+mod classes;
 mod error;
 mod layer;
 mod log;
@@ -13,10 +14,12 @@ mod validate;
 mod tests;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use pcpm_api::limits::DEFAULT_CLASS;
 use pcpm_api::types::TargetMode;
 
 pub(crate) use args::Args;
@@ -25,8 +28,11 @@ pub(crate) use log::{Log, LogFormat, LogLevel};
 
 use layer::Layer;
 
+use crate::engine::ClassSpec;
 use crate::metrics::Endpoint;
-use crate::pool::{Adaptive, Quotas, Recycle, Target};
+use crate::pool::{
+    Adaptive, ClassSettings, Quotas, Recycle, ReserveSettings, Target, TenantPattern,
+};
 
 /// Read when it exists and no other file is named.
 pub(crate) const DEFAULT_FILE: &str = "/etc/pcpm/pcpmd.toml";
@@ -44,7 +50,7 @@ pub(crate) struct Config {
     pub(crate) on_exit: OnExit,
     /// All slots, whatever their state.
     pub(crate) capacity: u32,
-    /// The most that a resize can make of it.
+    /// The most that a resize can make of it, with what other classes have that share its addresses.
     pub(crate) max_capacity: u32,
     /// How many of them are kept ready.
     pub(crate) ready: u32,
@@ -58,8 +64,18 @@ pub(crate) struct Config {
     pub(crate) ipv6: Ipv6,
     /// The host's ways out.
     pub(crate) uplink: UplinkSetting,
+    /// Threads that make and destroy slots.
+    pub(crate) workers: u32,
+    /// How long 99 of 100 waits of others for the rtnl lock may take because of refill; no matter if none.
+    pub(crate) max_rtnl_wait: Option<Duration>,
     /// How slots are made.
     pub(crate) refill: Refill,
+    /// MTU of slots' links in bytes, if it is not the uplink's.
+    pub(crate) mtu: Option<u32>,
+    /// Other classes of slots than the default one, which is what the settings here are about.
+    pub(crate) classes: Vec<Class>,
+    /// Ready slots held back for some tenants.
+    pub(crate) reserves: Vec<Reserve>,
     /// How slots reach the world.
     pub(crate) nat: Nat,
     /// Ports of the host that lead to slots.
@@ -145,8 +161,6 @@ pub(crate) enum UplinkSetting {
 /// How slots are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refill {
-    /// Threads that make and destroy slots.
-    pub(crate) workers: u32,
     /// How many slots are kept ready.
     pub(crate) target: TargetMode,
     /// What a target that follows demand is never below.
@@ -159,8 +173,36 @@ pub(crate) struct Refill {
     pub(crate) window_s: u32,
     /// What becomes of used slots.
     pub(crate) recycle: Recycle,
-    /// How long 99 of 100 waits of others for the rtnl lock may take because of it; no matter if none.
-    pub(crate) max_rtnl_wait: Option<Duration>,
+}
+
+/// Slots that are made alike, and differ from those of other classes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Class {
+    /// What it is asked for by.
+    pub(crate) name: String,
+    /// As [`Config::capacity`].
+    pub(crate) capacity: u32,
+    /// As [`Config::ready`].
+    pub(crate) ready: u32,
+    /// A part of [`Config::pool_cidr`] that only its slots have addresses in.
+    pub(crate) addresses: Option<Ipv4Net>,
+    /// As [`Config::mtu`].
+    pub(crate) mtu: Option<u32>,
+    /// As [`Config::refill`].
+    pub(crate) refill: Refill,
+}
+
+/// Ready slots of a class that are held back for some tenants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reserve {
+    /// For people.
+    pub(crate) name: String,
+    /// The class.
+    pub(crate) class: String,
+    /// Whom they are for.
+    pub(crate) tenants: Vec<TenantPattern>,
+    /// How many.
+    pub(crate) warm: u32,
 }
 
 /// How slots reach the world.
@@ -264,19 +306,76 @@ impl Config {
         Self::from_layer(file.overridden_by(args.layer()))
     }
 
-    /// How many slots the pool keeps ready.
-    pub(crate) fn target(&self) -> Target {
-        let refill = self.refill;
-        match refill.target {
-            TargetMode::Fixed => Target::Fixed(self.ready),
-            TargetMode::Adaptive => Target::Adaptive(Adaptive {
-                first: self.ready,
-                floor: refill.floor,
-                ceiling: refill.ceiling,
-                one_in: refill.one_in,
-                window: Duration::from_secs(refill.window_s.into()),
-            }),
+    /// All classes as the engine takes them, the default one first.
+    pub(crate) fn class_specs(&self) -> Vec<ClassSpec> {
+        let default = Class {
+            name: DEFAULT_CLASS.to_owned(),
+            capacity: self.capacity,
+            ready: self.ready,
+            addresses: None,
+            mtu: self.mtu,
+            refill: self.refill,
+        };
+        let all = std::iter::once(&default).chain(&self.classes);
+        all.map(|class| self.spec(class)).collect()
+    }
+
+    fn spec(&self, class: &Class) -> ClassSpec {
+        let reserves = self.reserves.iter().filter(|of| of.class == class.name);
+        let (reservations, reserves) = reserves
+            .map(|reserve| {
+                let settings = ReserveSettings {
+                    tenants: reserve.tenants.clone(),
+                    warm: reserve.warm,
+                };
+                (reserve.name.clone(), settings)
+            })
+            .unzip();
+        ClassSpec {
+            name: class.name.clone(),
+            mtu: class.mtu,
+            addresses: class.addresses.unwrap_or(self.pool_cidr),
+            reservations,
+            pool: ClassSettings {
+                capacity: class.capacity,
+                target: class.refill.target(class.ready),
+                reserves,
+                indexes: class.addresses.map(|own| self.indexes(own)),
+                recycle: class.refill.recycle,
+            },
         }
+    }
+
+    /// Slots with addresses in a part of the pool's.
+    fn indexes(&self, part: Ipv4Net) -> Range<u32> {
+        let first = u32::from(part.network()) - u32::from(self.pool_cidr.network());
+        first..first + validate::addresses(part)
+    }
+
+    /// Slots of all classes.
+    pub(crate) fn slots(&self) -> u32 {
+        let others = self.classes.iter().map(|class| class.capacity);
+        self.capacity + others.sum::<u32>()
+    }
+
+    /// Ranges of indexes that slots may have: the one that classes share, and those of single classes.
+    pub(crate) fn index_ranges(&self) -> impl Iterator<Item = Range<u32>> {
+        let own = self.classes.iter().filter_map(|class| class.addresses);
+        let own = own.map(|part| self.indexes(part));
+        std::iter::once(0..self.max_capacity).chain(own)
+    }
+
+    /// Slots there are maps for: all indexes are below.
+    pub(crate) fn room(&self) -> u32 {
+        let ends = self.index_ranges().map(|range| range.end);
+        ends.max().unwrap_or_default()
+    }
+
+    /// Whether slots of any class are used again.
+    pub(crate) fn recycles(&self) -> bool {
+        let others = self.classes.iter().map(|class| class.refill.recycle);
+        let mut all = std::iter::once(self.refill.recycle).chain(others);
+        all.any(|recycle| recycle != Recycle::Never)
     }
 
     /// What of the log is written: what the option says, else `RUST_LOG`, else the configuration file.
@@ -292,5 +391,21 @@ impl Config {
 
     fn from_layer(layer: Layer) -> Result<Self, ConfigError> {
         validate::config(layer)
+    }
+}
+
+impl Refill {
+    /// How many slots are kept ready, where so many are asked for.
+    fn target(&self, ready: u32) -> Target {
+        match self.target {
+            TargetMode::Fixed => Target::Fixed(ready),
+            TargetMode::Adaptive => Target::Adaptive(Adaptive {
+                first: ready,
+                floor: self.floor,
+                ceiling: self.ceiling,
+                one_in: self.one_in,
+                window: Duration::from_secs(self.window_s.into()),
+            }),
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use super::validate::{DEFAULT_INNER, default_flows_per_slot, socket_in, whole_hubs};
 use super::{
     Access, AddressMode, Config, DefaultPolicy, Ipv6Egress, Locks, Log, OnExit, PoolV6, PortRange,
-    Principal, UplinkSetting,
+    Principal, Refill, UplinkSetting,
 };
 use crate::metrics::Endpoint;
 use crate::pool::{Quota, Quotas, Recycle};
@@ -67,6 +67,8 @@ fn pool(file: &mut Printer, config: &Config) {
     );
     file.about(&["Number of slots kept ready, 0 to capacity. Default: capacity."]);
     file.set_unless(config.ready == config.capacity, "ready", &config.ready);
+    file.about(&["MTU of the slots' links in bytes, 1280 to 65535. Default: that of the uplink."]);
+    file.set_unless(config.mtu.is_none(), "mtu", &config.mtu.unwrap_or(1500));
     file.about(&[
         "Addresses of the slots: an IPv4 network that nothing else on this host uses, with a prefix length",
         "of 8 to 30 and room for capacity addresses.",
@@ -104,40 +106,14 @@ fn tables(file: &mut Printer, config: &Config) {
     file.set("egress", &quoted(&config.ipv6.egress));
     file.table("refill");
     file.about(&["Threads that make and destroy slots, 1 to 16. More than 2 seldom help: the kernel serialises."]);
-    let refill = &config.refill;
-    file.set("workers", &refill.workers);
-    file.about(&[
-        "fixed: 'ready' slots are kept ready. adaptive: as many as demand asks for, beginning with 'ready'.",
-    ]);
-    file.set("target", &quoted(&refill.target));
-    file.about(&["Bounds of an adaptive target. Defaults: 8, capacity."]);
-    file.set_unless(
-        refill.floor == 8.min(refill.ceiling),
-        "floor",
-        &refill.floor,
-    );
-    file.set_unless(
-        refill.ceiling == config.capacity,
-        "ceiling",
-        &refill.ceiling,
-    );
-    file.about(&["Of this many attaches one may find nothing ready, 10 to 1000000."]);
-    file.set("one_in", &refill.one_in);
-    file.about(&["How long demand is remembered, in seconds, 10 to 86400."]);
-    file.set("window_s", &refill.window_s);
-    file.about(&[
-        "What becomes of a slot that was given back: never (it is destroyed), same-tenant (it is kept for the",
-        "tenant that had it) or verified (it is used again if nothing in it differs from how it was made).",
-    ]);
-    file.set("recycle", &quoted(&refill.recycle));
+    file.set("workers", &config.workers);
+    refill(file, &config.refill, config.capacity);
     file.about(&[
         "How long others may wait for the rtnl lock because of refill: 99 of 100 of their waits for it, such as",
         "2ms or 500us. It slows down where that is exceeded, and only then. off: it does not care.",
     ]);
-    file.set(
-        "max_rtnl_wait",
-        &quoted(&max_rtnl_wait(refill.max_rtnl_wait)),
-    );
+    let wait = quoted(&max_rtnl_wait(config.max_rtnl_wait));
+    file.set("max_rtnl_wait", &wait);
     file.table("nat");
     file.about(&[
         "Ports (and ICMP echo identifiers) of translated packets, \"FIRST-LAST\" from 1024 on, outside",
@@ -180,6 +156,71 @@ fn tables(file: &mut Printer, config: &Config) {
     file.set("interval", &quoted(&interval));
     metrics(file, config.metrics.as_ref());
     log(file, config.log);
+    classes(file, config);
+    reserves(file, config);
+}
+
+fn classes(file: &mut Printer, config: &Config) {
+    file.about(&[
+        "Further classes of slots, chosen at attach by name, as tables [class.NAME]: capacity (which must be",
+        "given), ready, mtu, a table refill, and addresses, a part of pool_cidr that only this class has. The",
+        "settings above are those of the class default, and what a class does not say is as there.",
+    ]);
+    for class in &config.classes {
+        file.table(&format!("class.{}", quoted(&class.name)));
+        file.set("capacity", &class.capacity);
+        file.set("ready", &class.ready);
+        if let Some(addresses) = class.addresses {
+            file.set("addresses", &quoted(&addresses));
+        }
+        if let Some(mtu) = class.mtu {
+            file.set("mtu", &mtu);
+        }
+        file.table(&format!("class.{}.refill", quoted(&class.name)));
+        file.set("target", &quoted(&class.refill.target));
+        file.set("floor", &class.refill.floor);
+        file.set("ceiling", &class.refill.ceiling);
+        file.set("one_in", &class.refill.one_in);
+        file.set("window_s", &class.refill.window_s);
+        file.set("recycle", &quoted(&class.refill.recycle));
+    }
+}
+
+fn reserves(file: &mut Printer, config: &Config) {
+    file.about(&[
+        "Ready slots that are held back for some tenants, as tables [reserve.NAME]: tenants (names, or beginnings",
+        "of names with a * behind them), warm (how many slots) and class.",
+    ]);
+    for reserve in &config.reserves {
+        file.table(&format!("reserve.{}", quoted(&reserve.name)));
+        let tenants = reserve.tenants.iter().map(|tenant| quoted(tenant));
+        file.set("tenants", &toml::Value::Array(tenants.collect()));
+        file.set("warm", &reserve.warm);
+        file.set("class", &quoted(&reserve.class));
+    }
+}
+
+fn refill(file: &mut Printer, refill: &Refill, capacity: u32) {
+    file.about(&[
+        "fixed: 'ready' slots are kept ready. adaptive: as many as demand asks for, beginning with 'ready'.",
+    ]);
+    file.set("target", &quoted(&refill.target));
+    file.about(&["Bounds of an adaptive target. Defaults: 8, capacity."]);
+    file.set_unless(
+        refill.floor == 8.min(refill.ceiling),
+        "floor",
+        &refill.floor,
+    );
+    file.set_unless(refill.ceiling == capacity, "ceiling", &refill.ceiling);
+    file.about(&["Of this many attaches one may find nothing ready, 10 to 1000000."]);
+    file.set("one_in", &refill.one_in);
+    file.about(&["How long demand is remembered, in seconds, 10 to 86400."]);
+    file.set("window_s", &refill.window_s);
+    file.about(&[
+        "What becomes of a slot that was given back: never (it is destroyed), same-tenant (it is kept for the",
+        "tenant that had it) or verified (it is used again if nothing in it differs from how it was made).",
+    ]);
+    file.set("recycle", &quoted(&refill.recycle));
 }
 
 fn inner(file: &mut Printer, mode: AddressMode) {

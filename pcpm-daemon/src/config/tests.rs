@@ -10,7 +10,7 @@ use pcpm_api::types::TargetMode;
 
 use super::validate::{DEFAULT_INNER, whole_hubs};
 use super::*;
-use crate::pool::Quota;
+use crate::pool::{Adaptive, Quota};
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::from_layer(Layer::parse(text, Path::new("pcpmd.toml"))?)
@@ -68,10 +68,7 @@ fn options_override_the_file_which_overrides_the_defaults() {
     let path = file.path().to_str().unwrap();
     let args = Args::parse_from(["pcpmd", "--config", path, "--ready", "7"]);
     let config = Config::load(&args).unwrap();
-    assert_eq!(
-        (config.capacity, config.ready, config.refill.workers),
-        (10, 7, 3)
-    );
+    assert_eq!((config.capacity, config.ready, config.workers), (10, 7, 3));
     assert_eq!(config.nat, Config::default().nat);
 }
 
@@ -664,17 +661,64 @@ fn any_quotas() -> impl Strategy<Value = Quotas> {
     })
 }
 
+const RECYCLE: [Recycle; 3] = [Recycle::Never, Recycle::SameTenant, Recycle::Verified];
+
+prop_compose! {
+    fn any_class()(
+        name in "[a-c][a-z0-9.:@/+_-]{0,8}",
+        (capacity, ready) in (1_u32..9, any::<u32>()),
+        mtu in proptest::option::of(1280_u32..=65_535),
+        refill in any_refill(),
+    ) -> Class {
+        Class {
+            name,
+            capacity,
+            ready: ready % (capacity + 1),
+            addresses: None,
+            mtu,
+            refill: within(refill, capacity),
+        }
+    }
+}
+
+/// As many of the classes as the pool has addresses for.
+fn fitting(classes: Vec<Class>, mut free: u32) -> Vec<Class> {
+    let mut fitting: Vec<Class> = classes
+        .into_iter()
+        .take_while(|class| {
+            let left = free.checked_sub(class.capacity);
+            free = left.unwrap_or_default();
+            left.is_some()
+        })
+        .collect();
+    fitting.sort_by(|a, b| a.name.cmp(&b.name));
+    fitting.dedup_by(|a, b| a.name == b.name);
+    fitting
+}
+
+/// One slot of each class that has more is held back for somebody.
+fn any_reserves(classes: &[Class]) -> Vec<Reserve> {
+    let large = classes.iter().filter(|class| class.capacity > 1);
+    let reserves = large.map(|class| Reserve {
+        name: format!("for-{}", class.name),
+        class: class.name.clone(),
+        tenants: vec!["shop-*".parse().unwrap(), "b".parse().unwrap()],
+        warm: 1,
+    });
+    let mut reserves: Vec<_> = reserves.collect();
+    reserves.sort_by(|a, b| a.name.cmp(&b.name));
+    reserves
+}
+
 prop_compose! {
     /// Its bounds are for a pool of any size yet.
     fn any_refill()(
-        (workers, adaptive, recycled) in (1_u32..=16, any::<bool>(), any::<bool>()),
+        (adaptive, recycle) in (any::<bool>(), sample::select(&RECYCLE)),
         (floor, ceiling) in (any::<u32>(), any::<u32>()),
         (one_in, window_s) in (10_u32..=1_000_000, 10_u32..=86_400),
-        max_rtnl_wait in proptest::option::of((50_u64..=10_000_000).prop_map(Duration::from_micros)),
     ) -> Refill {
         let target = if adaptive { TargetMode::Adaptive } else { TargetMode::Fixed };
-        let recycle = if recycled { Recycle::Verified } else { Recycle::Never };
-        Refill { workers, target, floor, ceiling, one_in, window_s, recycle, max_rtnl_wait }
+        Refill { target, floor, ceiling, one_in, window_s, recycle }
     }
 }
 
@@ -736,29 +780,39 @@ prop_compose! {
         ports in (1024_u16.., 1024_u16..),
         (refill, flows, share) in (any_refill(), 1024_u32..=16_777_216, any::<u32>()),
         (published, closed) in (1_u32..=65_536, any::<bool>()),
-        max_clients in 1_u32..=65_536,
+        (max_clients, workers) in (1_u32..=65_536, 1_u32..=16),
+        (mtu, classes) in (proptest::option::of(1280_u32..=65_535), prop::collection::vec(any_class(), 0..4)),
         keep in any::<bool>(),
         (access, quotas) in (any_access(), any_quotas()),
         (enabled, long_wait_ms) in (any::<bool>(), 1_u64..=60_000),
         interval_s in 1_u64..=3600,
+        max_rtnl_wait in proptest::option::of((50_u64..=10_000_000).prop_map(Duration::from_micros)),
         metrics in any_endpoint(),
         (format, level) in (sample::select(&LogFormat::ALL), sample::select(&LogLevel::ALL)),
     ) -> Config {
-        let capacity = 1 + slots % (1 << (32 - pool_cidr.prefix_len()).min(16));
+        let addresses = 1 << (32 - pool_cidr.prefix_len()).min(16);
+        let capacity = 1 + slots % addresses;
+        let classes = fitting(classes, addresses - capacity);
+        let all = capacity + classes.iter().map(|class| class.capacity).sum::<u32>();
         Config {
             socket: socket.unwrap_or_else(|| state_dir.join("pcpm.sock")),
             state_dir,
             bpffs,
             on_exit: if keep { OnExit::Keep } else { OnExit::Remove },
             capacity,
-            max_capacity: whole_hubs(capacity, pool_cidr),
+            max_capacity: whole_hubs(all, pool_cidr),
             ready: warm % (capacity + 1),
             pool_cidr,
             pool_cidr6,
             address_mode: within_pool(inner, pool_cidr, pool_cidr6),
             ipv6: Ipv6 { egress },
             uplink,
+            workers,
+            max_rtnl_wait,
             refill: within(refill, capacity),
+            mtu,
+            reserves: any_reserves(&classes),
+            classes,
             nat: Nat {
                 ports: PortRange { first: ports.0.min(ports.1), last: ports.0.max(ports.1) },
                 flows,
@@ -774,6 +828,110 @@ prop_compose! {
             metrics,
             log: Log { format: format.0, level: level.0 },
         }
+    }
+}
+
+#[test]
+fn a_class_is_like_the_top_level_where_it_says_nothing() {
+    let config = parse(
+        "capacity = 100\nmtu = 1400\n[refill]\nrecycle = \"verified\"\n\
+         [class.big]\ncapacity = 20\nmtu = 9000\nrefill.target = \"adaptive\"\n",
+    )
+    .unwrap();
+    let [default, big] = &config.class_specs()[..] else {
+        panic!("two classes");
+    };
+    assert_eq!((default.mtu, big.mtu), (Some(1400), Some(9000)));
+    assert_eq!(
+        (big.pool.capacity, big.pool.recycle),
+        (20, Recycle::Verified)
+    );
+    assert!(matches!(
+        big.pool.target,
+        Target::Adaptive(Adaptive {
+            floor: 8,
+            ceiling: 20,
+            ..
+        })
+    ));
+    assert_eq!((config.slots(), config.room()), (120, 512));
+}
+
+#[test]
+fn a_class_may_have_addresses_of_its_own() {
+    let config = parse("[class.far]\ncapacity = 8\naddresses = \"10.213.16.0/24\"\n").unwrap();
+    assert_eq!(config.class_specs()[1].pool.indexes, Some(4096..4352));
+    assert_eq!((config.max_capacity, config.room()), (512, 4352));
+}
+
+#[test]
+fn classes_and_reservations_that_cannot_be_are_refused_with_the_place() {
+    let two = "[class.a]\ncapacity = 8\naddresses = \"10.213.16.0/24\"\n[class.b]\ncapacity = 8\n";
+    let cases = [
+        (
+            "[class.a]\n",
+            "pcpmd.toml:1: class.a.capacity: must be given",
+        ),
+        (
+            "[class.default]\ncapacity = 1\n",
+            "class.default: the class default is what the settings",
+        ),
+        (
+            "[class.a]\ncapacity = 1\ncolour = 1\n",
+            "class.a.colour: unknown key",
+        ),
+        (
+            "[class.a]\ncapacity = 1\nmtu = 900\n",
+            "class.a.mtu: 900 is not between 1280 and 65535",
+        ),
+        (
+            "[class.a]\ncapacity = 9\nready = 10\n",
+            "class.a.ready: 10 is more than the capacity, 9",
+        ),
+        (
+            "[class.a]\ncapacity = 9\nrefill.ceiling = 10\n",
+            "class.a.refill.ceiling: 10 is not between 0 and 9",
+        ),
+        (
+            "[class.a]\ncapacity = 9\naddresses = \"10.9.0.0/24\"\n",
+            "is not a part of pool_cidr, 10.213.0.0/16",
+        ),
+        (
+            "[class.a]\ncapacity = 9\naddresses = \"10.213.16.0/29\"\n",
+            "has 8 addresses, too few for a capacity of 9",
+        ),
+        (
+            "[class.a]\ncapacity = 9\naddresses = \"10.213.1.0/24\"\n",
+            "overlaps the first 512 addresses of pool_cidr",
+        ),
+        (
+            &format!("{two}addresses = \"10.213.16.128/25\"\n"),
+            "pcpmd.toml:6: class.b.addresses: 10.213.16.128/25 overlaps that of class a",
+        ),
+        (
+            "[reserve.r]\nwarm = 1\n",
+            "reserve.r.tenants: must be given",
+        ),
+        (
+            "[reserve.r]\ntenants = [\"a*b\"]\nwarm = 1\n",
+            "reserve.r.tenants: ",
+        ),
+        (
+            "[reserve.r]\ntenants = [\"a\"]\nwarm = 1\nclass = \"x\"\n",
+            "reserve.r: there is no class 'x'",
+        ),
+        (
+            "capacity = 9\n[reserve.r]\ntenants = [\"a\"]\nwarm = 9\n",
+            "none would be left for others",
+        ),
+        (
+            "[reserve.q]\ntenants = [\"a\"]\nwarm = 1\n[reserve.r]\ntenants = [\"b\", \"a\"]\nwarm = 1\n",
+            "reserve.r: a has reservation q already",
+        ),
+    ];
+    for (text, expected) in cases {
+        let told = refused(text);
+        assert!(told.contains(expected), "{text}: {told}");
     }
 }
 

@@ -11,6 +11,7 @@ use pcpm_api::limits;
 use pcpm_api::types::TargetMode;
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
 
+use super::classes;
 use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
@@ -21,7 +22,7 @@ use super::{
 use crate::pool::{Quota, Quotas, Recycle};
 
 /// Slots one daemon can number.
-const MOST_SLOTS: u32 = 65_536;
+pub(super) const MOST_SLOTS: u32 = 65_536;
 /// Longest path of a Unix socket: `sun_path` without the final zero.
 const SOCKET_PATH_BYTES: usize = 107;
 /// Longest name of an interface: `IFNAMSIZ` without the final zero.
@@ -82,15 +83,18 @@ impl Default for Config {
                 egress: Ipv6Egress::Nat,
             },
             uplink: UplinkSetting::Auto,
+            workers: 2,
+            max_rtnl_wait: None,
+            mtu: None,
+            classes: Vec::new(),
+            reserves: Vec::new(),
             refill: Refill {
-                workers: 2,
                 target: TargetMode::Fixed,
                 floor: 8,
                 ceiling: 64,
                 one_in: 1_000,
                 window_s: 600,
                 recycle: Recycle::Never,
-                max_rtnl_wait: None,
             },
             nat: Nat {
                 ports: PortRange {
@@ -125,6 +129,7 @@ impl Default for Config {
 
 pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
     let default = Config::default();
+    let places = classes::Places::of(&layer);
     let ipv6 = Ipv6 {
         egress: ipv6_egress(layer.ipv6_egress, layer.pool_cidr6.as_ref())?,
     };
@@ -141,8 +146,14 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
     let pool_cidr6 = set("pool_cidr6", layer.pool_cidr6, default.pool_cidr6, |text| {
         pool_cidr6(&text, ipv6.egress)
     })?;
-    let most = whole_hubs(capacity, pool_cidr);
-    Ok(Config {
+    let refill = refill("refill", layer.refill, capacity, default.refill)?;
+    let classes = classes::classes(layer.classes, refill)?;
+    let sharing = classes::sharing(capacity, &classes);
+    let most = whole_hubs(sharing, pool_cidr);
+    let max_capacity = set("max_capacity", layer.max_capacity, most, |n| {
+        max_capacity(n, sharing, pool_cidr)
+    })?;
+    let config = Config {
         socket: set("socket", layer.socket, socket_in(&state_dir), socket)?,
         state_dir,
         bpffs: set("bpffs", layer.bpffs, default.bpffs, absolute)?,
@@ -152,9 +163,7 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         capacity,
         ready: set("ready", layer.ready, capacity, |n| ready(n, capacity))?,
         pool_cidr,
-        max_capacity: set("max_capacity", layer.max_capacity, most, |n| {
-            max_capacity(n, capacity, pool_cidr)
-        })?,
+        max_capacity,
         pool_cidr6,
         address_mode: address_mode(
             layer.address_mode,
@@ -164,7 +173,19 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         )?,
         ipv6,
         uplink: set("uplink", layer.uplink, default.uplink, uplink)?,
-        refill: refill(layer.refill, capacity)?,
+        workers: set(
+            "refill.workers",
+            layer.workers,
+            default.workers,
+            number(1..=16),
+        )?,
+        max_rtnl_wait: set(
+            "refill.max_rtnl_wait",
+            layer.max_rtnl_wait,
+            default.max_rtnl_wait,
+            |text| max_rtnl_wait(&text),
+        )?,
+        refill,
         nat: nat(
             layer.nat_ports,
             layer.nat_flows,
@@ -173,14 +194,7 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         )?,
         publish: publish(layer.publish_max_ports, default.publish)?,
         policy: policy(layer.policy_default, default.policy)?,
-        api: Api {
-            max_clients: set(
-                "api.max_clients",
-                layer.api_max_clients,
-                default.api.max_clients,
-                number(1..=65_536),
-            )?,
-        },
+        api: api(layer.api_max_clients, default.api)?,
         access: access(
             layer.access_group,
             layer.access_viewers,
@@ -188,50 +202,39 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             layer.access_administrators,
         )?,
         locks: locks(layer.locks_enabled, layer.locks_long_wait_ms, default.locks)?,
+        mtu: layer
+            .mtu
+            .map(|given| check("mtu", given, classes::mtu))
+            .transpose()?,
+        classes,
+        reserves: classes::reserves(layer.reserves)?,
         quotas: Quotas {
             tenant: quota("quota.tenant", layer.quota_tenant)?,
             tenants: quotas(layer.quota_tenants)?,
             user: quota("quota.user", layer.quota_user)?,
         },
-        reaper: Reaper {
-            interval: set(
-                "reaper.interval",
-                layer.reaper_interval,
-                default.reaper.interval,
-                |text| interval(&text),
-            )?,
-        },
+        reaper: reaper(layer.reaper_interval, default.reaper)?,
         metrics: layer
             .metrics_listen
             .map(|given| check("metrics.listen", given, |text| text.parse()))
             .transpose()?,
-        log: Log {
-            format: set("log.format", layer.log_format, default.log.format, |text| {
-                text.parse()
-            })?,
-            level: set("log.level", layer.log_level, default.log.level, |text| {
-                text.parse()
-            })?,
-        },
-    })
+        log: log(layer.log_format, layer.log_level, default.log)?,
+    };
+    classes::check_together(&config, &places)?;
+    Ok(config)
 }
 
 fn publish(max_ports: Option<Given<i64>>, default: Publish) -> Result<Publish, ConfigError> {
+    let most = number(1..=65_536);
     Ok(Publish {
-        max_ports: set(
-            "publish.max_ports",
-            max_ports,
-            default.max_ports,
-            number(1..=65_536),
-        )?,
+        max_ports: set("publish.max_ports", max_ports, default.max_ports, most)?,
     })
 }
 
-fn policy(given: Option<Given<String>>, default: Policy) -> Result<Policy, ConfigError> {
-    Ok(Policy {
-        default: set("policy.default", given, default.default, |text| {
-            default_policy(&text)
-        })?,
+fn api(max_clients: Option<Given<i64>>, default: Api) -> Result<Api, ConfigError> {
+    let most = number(1..=65_536);
+    Ok(Api {
+        max_clients: set("api.max_clients", max_clients, default.max_clients, most)?,
     })
 }
 
@@ -248,6 +251,33 @@ fn access(
         viewers: principals("access.viewers", viewers)?,
         users: principals("access.users", users)?,
         administrators: principals("access.administrators", administrators)?,
+    })
+}
+
+fn reaper(given: Option<Given<String>>, default: Reaper) -> Result<Reaper, ConfigError> {
+    Ok(Reaper {
+        interval: set("reaper.interval", given, default.interval, |text| {
+            interval(&text)
+        })?,
+    })
+}
+
+fn log(
+    format: Option<Given<String>>,
+    level: Option<Given<String>>,
+    default: Log,
+) -> Result<Log, ConfigError> {
+    Ok(Log {
+        format: set("log.format", format, default.format, |text| text.parse())?,
+        level: set("log.level", level, default.level, |text| text.parse())?,
+    })
+}
+
+fn policy(given: Option<Given<String>>, default: Policy) -> Result<Policy, ConfigError> {
+    Ok(Policy {
+        default: set("policy.default", given, default.default, |text| {
+            default_policy(&text)
+        })?,
     })
 }
 
@@ -271,24 +301,23 @@ fn locks(
     })
 }
 
-fn refill(layer: RefillLayer, capacity: u32) -> Result<Refill, ConfigError> {
-    let default = Config::default().refill;
-    let key = |name| format!("refill.{name}");
+/// How slots of a class are made: as `otherwise`, where nothing is said.
+pub(super) fn refill(
+    table: &str,
+    layer: RefillLayer,
+    capacity: u32,
+    otherwise: Refill,
+) -> Result<Refill, ConfigError> {
+    let key = |name| format!("{table}.{name}");
     let ceiling = set(
         &key("ceiling"),
         layer.ceiling,
         capacity,
         number(0..=capacity),
     )?;
-    let floor = default.floor.min(ceiling);
+    let floor = otherwise.floor.min(ceiling);
     Ok(Refill {
-        workers: set(
-            &key("workers"),
-            layer.workers,
-            default.workers,
-            number(1..=16),
-        )?,
-        target: set(&key("target"), layer.target, default.target, |text| {
+        target: set(&key("target"), layer.target, otherwise.target, |text| {
             text.parse()
         })?,
         floor: set(&key("floor"), layer.floor, floor, number(0..=ceiling))?,
@@ -296,24 +325,18 @@ fn refill(layer: RefillLayer, capacity: u32) -> Result<Refill, ConfigError> {
         one_in: set(
             &key("one_in"),
             layer.one_in,
-            default.one_in,
+            otherwise.one_in,
             number(10..=1_000_000),
         )?,
         window_s: set(
             &key("window_s"),
             layer.window_s,
-            default.window_s,
+            otherwise.window_s,
             number(10..=86_400),
         )?,
-        recycle: set(&key("recycle"), layer.recycle, default.recycle, |text| {
+        recycle: set(&key("recycle"), layer.recycle, otherwise.recycle, |text| {
             recycle(&text)
         })?,
-        max_rtnl_wait: set(
-            &key("max_rtnl_wait"),
-            layer.max_rtnl_wait,
-            default.max_rtnl_wait,
-            |text| max_rtnl_wait(&text),
-        )?,
     })
 }
 
@@ -554,7 +577,7 @@ fn pool_cidr6(text: &str, egress: Ipv6Egress) -> Result<PoolV6, String> {
     })
 }
 
-fn set<G, T>(
+pub(super) fn set<G, T>(
     key: &str,
     given: Option<Given<G>>,
     default: T,
@@ -563,7 +586,7 @@ fn set<G, T>(
     given.map_or(Ok(default), |given| self::check(key, given, check))
 }
 
-fn check<G, T>(
+pub(super) fn check<G, T>(
     key: &str,
     Given { value, origin }: Given<G>,
     check: impl FnOnce(G) -> Result<T, String>,
@@ -575,7 +598,7 @@ fn check<G, T>(
     })
 }
 
-fn number(range: RangeInclusive<u32>) -> impl FnOnce(i64) -> Result<u32, String> {
+pub(super) fn number(range: RangeInclusive<u32>) -> impl FnOnce(i64) -> Result<u32, String> {
     move |n| match u32::try_from(n) {
         Ok(fits) if range.contains(&fits) => Ok(fits),
         _ => Err(format!(
@@ -586,7 +609,7 @@ fn number(range: RangeInclusive<u32>) -> impl FnOnce(i64) -> Result<u32, String>
     }
 }
 
-fn ready(n: i64, capacity: u32) -> Result<u32, String> {
+pub(super) fn ready(n: i64, capacity: u32) -> Result<u32, String> {
     match u32::try_from(n) {
         Ok(fits) if fits <= capacity => Ok(fits),
         Ok(more) => Err(format!("{more} is more than the capacity, {capacity}")),
@@ -674,13 +697,13 @@ fn max_capacity(n: i64, capacity: u32, pool: Ipv4Net) -> Result<u32, String> {
     number(capacity..=addresses(pool).min(MOST_SLOTS))(n)
 }
 
-fn addresses(network: Ipv4Net) -> u32 {
+pub(super) fn addresses(network: Ipv4Net) -> u32 {
     1_u32
         .checked_shl(u32::from(32 - network.prefix_len()))
         .unwrap_or(u32::MAX)
 }
 
-fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+pub(super) fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 

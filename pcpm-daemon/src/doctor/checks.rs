@@ -222,7 +222,7 @@ fn open_files(config: &Config, host: &dyn HostFacts) -> Check {
             format!("{advice}, or lower publish.max_ports"),
         );
     }
-    let (slots, clients) = (config.capacity, config.api.max_clients);
+    let (slots, clients) = (config.slots(), config.api.max_clients);
     let (each, others) = (open_files::PER_CLIENT, open_files::OTHERS);
     failed(
         name,
@@ -236,7 +236,7 @@ fn open_files(config: &Config, host: &dyn HostFacts) -> Check {
 
 fn net_namespaces(config: &Config, host: &dyn HostFacts) -> Check {
     let name = "net-namespaces";
-    let needed = u64::from(config.capacity) + OTHER_NAMESPACES;
+    let needed = u64::from(config.slots()) + OTHER_NAMESPACES;
     match host.most_net_namespaces() {
         Err(e) => unknown(name, e),
         Ok(most) if most >= needed => ok(name, format!("{needed} needed, up to {most} allowed")),
@@ -244,7 +244,7 @@ fn net_namespaces(config: &Config, host: &dyn HostFacts) -> Check {
             name,
             format!(
                 "{needed} needed for {} slots, up to {most} allowed",
-                config.capacity
+                config.slots()
             ),
             format!("sysctl user.max_net_namespaces={needed}, or lower capacity"),
         ),

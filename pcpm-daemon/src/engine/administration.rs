@@ -2,12 +2,12 @@
 
 use pcpm_api::{
     error::PoolError,
-    types::{self, TargetMode},
+    types::{self, DrainReply, DrainRequest, TargetMode},
 };
 
 use super::{Engine, events::Happening};
 use crate::net;
-use crate::pool::{Adaptive, Event, Quotas, Target};
+use crate::pool::{Adaptive, ClassIndex, Event, Quotas, Target};
 
 /// Both kinds of target, so that one can be changed for the other.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +60,8 @@ impl Sizes {
 
 impl Engine {
     /// Refuses everybody from now on.
-    pub(crate) fn drain(&mut self) {
-        if !self.pool.is_draining() {
-            self.events
-                .push(Happening::Draining { on: true }, None, None);
-        }
-        self.feed(Event::Drain, None);
+    pub(crate) fn refuse_everybody(&mut self) {
+        self.set_draining(None, true);
     }
 
     /// Destroys a ready slot, in whose place another one is made.
@@ -78,51 +74,100 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes attaches again.
-    pub(crate) fn end_drain(&mut self) {
-        if self.pool.is_draining() {
-            self.events
-                .push(Happening::Draining { on: false }, None, None);
-        }
-        self.feed(Event::EndDrain, None);
+    /// Refuses who asks for a slot of a class, or of any, from now on, or takes attaches again.
+    pub(crate) fn drain(&mut self, request: &DrainRequest) -> Result<DrainReply, PoolError> {
+        let draining = request.undo != Some(true);
+        let class = self.chosen(request.class.as_deref())?;
+        self.set_draining(class, draining);
+        let attached = match class {
+            Some(class) => self.pool.counts_of(class).attached,
+            None => self.pool.counts().attached,
+        };
+        Ok(DrainReply { draining, attached })
     }
 
-    /// Changes how large the pool is and how much of it is kept ready.
+    fn chosen(&self, class: Option<&str>) -> Result<Option<ClassIndex>, PoolError> {
+        class.map(|name| self.class_named(Some(name))).transpose()
+    }
+
+    fn set_draining(&mut self, class: Option<ClassIndex>, on: bool) {
+        let was = class.map_or(self.pool.is_draining(), |class| self.pool.drains(class));
+        if was != on {
+            let name = class.map(|class| self.classes[class].name.clone());
+            let happening = Happening::Draining { on };
+            self.events.push_in(happening, name, None, None);
+        }
+        let event = if on {
+            Event::Drain(class)
+        } else {
+            Event::EndDrain(class)
+        };
+        self.feed(event, None);
+    }
+
+    /// Changes how large a class is and how much of it is kept ready.
     pub(crate) fn resize(
         &mut self,
         request: &types::ResizeRequest,
     ) -> Result<types::ResizeReply, PoolError> {
-        let before = self.pool.counts().capacity;
+        let class = self.class_named(request.class.as_deref())?;
+        let before = self.pool.counts_of(class).capacity;
         let capacity = request.capacity.unwrap_or(before);
-        let room = self.pool.room();
+        let room = self.pool.room_for(class);
         if capacity == 0 || capacity > room {
-            let reason = format!("{capacity} is not from 1 to {room} (max_capacity)");
+            let reason = format!("{capacity} is not from 1 to {room} ({})", self.bound(class));
             return Err(PoolError::invalid("capacity", reason));
         }
         if let Some(ready) = request.ready.filter(|&ready| ready > capacity) {
             let reason = format!("{ready} is more than the capacity, {capacity}");
             return Err(PoolError::invalid("ready", reason));
         }
-        let target = self.sizes.resized(request, before, capacity);
-        self.set_size(capacity, target);
+        let sizes = &mut self.classes[class].sizes;
+        let target = sizes.resized(request, before, capacity);
+        self.set_size(class, capacity, target);
         Ok(types::ResizeReply {
-            slots: self.pool.counts(),
-            target: self.warm_target(),
+            slots: self.pool.counts_of(class),
+            target: self.warm_target(class),
         })
     }
 
-    /// The same as the configuration says; false if there is no room for so many.
-    pub(crate) fn resize_as_configured(&mut self, capacity: u32, target: Target) -> bool {
-        let room = self.pool.room();
-        self.sizes = Sizes::of(target);
-        self.set_size(capacity.min(room), target);
-        capacity <= room
+    /// What bounds the size of a class.
+    fn bound(&self, class: ClassIndex) -> &'static str {
+        match self.classes.len() {
+            1 => "max_capacity",
+            _ if self.pool.has_own_indexes(class) => "its addresses",
+            _ => "max_capacity, less what other classes have of it",
+        }
     }
 
-    fn set_size(&mut self, capacity: u32, target: Target) {
+    /// The same as the configuration says, for each class in order; false if there is no room for so many.
+    pub(crate) fn resize_as_configured(&mut self, sizes: &[(u32, Target)]) -> bool {
+        let mut fits = true;
+        // What becomes smaller makes room for the rest.
+        for growing in [false, true] {
+            for (class, &(capacity, target)) in sizes.iter().enumerate() {
+                let before = self.pool.counts_of(class).capacity;
+                if (capacity > before) == growing {
+                    let room = self.pool.room_for(class);
+                    fits &= capacity <= room;
+                    self.classes[class].sizes = Sizes::of(target);
+                    self.set_size(class, capacity.min(room), target);
+                }
+            }
+        }
+        fits
+    }
+
+    fn set_size(&mut self, class: ClassIndex, capacity: u32, target: Target) {
         let resized = Happening::Resized { capacity, target };
-        self.events.push(resized, None, None);
-        self.feed(Event::Resize { capacity, target }, None);
+        let name = self.classes[class].name.clone();
+        self.events.push_in(resized, Some(name), None, None);
+        let resize = Event::Resize {
+            class,
+            capacity,
+            target,
+        };
+        self.feed(resize, None);
     }
 
     /// Other quotas, from the next request on.

@@ -92,6 +92,7 @@ struct Fields<'a> {
     id: String,
     owner: &'a str,
     tenant: &'a str,
+    class: &'a str,
     slot: &'a str,
     epoch: u32,
     netns: &'a str,
@@ -138,6 +139,7 @@ impl Serialize for Attachment {
             id: self.id(),
             owner: &holder.owner,
             tenant: &holder.tenant,
+            class: &holder.class,
             slot: &text.name,
             epoch: self.epoch,
             netns: &text.netns,
@@ -229,14 +231,16 @@ impl Engine {
     /// A slot as watchers see it.
     pub(super) fn slot(&self, slot: SlotIndex) -> Slot {
         let holder = self.pool.holder(slot);
+        let state = self.pool.state(slot);
         let origin = holder.and(self.records[slot as usize].origin);
         let failure = self.pool.failure(slot).map(|(reason, _)| reason.to_owned());
         Slot {
             slot: slot_name(slot),
-            state: self.pool.state(slot),
+            state,
             epoch: self.pool.epoch(slot),
             owner: holder.map(|holder| holder.owner.clone()),
             tenant: self.tenant_of(slot),
+            class: (state != SlotState::Vacant).then(|| self.class_name(slot).to_string()),
             addresses: self.world.addresses(slot),
             attached_at_ms: origin.map(|origin| origin.attached_at_ms),
             took_us: origin.map(|origin| origin.took_us),

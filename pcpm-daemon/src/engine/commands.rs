@@ -25,7 +25,13 @@ impl Engine {
         command: Command,
     ) -> Option<(RequestId, Result<Attached, PoolError>)> {
         match command {
-            Command::Create(slot) => self.work.create(self.world.spec(slot)),
+            Command::Create(slot) => {
+                let spec = SlotSpec {
+                    mtu: self.mtu(self.pool.class_of(slot)),
+                    ..self.world.spec(slot)
+                };
+                self.work.create(spec);
+            }
             Command::Retire(slot) => self.retire(slot),
             Command::Recycle(slot) => self.recycle(slot),
             Command::Revoke { slot, holder } => self.revoke(slot, &holder),
@@ -50,7 +56,7 @@ impl Engine {
     pub(super) fn slot_spec(&self, slot: SlotIndex) -> SlotSpec {
         let text = self.records[slot as usize].text.as_ref();
         SlotSpec {
-            mtu: text.map_or(self.world.mtu, |text| text.mtu()),
+            mtu: text.map_or_else(|| self.mtu(self.pool.class_of(slot)), |text| text.mtu()),
             ..self.world.spec(slot)
         }
     }
@@ -163,13 +169,13 @@ impl Engine {
 
     fn refusal(&self, refusal: Refusal) -> PoolError {
         match refusal {
-            Refusal::Exhausted => {
-                let counts = self.pool.counts();
+            Refusal::Exhausted(class) => {
+                let counts = self.pool.counts_of(class);
                 PoolError::PoolExhausted {
                     depth: counts.ready,
                     capacity: counts.capacity,
                     waiting: counts.waiting,
-                    retry_after_ms: self.retry_after_ms(),
+                    retry_after_ms: self.retry_after_ms(&counts),
                 }
             }
             Refusal::OwnerExists { slot, field } => PoolError::OwnerExists {

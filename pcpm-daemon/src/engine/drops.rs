@@ -300,6 +300,7 @@ mod tests {
             holder: Some(Rc::new(Holder {
                 owner: "web".into(),
                 tenant: "shop".into(),
+                class: crate::pool::default_class(),
                 labels: std::collections::BTreeMap::new(),
                 lease: pcpm_api::types::Lease::Explicit,
                 process: None,

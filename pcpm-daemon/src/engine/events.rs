@@ -218,6 +218,7 @@ impl Happening {
 struct Entry {
     time_ms: u64,
     happening: Happening,
+    class: Option<Rc<str>>,
     slot: Option<SlotIndex>,
     holder: Option<Rc<Holder>>,
 }
@@ -238,6 +239,18 @@ impl EventLog {
         slot: Option<SlotIndex>,
         holder: Option<&Rc<Holder>>,
     ) {
+        let class = holder.map(|holder| holder.class.clone());
+        self.push_in(happening, class, slot, holder);
+    }
+
+    /// The same about a class.
+    pub(super) fn push_in(
+        &mut self,
+        happening: Happening,
+        class: Option<Rc<str>>,
+        slot: Option<SlotIndex>,
+        holder: Option<&Rc<Holder>>,
+    ) {
         self.lines.log(&happening, slot, holder.map(Rc::as_ref));
         if self.entries.len() == REMEMBERED {
             self.entries.pop_front();
@@ -246,6 +259,7 @@ impl EventLog {
         self.entries.push_back(Entry {
             time_ms: unix_time_ms(),
             happening,
+            class,
             slot,
             holder: holder.cloned(),
         });
@@ -286,6 +300,7 @@ impl Entry {
             slot: self.slot.map(slot_name),
             owner: holder.map(|holder| holder.owner.clone()),
             tenant: holder.map(|holder| holder.tenant.clone()),
+            class: self.class.as_ref().map(ToString::to_string),
             message: self.happening.message(),
         }
     }

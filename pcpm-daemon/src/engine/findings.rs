@@ -74,7 +74,7 @@ impl Engine {
             self.mend(slot);
         } else if self.pool.is_idle(slot) && record.ready_at_ms < looked_at_ms {
             let failed = Happening::Failed { reason: doubt };
-            self.events.push(failed, Some(slot), None);
+            self.tell_of_slot(failed, slot);
             self.feed(Event::Spoiled(slot), None);
         }
     }

@@ -5,6 +5,7 @@
 
 mod administration;
 mod attachment;
+mod classes;
 mod commands;
 mod drops;
 mod events;
@@ -50,13 +51,13 @@ use crate::{
     locks::Pacer,
     net::Golden,
     policy::{Policies, Ranges},
-    pool::{self, Command, Event, Pool, PoolSettings, RequestId, SlotIndex},
+    pool::{self, Command, Event, Pool, PoolSettings, Quotas, RequestId, SlotIndex},
     process::ProcessLeases,
     reservation::Reservations,
 };
 
-use administration::Sizes;
 use attachment::{Origin, SlotText};
+use classes::Class;
 use drops::DropLog;
 use events::{EventLog, Happening};
 use findings::Broken;
@@ -70,6 +71,7 @@ use watch::Watchers;
 use workers::Work;
 
 pub(crate) use attachment::{Attachment, Used};
+pub(crate) use classes::ClassSpec;
 pub(crate) use drops::DropFollower;
 pub(crate) use measurements::{Measurements, Times};
 pub(crate) use requests::{Answer, AttachAnswer, Attached};
@@ -81,6 +83,19 @@ pub(crate) type Shared = Rc<RefCell<Engine>>;
 
 /// Names a client connection.
 pub(crate) type ClientId = u64;
+
+/// What the pool is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// The class `default` is the first.
+    pub(crate) classes: Vec<ClassSpec>,
+    /// Indexes below are for the classes that have none of their own.
+    pub(crate) shared: u32,
+    /// Slots that may be in creation at once.
+    pub(crate) creating: u32,
+    /// How much of it one tenant or user may have.
+    pub(crate) quotas: Quotas,
+}
 
 /// A slot that was granted to a request that then failed.
 #[derive(Debug)]
@@ -121,7 +136,8 @@ pub(crate) struct Engine {
     /// Tells this life of the daemon from all others: when it began.
     life: u64,
     pool: Pool,
-    sizes: Sizes,
+    /// In the order of the pool's.
+    classes: Vec<Class>,
     /// Keys of the configuration that wait for the next start.
     restart_needed: Vec<String>,
     datapath: Box<dyn Datapath>,
@@ -180,14 +196,25 @@ impl Engine {
     /// [`start`](Self::start) begins to fill it.
     pub(crate) fn new(
         world: World,
-        settings: PoolSettings,
+        settings: Settings,
         datapath: Box<dyn Datapath>,
         work: Box<dyn Work>,
         reservations: Reservations,
         journal: journal::Opened,
         process_leases: ProcessLeases,
     ) -> Self {
-        let room = settings.room.max(settings.capacity);
+        let Settings {
+            classes,
+            shared,
+            creating,
+            quotas,
+        } = settings;
+        let pool = Pool::new(PoolSettings {
+            classes: classes.iter().map(|class| class.pool.clone()).collect(),
+            shared,
+            creating,
+            quotas,
+        });
         let journal::Opened {
             journal,
             history,
@@ -201,9 +228,8 @@ impl Engine {
             journal_fails: false,
             policies: Policies::new(Ranges::new(world.ranges())),
             world,
-            sizes: Sizes::of(settings.target),
+            classes: classes.iter().map(Class::new).collect(),
             restart_needed: Vec::new(),
-            pool: Pool::new(settings),
             datapath,
             work,
             recycler: None,
@@ -211,7 +237,8 @@ impl Engine {
             cannot_recycle: None,
             pacer: None,
             reservations,
-            records: (0..room).map(|_| Record::default()).collect(),
+            records: (0..pool.room()).map(|_| Record::default()).collect(),
+            pool,
             leases: Leases::default(),
             process_leases,
             tenants: Tenants::default(),
@@ -287,11 +314,6 @@ impl Engine {
         self.after_change();
     }
 
-    /// Slots by state.
-    pub(crate) fn counts(&self) -> types::SlotCounts {
-        self.pool.counts()
-    }
-
     /// Connected clients.
     pub(crate) fn clients(&self) -> u32 {
         self.clients
@@ -334,6 +356,13 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Remembers what happened to a slot that nobody holds.
+    fn tell_of_slot(&mut self, happening: Happening, slot: SlotIndex) {
+        let class = self.class_name(slot).clone();
+        self.events
+            .push_in(happening, Some(class), Some(slot), None);
     }
 
     fn now(&self) -> pool::Now {
@@ -385,8 +414,8 @@ impl Engine {
             self.deadline_changed.notify_one();
         }
         self.watch_journal();
-        let counts = self.pool.counts();
-        if self.filled.is_some() && counts.ready + counts.attached >= counts.target {
+        if self.filled.is_some() && self.pool.is_filled() {
+            let counts = self.pool.counts();
             self.fill_ended(counts.ready + counts.attached);
         }
     }

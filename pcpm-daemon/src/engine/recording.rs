@@ -83,6 +83,7 @@ impl Engine {
         let slot = Ready {
             slot,
             epoch: self.pool.epoch(slot),
+            class: self.class_name(slot).clone(),
             mtu,
             counters: record::counters(baseline),
         };

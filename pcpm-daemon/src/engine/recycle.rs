@@ -90,7 +90,7 @@ impl Engine {
 
     /// Has a slot judged that was given back, or destroys it where it cannot be used again.
     pub(super) fn recycle(&mut self, slot: SlotIndex) {
-        let mtu = self.world.mtu;
+        let mtu = self.mtu(self.pool.class_of(slot));
         let record = &mut self.records[slot as usize];
         let is_as_others = record.text.as_ref().is_some_and(|text| text.mtu() == mtu);
         let tampered = record.tampered.take();
@@ -148,7 +148,8 @@ impl Engine {
 
     fn ready_again(&mut self, slot: SlotIndex, golden: Golden, baseline: SlotCounters) {
         let kept_for = self.pool.to_be_kept_for(slot).cloned();
-        self.note_reusable(slot, self.world.mtu, baseline, kept_for.as_deref());
+        let mtu = self.mtu(self.pool.class_of(slot));
+        self.note_reusable(slot, mtu, baseline, kept_for.as_deref());
         let record = &mut self.records[slot as usize];
         record.golden = Some(golden);
         record.baseline = baseline;
@@ -156,7 +157,7 @@ impl Engine {
         record.ready_at_ms = unix_time_ms();
         record.is_noted_ready = true;
         let recycled = Happening::Recycled { kept_for };
-        self.events.push(recycled, Some(slot), None);
+        self.tell_of_slot(recycled, slot);
         self.feed(Event::Recycled(slot), None);
     }
 
@@ -165,7 +166,7 @@ impl Engine {
         let happening = Happening::Unclean {
             reason: unclean.why.clone(),
         };
-        self.events.push(happening, Some(slot), None);
+        self.tell_of_slot(happening, slot);
     }
 
     /// Has a slot destroyed.

@@ -28,7 +28,7 @@ impl Engine {
                 self.create_latency.record(timings);
                 let baseline = self.baseline(slot);
                 self.datapath.begin_flows(slot);
-                let mtu = self.world.mtu;
+                let mtu = self.mtu(self.pool.class_of(slot));
                 self.note_ready(slot, mtu, baseline);
                 self.records[slot as usize] = Record {
                     netns: Some(netns),
@@ -39,7 +39,7 @@ impl Engine {
                     ..Record::default()
                 };
                 self.portray(slot);
-                self.events.push(Happening::Ready, Some(slot), None);
+                self.tell_of_slot(Happening::Ready, slot);
                 Event::Created(slot)
             }
             Report::CreateFailed { slot, reason } => {
@@ -49,7 +49,7 @@ impl Engine {
             Report::Retired { slot, took } => {
                 self.totals.retired += 1;
                 self.retire_latency.record(took);
-                self.events.push(Happening::Retired, Some(slot), None);
+                self.tell_of_slot(Happening::Retired, slot);
                 Event::Retired(slot)
             }
             Report::RetireFailed { slot, reason } => {
@@ -77,6 +77,6 @@ impl Engine {
         let failed = Happening::Failed {
             reason: reason.to_owned(),
         };
-        self.events.push(failed, Some(slot), None);
+        self.tell_of_slot(failed, slot);
     }
 }

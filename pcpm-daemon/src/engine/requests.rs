@@ -181,6 +181,7 @@ impl Engine {
         limits::check_owner(&request.owner)?;
         limits::check_tenant(&tenant)?;
         limits::check_labels(&labels)?;
+        let class = self.class_named(request.class.as_deref())?;
         let timeout = request
             .timeout_ms
             .map_or(DEFAULT_TIMEOUT, Duration::from_millis);
@@ -197,9 +198,11 @@ impl Engine {
         let asked_at = self.now();
         let request = pool::AttachRequest {
             id,
+            class,
             holder: Rc::new(Holder {
                 owner: request.owner,
                 tenant,
+                class: self.classes[class].name.clone(),
                 labels,
                 lease,
                 process,
@@ -217,8 +220,10 @@ impl Engine {
 
     fn note_waiting(&mut self, request: RequestId) {
         if let Some(pending) = self.pending.get(&request) {
+            let class = self.class_named(Some(&pending.holder.class));
+            let counts = class.map(|class| self.pool.counts_of(class));
             let waiting = Happening::Waiting {
-                ahead: self.pool.counts().waiting.saturating_sub(1),
+                ahead: counts.map_or(0, |counts| counts.waiting.saturating_sub(1)),
             };
             self.events.push(waiting, None, Some(&pending.holder));
             self.after_change();

@@ -25,7 +25,7 @@ use crate::{
         record::{self, Attached, Ready},
     },
     net::slot_name,
-    pool::{Event, Left, Restored, SlotIndex},
+    pool::{ClassIndex, Event, Left, Restored, SlotIndex},
     process::Process,
     reservation::{Keeper, ReservationError},
 };
@@ -87,7 +87,7 @@ fn judge(traces: &Traces) -> Verdict {
         Known::Ready | Known::Kept(_) if behind || traces.word.is_attached() => {
             spent(Why::Unknown(last_known))
         }
-        state @ (Known::Ready | Known::Kept(_)) => match (doubt, known.made) {
+        state @ (Known::Ready | Known::Kept(_)) => match (doubt, known.made.clone()) {
             (None, Some(made)) => match state {
                 Known::Kept(tenant) => Verdict::Kept(made, tenant.as_str().into()),
                 _ => Verdict::Ready(made),
@@ -102,7 +102,7 @@ fn judge(traces: &Traces) -> Verdict {
             Verdict::Spent(Why::Ending)
         }
         Known::Attached(attached) => match doubt {
-            None => Verdict::Attached(attached.clone(), known.made),
+            None => Verdict::Attached(attached.clone(), known.made.clone()),
             Some(doubt) => Verdict::Spent(Why::Lost(attached.clone(), doubt)),
         },
     }
@@ -196,21 +196,25 @@ impl Engine {
         let is_noted_ready =
             known.is_some_and(|known| matches!(known.state, Known::Ready | Known::Kept(_)));
         let is_found = traces.found.is_some();
+        let class = self.class_before(&verdict, known);
         let record = &mut self.records[slot as usize];
         record.netns = traces.found.and_then(|found| found.netns);
         record.is_noted_ready = is_noted_ready;
         let now = match verdict {
             Verdict::Vacant => Left::Nothing,
+            Verdict::Ready(made) | Verdict::Kept(made, _) if !self.is_as_configured(&made) => {
+                Left::Spent
+            }
             Verdict::Ready(made) => {
-                self.describe(slot, Some(made));
+                self.describe(slot, Some(&made));
                 Left::Ready
             }
             Verdict::Kept(made, tenant) => {
-                self.describe(slot, Some(made));
+                self.describe(slot, Some(&made));
                 Left::Kept(tenant)
             }
             Verdict::Attached(attached, made) => {
-                self.describe(slot, made);
+                self.describe(slot, made.as_ref());
                 self.restore_attachment(slot, &attached, traces.word)
             }
             Verdict::Spent(why) => {
@@ -218,11 +222,36 @@ impl Engine {
                 if is_found { Left::Spent } else { Left::Nothing }
             }
         };
-        Restored { slot, epoch, now }
+        Restored {
+            slot,
+            class,
+            epoch,
+            now,
+        }
+    }
+
+    /// The class that the slot was made for, also where that is not configured any more: an attachment
+    /// keeps its class, and what is destroyed takes no place in another one.
+    fn class_before(&mut self, verdict: &Verdict, known: Option<&SlotHistory>) -> ClassIndex {
+        let name = match verdict {
+            Verdict::Attached(attached, _) => &attached.holder.class,
+            Verdict::Vacant => return 0,
+            _ => match known.and_then(|known| known.made.as_ref()) {
+                Some(made) => &made.class,
+                None => return 0,
+            },
+        };
+        self.class_of_earlier_life(name)
+    }
+
+    /// Whether slots of its class are still made as this one was.
+    fn is_as_configured(&self, made: &Ready) -> bool {
+        let class = self.class_named(Some(&made.class));
+        class.is_ok_and(|class| self.is_mtu_of(class, made.mtu))
     }
 
     /// What is said about the slot and does not change.
-    fn describe(&mut self, slot: SlotIndex, made: Option<Ready>) {
+    fn describe(&mut self, slot: SlotIndex, made: Option<&Ready>) {
         let mtu = made.map_or(self.world.mtu, |made| made.mtu);
         let text = Rc::new(SlotText::new(&self.world, slot, mtu));
         let Record {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pcpm_api::types::{
-    AttachTotals, DropCount, Failure, Memory, RefillTotals, Source, Status, TargetMode,
+    AttachTotals, DropCount, Failure, Memory, RefillTotals, SlotCounts, Source, Status, TargetMode,
     WaitingRequest, WarmTarget,
 };
 use pcpm_ebpf::drop_reason::DropReason;
@@ -13,7 +13,7 @@ use crate::{
     log,
     memory::{self, FillMeter, KernelMemory},
     net::{CreateTimings, slot_name},
-    pool::{Decision, Target, Why},
+    pool::{ClassIndex, Decision, Target, Why},
 };
 
 /// Failed slots that `Status` names; `slots.failed` counts all of them.
@@ -106,7 +106,8 @@ impl Engine {
             draining: self.pool.is_draining(),
             pool_cidr: self.world.pool_cidr.to_string(),
             slots: self.pool.counts(),
-            target: self.warm_target(),
+            target: self.warm_target(0),
+            classes: self.class_statuses(),
             attach: self.attach_totals(),
             waiting: self.waiting(),
             attach_latency: self.attach_latency.summary(),
@@ -126,15 +127,14 @@ impl Engine {
     }
 
     /// When a refused client may find a slot: those who wait get theirs first.
-    pub(super) fn retry_after_ms(&self) -> u64 {
+    pub(super) fn retry_after_ms(&self, counts: &SlotCounts) -> u64 {
         const GUESS_US: u64 = 10_000;
         const NOTHING_COMING_MS: u64 = 1000;
         let create_us = match self.create_latency.whole.summary().p50_us {
             0 => GUESS_US,
             measured => measured,
         };
-        let counts = self.pool.counts();
-        if counts.creating + counts.vacant + counts.retiring + counts.failed == 0 {
+        if counts.creating + counts.vacant + counts.retiring + counts.failed + counts.kept == 0 {
             // Somebody has to detach first, and nobody knows when.
             return NOTHING_COMING_MS;
         }
@@ -173,10 +173,10 @@ impl Engine {
         }
     }
 
-    pub(super) fn warm_target(&self) -> WarmTarget {
-        let Decision { burst, .. } = self.pool.decision();
-        let target = self.pool.counts().target;
-        let (mode, floor, ceiling) = match self.pool.target_setting() {
+    pub(super) fn warm_target(&self, class: ClassIndex) -> WarmTarget {
+        let Decision { burst, .. } = self.pool.decision(class);
+        let target = self.pool.counts_of(class).target;
+        let (mode, floor, ceiling) = match self.pool.target_setting(class) {
             Target::Fixed(target) => (TargetMode::Fixed, target, target),
             Target::Adaptive(bounds) => (TargetMode::Adaptive, bounds.floor, bounds.ceiling),
         };
@@ -186,25 +186,25 @@ impl Engine {
             floor,
             ceiling,
             burst,
-            refill_per_s: self.pool.refill_per_s(),
-            reason: self.explanation(),
+            refill_per_s: self.pool.refill_per_s(class),
+            reason: self.explanation(class),
         }
     }
 
     /// Why the target is what it is, for people.
-    fn explanation(&self) -> String {
-        if self.pool.is_draining() {
+    fn explanation(&self, class: ClassIndex) -> String {
+        if self.pool.drains(class) {
             return "draining".to_owned();
         }
-        let Target::Adaptive(bounds) = self.pool.target_setting() else {
+        let Target::Adaptive(bounds) = self.pool.target_setting(class) else {
             return "fixed".to_owned();
         };
-        let Decision { burst, why, .. } = self.pool.decision();
+        let Decision { burst, why, .. } = self.pool.decision(class);
         let seen = format!(
             "{} burst of the last {} min was {burst}, refill {}/s",
             percentile(bounds.one_in),
             bounds.window.as_secs().div_ceil(60),
-            self.pool.refill_per_s()
+            self.pool.refill_per_s(class)
         );
         match why {
             Why::Fixed | Why::Burst => seen,
@@ -218,16 +218,35 @@ impl Engine {
 
     fn waiting(&self) -> Vec<WaitingRequest> {
         let now = self.now();
-        let shown = self.pool.waiting().take(WAITING_SHOWN);
+        let classes = 0..self.classes.len();
+        let mut all: Vec<_> = classes.flat_map(|class| self.pool.waiting(class)).collect();
+        all.sort_unstable_by_key(|request| request.id);
+        let shown = all.into_iter().take(WAITING_SHOWN);
         shown
             .map(|request| WaitingRequest {
                 owner: request.holder.owner.clone(),
                 tenant: request.holder.tenant.clone(),
+                class: request.holder.class.to_string(),
                 on_empty: request.on_empty,
                 waited_ms: millis(now.saturating_sub(request.asked_at)),
                 remaining_ms: millis(request.deadline.saturating_sub(now)),
             })
             .collect()
+    }
+
+    /// What is said of classes all of whose slots are attached.
+    fn full_classes(&self) -> impl Iterator<Item = String> {
+        let classes = self.classes.iter().enumerate();
+        classes.filter_map(|(index, class)| {
+            let counts = self.pool.counts_of(index);
+            let is_full = counts.capacity > 0 && counts.attached >= counts.capacity;
+            let whose = if self.classes.len() == 1 {
+                String::new()
+            } else {
+                format!(" of class {}", class.name)
+            };
+            is_full.then(|| format!("every slot{whose} is attached: raise capacity"))
+        })
     }
 
     fn failures(&self) -> Vec<Failure> {
@@ -274,9 +293,7 @@ impl Engine {
         if counts.waiting > 0 {
             warnings.push(format!("{} requests wait for a slot", counts.waiting));
         }
-        if counts.ready == 0 && counts.attached == counts.capacity {
-            warnings.push("every slot is attached: raise capacity".to_owned());
-        }
+        warnings.extend(self.full_classes());
         warnings.extend(self.flow_warning());
         warnings
     }

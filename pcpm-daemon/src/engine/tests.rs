@@ -1,5 +1,6 @@
 //! The engine between a datapath that remembers and workers that are told when to finish.
 
+mod classes;
 mod figures;
 mod findings;
 mod options;
@@ -21,7 +22,7 @@ use crate::{
     collector::FillChange,
     journal::fake::MemoryStorage,
     net::{self, RetiredSlot, SlotSpec},
-    pool::{Quota, Quotas, Recycle, Target},
+    pool::{ClassSettings, Quota, Quotas, Recycle, Target},
     reservation::fake::FakePorts,
 };
 
@@ -39,6 +40,31 @@ const BOB: Caller = Caller {
     uid: 1001,
     role: Role::User,
 };
+
+fn settings(capacity: u32, ready: u32, recycle: Recycle) -> Settings {
+    Settings {
+        classes: vec![class("default", capacity, ready, recycle)],
+        shared: capacity.max(8),
+        creating: capacity,
+        quotas: Quotas::default(),
+    }
+}
+
+fn class(name: &str, capacity: u32, ready: u32, recycle: Recycle) -> ClassSpec {
+    ClassSpec {
+        name: name.to_owned(),
+        mtu: None,
+        addresses: "10.213.0.0/16".parse().unwrap(),
+        reservations: Vec::new(),
+        pool: ClassSettings {
+            capacity,
+            target: Target::Fixed(ready),
+            reserves: Vec::new(),
+            indexes: None,
+            recycle,
+        },
+    }
+}
 
 /// Work handed out and not done yet.
 #[derive(Clone, Debug, Default)]
@@ -88,22 +114,14 @@ impl Bench {
         datapath: FakeDatapath,
         storage: MemoryStorage,
     ) -> Self {
-        let settings = PoolSettings {
-            capacity,
-            room: capacity.max(8),
-            target: Target::Fixed(ready),
-            creating: capacity,
+        let settings = Settings {
             quotas,
-            recycle: Recycle::Verified,
+            ..settings(capacity, ready, Recycle::Verified)
         };
         Self::with_settings(settings, datapath, storage)
     }
 
-    fn with_settings(
-        settings: PoolSettings,
-        datapath: FakeDatapath,
-        storage: MemoryStorage,
-    ) -> Self {
+    fn with_settings(settings: Settings, datapath: FakeDatapath, storage: MemoryStorage) -> Self {
         let world = World {
             state_dir: "/run/pcpm".into(),
             pool_cidr: "10.213.0.0/16".parse().unwrap(),
@@ -448,9 +466,9 @@ fn a_ready_slot_is_retired_and_made_anew_and_no_other_is() {
         assert!(error.contains("is not ready"), "{error}");
     }
     retire("s0001").unwrap();
-    assert_eq!(bench.engine.borrow().counts().ready, 0);
+    assert_eq!(bench.engine.borrow().status().slots.ready, 0);
     bench.work();
-    let counts = bench.engine.borrow().counts();
+    let counts = bench.engine.borrow().status().slots;
     assert_eq!((counts.ready, counts.attached), (1, 1));
 }
 

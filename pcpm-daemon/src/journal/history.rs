@@ -43,8 +43,8 @@ impl History {
     pub(crate) fn apply(&mut self, record: Record) {
         match record {
             Record::Started(started) => self.note_used(started),
-            Record::Ready(ready) => self.made(ready, Known::Ready),
-            Record::Kept(Kept { slot, tenant }) => self.made(slot, Known::Kept(tenant)),
+            Record::Ready(ready) => self.made(&ready, Known::Ready),
+            Record::Kept(Kept { slot, tenant }) => self.made(&slot, Known::Kept(tenant)),
             Record::Attached(attached) => self.attached(attached),
             Record::Updated(updated) => self.updated(updated),
             Record::Detached { slot, epoch } | Record::Retiring { slot, epoch } => {
@@ -56,7 +56,7 @@ impl History {
     /// The fewest records that come to the same.
     pub(crate) fn records(&self) -> impl Iterator<Item = Record> {
         let slots = self.slots.iter().flat_map(|(&slot, known)| {
-            let made = known.made.map(|made| match &known.state {
+            let made = known.made.clone().map(|made| match &known.state {
                 Known::Kept(tenant) => Record::Kept(Kept {
                     slot: made,
                     tenant: tenant.clone(),
@@ -89,10 +89,10 @@ impl History {
         *last_name = used.last_name.max(*last_name);
     }
 
-    fn made(&mut self, made: Ready, state: Known) {
+    fn made(&mut self, made: &Ready, state: Known) {
         let known = SlotHistory {
             epoch: self.epoch(made.slot).max(made.epoch),
-            made: Some(made),
+            made: Some(made.clone()),
             state,
         };
         self.slots.insert(made.slot, known);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     policy::PolicyId,
-    pool::{Holder, SlotIndex},
+    pool::{Holder, SlotIndex, default_class, is_default_class},
 };
 
 /// Something that happened.
@@ -45,11 +45,14 @@ pub(crate) struct Started {
     pub(crate) last_name: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ready {
     pub(crate) slot: SlotIndex,
     /// The slot's last attachment.
     pub(crate) epoch: u32,
+    /// The class it was made for.
+    #[serde(default = "default_class", skip_serializing_if = "is_default_class")]
+    pub(crate) class: Rc<str>,
     /// The MTU that the slot was made with, in bytes.
     pub(crate) mtu: u32,
     /// What the slot's counters read when it was made.

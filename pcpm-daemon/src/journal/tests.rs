@@ -11,7 +11,7 @@ use super::{
     record::{Attached, Kept, Ready, Started, Updated},
     *,
 };
-use crate::pool::{Holder, SlotIndex};
+use crate::pool::{Holder, SlotIndex, default_class};
 
 const SLOTS: SlotIndex = 6;
 
@@ -30,6 +30,7 @@ fn ready(slot: SlotIndex, epoch: u32) -> Record {
     Record::Ready(Ready {
         slot,
         epoch,
+        class: default_class(),
         mtu: 1500,
         counters: [0; 5],
     })
@@ -47,6 +48,7 @@ fn holder(owner: &str) -> Rc<Holder> {
     Rc::new(Holder {
         owner: owner.into(),
         tenant: "t".into(),
+        class: default_class(),
         labels: [("with".into(), "a\nline\u{2028}".into())].into(),
         lease: Lease::Explicit,
         process: None,

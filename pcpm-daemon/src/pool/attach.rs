@@ -2,43 +2,38 @@
 
 use std::rc::Rc;
 
-use pcpm_api::types::{OnEmpty, SlotCounts, Source};
+use pcpm_api::types::{OnEmpty, Source};
 
 use super::{
-    AttachRequest, Command, Now, Pool, Recycle, Refusal, RequestId, SlotIndex, slot::State,
+    AttachRequest, ClassIndex, Command, Now, Pool, Recycle, Refusal, RequestId, SlotIndex,
+    slot::State,
 };
 
 impl Pool {
     pub(super) fn attach(&mut self, request: AttachRequest, now: Now, commands: &mut Vec<Command>) {
         self.next_request = request.id + 1;
-        if self.draining {
-            commands.push(request.refused(Refusal::Draining));
-        } else if let Some(answer) = self.answer_of_owner(&request) {
-            commands.push(answer);
-        } else if !self.has_slot_for(&request) && !self.may_wait(request.on_empty) {
-            self.demand.missed(now);
-            commands.push(request.refused(Refusal::Exhausted));
+        let class = request.class;
+        if self.classes[class].draining {
+            return commands.push(request.refused(Refusal::Draining));
+        }
+        if let Some(answer) = self.answer_of_owner(&request) {
+            return commands.push(answer);
+        }
+        let class = &mut self.classes[class];
+        if !class.has_slot_for(&request) && !class.may_wait(request.on_empty) {
+            class.demand.missed(now);
+            commands.push(request.refused(Refusal::Exhausted(request.class)));
         } else if let Err(exceeded) = self.usage.admit(&request.holder, now) {
             commands.push(request.refused(Refusal::Quota(exceeded)));
-        } else if let Some(slot) = self.kept.take(&request.holder.tenant) {
+        } else if let Some(slot) = class.kept.take(&request.holder.tenant) {
             self.grant(request, slot, Source::Warm, commands);
-        } else if let Some(slot) = self.take_ready() {
-            self.demand.taken(now);
+        } else if let Some(slot) = class.take_ready(&request.holder.tenant) {
+            class.demand.taken(now);
             self.grant(request, slot, Source::Warm, commands);
         } else {
-            self.demand.taken(now);
-            self.waiting.push(request);
+            class.demand.taken(now);
+            class.waiting.push(request);
         }
-    }
-
-    /// Whether a slot is there for the request that nobody else waits for.
-    fn has_slot_for(&self, request: &AttachRequest) -> bool {
-        self.kept.has(&request.holder.tenant) || self.waiting.is_empty() && !self.ready.is_empty()
-    }
-
-    /// Takes the next ready slot, if nobody waits for it.
-    fn take_ready(&mut self) -> Option<SlotIndex> {
-        self.waiting.is_empty().then(|| self.ready.pop_front())?
     }
 
     /// What a request gets whose owner has an attachment already.
@@ -60,27 +55,9 @@ impl Pool {
         )
     }
 
-    /// Whether a request that finds no ready slot is queued. One that has a slot made needs one that
-    /// is, or is about to be, vacant. One that waits may do so even when nothing is coming: a slot that
-    /// is attached can be given back before the deadline.
-    fn may_wait(&self, on_empty: OnEmpty) -> bool {
-        let SlotCounts {
-            vacant,
-            creating,
-            retiring,
-            kept,
-            ..
-        } = self.counts;
-        let coming = vacant + creating + retiring + kept;
-        match on_empty {
-            OnEmpty::Wait => true,
-            OnEmpty::Create => coming > self.waiting.len(),
-            OnEmpty::Fail => false,
-        }
-    }
-
     pub(super) fn cancel(&mut self, request: RequestId, now: Now) {
-        if let Some(request) = self.waiting.remove(request) {
+        let mut queues = self.classes.iter_mut().map(|class| &mut class.waiting);
+        if let Some(request) = queues.find_map(|waiting| waiting.remove(request)) {
             self.usage.release(&request.holder, now);
         }
     }
@@ -109,7 +86,9 @@ impl Pool {
         if let State::Attached(holder) = self.set(slot, State::Retiring) {
             self.owners.remove(&holder.owner);
             self.usage.release(&holder, now);
-            let end = if self.recycling() == Recycle::Never || self.draining {
+            let class = self.class_of(slot);
+            let draining = self.classes[class].draining;
+            let end = if self.recycling(class) == Recycle::Never || draining {
                 Command::Retire(slot)
             } else {
                 self.slots[slot as usize].used_by = Some(holder.tenant.as_str().into());
@@ -128,9 +107,10 @@ impl Pool {
             self.usage.release(&holder, now);
             if self.slots[slot as usize].used_by.is_some() {
                 self.ready_for_tenant(slot, now, commands);
-            } else if slot < self.settings.capacity {
-                self.ready.push_front(slot);
-                self.serve_waiting(now, commands);
+            } else if self.has_place(slot) {
+                let class = self.class_of(slot);
+                self.classes[class].ready.push_front(slot);
+                self.serve_waiting(class, now, commands);
             } else {
                 self.retire(slot, commands);
             }
@@ -138,17 +118,20 @@ impl Pool {
     }
 
     /// Gives ready slots to those who wait, in the order in which they came.
-    pub(super) fn serve_waiting(&mut self, now: Now, commands: &mut Vec<Command>) {
-        while !self.ready.is_empty() {
-            let Some(request) = self.waiting.pop() else {
-                return;
-            };
+    pub(super) fn serve_waiting(
+        &mut self,
+        class: ClassIndex,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        while let Some(request) = self.classes[class].next_to_serve() {
             if let Some(answer) = self.answer_of_owner(&request) {
                 self.usage.release(&request.holder, now);
                 commands.push(answer);
                 continue;
             }
-            let slot = self.ready.pop_front().expect("it is not empty");
+            let ready = self.classes[class].ready.pop_front();
+            let slot = ready.expect("the next is served only if there is one");
             let source = self.source_for(&request, slot);
             self.grant(request, slot, source, commands);
         }
@@ -162,7 +145,9 @@ impl Pool {
         now: Now,
         commands: &mut Vec<Command>,
     ) {
-        while let Some(request) = self.waiting.pop_of(&tenant) {
+        let class = self.class_of(slot);
+        let is_its = |request: &AttachRequest| *request.holder.tenant == *tenant;
+        while let Some(request) = self.classes[class].waiting.pop_first_where(is_its) {
             if let Some(answer) = self.answer_of_owner(&request) {
                 self.usage.release(&request.holder, now);
                 commands.push(answer);
@@ -171,7 +156,7 @@ impl Pool {
             return self.grant(request, slot, Source::Warm, commands);
         }
         self.set(slot, State::Kept(tenant.clone()));
-        self.kept.push(tenant, slot);
+        self.classes[class].kept.push(tenant, slot);
     }
 
     /// Where the slot comes from for a request that waited. It was made for the request if the
@@ -185,10 +170,10 @@ impl Pool {
         }
     }
 
-    pub(super) fn refuse_late(&mut self, now: Now, commands: &mut Vec<Command>) {
-        while let Some(request) = self.waiting.pop_late(now) {
+    pub(super) fn refuse_late(&mut self, class: ClassIndex, now: Now, commands: &mut Vec<Command>) {
+        while let Some(request) = self.classes[class].waiting.pop_late(now) {
             self.usage.release(&request.holder, now);
-            commands.push(request.refused(Refusal::Exhausted));
+            commands.push(request.refused(Refusal::Exhausted(class)));
         }
     }
 }

@@ -1,29 +1,41 @@
 //! What goes into the pool and what comes out of it.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
 use pcpm_api::{
+    limits::DEFAULT_CLASS,
     options::Options,
     types::{Lease, OnEmpty, Source},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Exceeded, Now, Quotas, RequestId, SlotIndex, Target};
+use super::{ClassIndex, Exceeded, Now, Quotas, RequestId, ReserveSettings, SlotIndex, Target};
 use crate::process::Process;
 
 /// How large the pool is and how it is filled.
 #[derive(Clone, Debug)]
 pub(crate) struct PoolSettings {
-    /// Slots that may be in use; a resize changes it.
-    pub(crate) capacity: u32,
-    /// The most that a resize can make of it: slots there are addresses, maps and hubs for.
-    pub(crate) room: u32,
-    /// Ready slots aimed for.
-    pub(crate) target: Target,
+    /// At least one.
+    pub(crate) classes: Vec<ClassSettings>,
+    /// Indexes below are for the classes that have none of their own.
+    pub(crate) shared: u32,
     /// Slots that may be in creation at once; more would only queue before the workers.
     pub(crate) creating: u32,
-    /// How much of it one tenant or user may have.
+    /// How much of it one tenant or user may have, of all classes together.
     pub(crate) quotas: Quotas,
+}
+
+/// Slots that are made alike.
+#[derive(Clone, Debug)]
+pub(crate) struct ClassSettings {
+    /// Slots that may be in use; a resize changes it.
+    pub(crate) capacity: u32,
+    /// Ready slots aimed for.
+    pub(crate) target: Target,
+    /// Ready slots held back for some tenants.
+    pub(crate) reserves: Vec<ReserveSettings>,
+    /// Indexes that only its slots have, if it has some of its own.
+    pub(crate) indexes: Option<Range<SlotIndex>>,
     /// What becomes of used slots, where it can be found out whether they are clean.
     pub(crate) recycle: Recycle,
 }
@@ -45,6 +57,9 @@ pub(crate) enum Recycle {
 pub(crate) struct Holder {
     pub(crate) owner: String,
     pub(crate) tenant: String,
+    /// The class of slots that it asked for.
+    #[serde(default = "default_class", skip_serializing_if = "is_default_class")]
+    pub(crate) class: Rc<str>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) lease: Lease,
@@ -59,11 +74,22 @@ pub(crate) struct Holder {
     pub(crate) by_administrator: bool,
 }
 
+/// The class of what says nothing of classes.
+pub(crate) fn default_class() -> Rc<str> {
+    DEFAULT_CLASS.into()
+}
+
+/// Whether nothing has to be said of it.
+pub(crate) fn is_default_class(class: &Rc<str>) -> bool {
+    **class == *DEFAULT_CLASS
+}
+
 impl Holder {
     /// The first parameter in which two requests of one owner differ.
     pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
         [
             ("tenant", self.tenant == other.tenant),
+            ("class", self.class == other.class),
             ("labels", self.labels == other.labels),
             ("lease", self.lease == other.lease),
             ("lease_pid", self.process == other.process),
@@ -78,6 +104,7 @@ impl Holder {
 #[derive(Clone, Debug)]
 pub(crate) struct AttachRequest {
     pub(crate) id: RequestId,
+    pub(crate) class: ClassIndex,
     pub(crate) holder: Rc<Holder>,
     /// Refuse it if the owner has an attachment, whatever its parameters.
     pub(crate) exclusive: bool,
@@ -122,18 +149,22 @@ pub(crate) enum Event {
     Retired(SlotIndex),
     /// A [`Command::Retire`] failed; something of the slot may be left.
     RetireFailed(SlotIndex, String),
-    /// No attach is answered from now on, and nothing is made any more.
-    Drain,
+    /// No attach of this class, or of any, is answered from now on, and nothing is made any more.
+    Drain(Option<ClassIndex>),
     /// The end of that.
-    EndDrain,
-    /// The pool has this capacity and target from now on. Slots beyond are destroyed as they become free.
-    Resize { capacity: u32, target: Target },
+    EndDrain(Option<ClassIndex>),
+    /// The class has this capacity and target from now on. Slots beyond are destroyed as they become free.
+    Resize {
+        class: ClassIndex,
+        capacity: u32,
+        target: Target,
+    },
 }
 
 /// What has to be done.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Make the slot.
+    /// Make the slot, as its class is made.
     Create(SlotIndex),
     /// Destroy the slot.
     Retire(SlotIndex),
@@ -159,8 +190,8 @@ pub(crate) enum Command {
 /// Why an attach is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// No slot, or none in time.
-    Exhausted,
+    /// No slot of this class, or none in time.
+    Exhausted(ClassIndex),
     /// The owner holds this slot, attached with another value of this parameter.
     OwnerExists {
         slot: SlotIndex,
@@ -178,6 +209,8 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Restored {
     pub(crate) slot: SlotIndex,
+    /// That it was made for.
+    pub(crate) class: ClassIndex,
     /// Its last attachment.
     pub(crate) epoch: u32,
     pub(crate) now: Left,

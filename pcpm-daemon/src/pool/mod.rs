@@ -13,43 +13,55 @@
 //! Where slots may be used again, a retiring one may also become ready, or be kept for the tenant that
 //! had it.
 //!
+//! Slots are of classes, each with its own size, queue and warm target; owners, quotas and the number of
+//! slots in creation are those of all classes together.
+//!
 //! Slots, and with them addresses, are taken in the order in which they became free, so that an
 //! address rests as long as possible before somebody else gets it.
 
 mod attach;
 mod backoff;
+mod class;
 mod contract;
 mod demand;
 mod kept;
 mod queue;
 mod quota;
+mod reserve;
 mod slot;
 mod supply;
 #[cfg(test)]
 mod tests;
+mod zone;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
 use pcpm_api::types::SlotCounts;
 
-use backoff::Backoff;
-use demand::Demand;
-use kept::Kept;
-use queue::WaitingQueue;
+use class::Class;
 use quota::Usage;
 use slot::{Slot, State};
+use zone::Zone;
 
 pub(crate) use contract::{
-    AttachRequest, Command, Event, Holder, Left, PoolSettings, Recycle, Refusal, Restored,
+    AttachRequest, ClassSettings, Command, Event, Holder, Left, PoolSettings, Recycle, Refusal,
+    Restored, default_class, is_default_class,
 };
 pub(crate) use demand::{Adaptive, Decision, Target, Why};
 pub(crate) use quota::{Exceeded, Quota, Quotas, Scope};
+pub(crate) use reserve::{ReserveSettings, TenantPattern};
 
-/// Index of a slot, 0 to capacity - 1.
+/// Index of a slot.
 pub(crate) type SlotIndex = u32;
+
+/// Place of a class in the settings; classes that only an earlier life had come behind them.
+pub(crate) type ClassIndex = usize;
+
+/// Where the indexes come from of classes that have none of their own.
+const SHARED: usize = 0;
 
 /// Names one attach request while it waits; requests are served in the order of their ids.
 pub(crate) type RequestId = u64;
@@ -62,64 +74,59 @@ pub(crate) type Now = Duration;
 pub(crate) struct Pool {
     settings: PoolSettings,
     slots: Vec<Slot>,
-    vacant: VecDeque<SlotIndex>,
-    ready: VecDeque<SlotIndex>,
-    kept: Kept,
+    classes: Vec<Class>,
+    /// The shared one, then those of classes with indexes of their own.
+    zones: Vec<Zone>,
     owners: HashMap<String, SlotIndex>,
-    waiting: WaitingQueue,
     usage: Usage,
     /// Failed slots by the time of their next attempt.
     failed: BTreeSet<(Now, SlotIndex)>,
-    /// Holds all refill back after a failure: what failed for one slot may fail for all.
-    refill_pause: Backoff,
-    demand: Demand,
-    counts: SlotCounts,
-    draining: bool,
     /// Whether it can be found out if used slots are clean.
     can_recycle: bool,
     next_request: RequestId,
-    /// Whether more slots were in creation when the last one was made.
-    refill_is_busy: bool,
     touched: Vec<SlotIndex>,
 }
 
 impl Pool {
     /// A pool of vacant slots. Nothing is made before the first event.
     pub(crate) fn new(settings: PoolSettings) -> Self {
-        let slots = (0..settings.room.max(settings.capacity))
+        let (classes, zones) = classes_and_zones(&settings);
+        let room = zones.iter().map(Zone::end).max().unwrap_or_default();
+        let slots = (0..room)
             .map(|_| Slot {
                 state: State::Vacant,
+                class: 0,
                 epoch: 0,
                 failures: 0,
                 begun_before: 0,
                 used_by: None,
             })
             .collect();
-        let mut pool = Self {
+        Self {
             slots,
-            vacant: (0..settings.capacity).collect(),
-            ready: VecDeque::new(),
-            kept: Kept::default(),
+            classes,
+            zones,
             owners: HashMap::new(),
-            waiting: WaitingQueue::default(),
             usage: Usage::new(settings.quotas.clone()),
             failed: BTreeSet::new(),
-            refill_pause: Backoff::default(),
-            counts: SlotCounts {
-                vacant: settings.capacity,
-                capacity: settings.capacity,
-                ..SlotCounts::default()
-            },
-            demand: Demand::new(settings.target),
             settings,
-            draining: false,
             can_recycle: false,
             next_request: 0,
-            refill_is_busy: false,
             touched: Vec::new(),
+        }
+    }
+
+    /// One more class, for slots of an earlier life whose class is not there any more. None is made.
+    pub(crate) fn add_removed_class(&mut self) -> ClassIndex {
+        let settings = ClassSettings {
+            capacity: 0,
+            target: Target::Fixed(0),
+            reserves: Vec::new(),
+            indexes: None,
+            recycle: Recycle::Never,
         };
-        pool.note_counts();
-        pool
+        self.classes.push(Class::new(settings, SHARED));
+        self.classes.len() - 1
     }
 
     /// It can be found out whether used slots are clean: they may be used again from now on.
@@ -128,9 +135,9 @@ impl Pool {
     }
 
     /// What becomes of used slots.
-    fn recycling(&self) -> Recycle {
+    fn recycling(&self, class: ClassIndex) -> Recycle {
         if self.can_recycle {
-            self.settings.recycle
+            self.classes[class].recycle
         } else {
             Recycle::Never
         }
@@ -138,7 +145,8 @@ impl Pool {
 
     /// Slots that can be handed out, the next one first, and those kept for one tenant.
     pub(crate) fn idle_slots(&self) -> impl Iterator<Item = SlotIndex> {
-        self.ready.iter().copied().chain(self.kept.slots())
+        let classes = self.classes.iter();
+        classes.flat_map(|class| class.ready.iter().copied().chain(class.kept.slots()))
     }
 
     /// Goes on where an earlier life ended; before the first event. A slot that is not named is vacant
@@ -148,34 +156,53 @@ impl Pool {
         slots: impl IntoIterator<Item = Restored>,
         commands: &mut Vec<Command>,
     ) {
-        for Restored { slot, epoch, now } in slots {
+        for Restored {
+            slot,
+            class,
+            epoch,
+            now,
+        } in slots
+        {
             self.slots[slot as usize].epoch = epoch;
-            match now {
-                Left::Nothing => {}
-                Left::Ready => {
-                    self.set(slot, State::Ready);
-                    self.ready.push_back(slot);
-                }
-                Left::Kept(tenant) if self.recycling() == Recycle::SameTenant => {
-                    self.slots[slot as usize].used_by = Some(tenant.clone());
-                    self.set(slot, State::Kept(tenant.clone()));
-                    self.kept.push(tenant, slot);
-                }
-                Left::Attached(holder) => {
-                    self.usage.restore(&holder);
-                    self.owners.insert(holder.owner.clone(), slot);
-                    self.set(slot, State::Attached(holder));
-                }
-                Left::Spent | Left::Kept(_) => {
-                    self.set(slot, State::Retiring);
-                    commands.push(Command::Retire(slot));
-                }
+            self.slots[slot as usize].class = class;
+            self.restore_slot(slot, class, now, commands);
+            if !matches!(self.slots[slot as usize].state, State::Vacant) {
+                self.zones.iter_mut().for_each(|zone| zone.occupy(slot));
             }
         }
-        let slots = &self.slots;
-        let is_vacant = |slot: SlotIndex| matches!(slots[slot as usize].state, State::Vacant);
-        self.vacant.retain(|&slot| is_vacant(slot));
-        self.retire_beyond(commands);
+        for class in 0..self.classes.len() {
+            self.retire_beyond(class, commands);
+            let served = self.classes[class].next_to_serve();
+            debug_assert!(served.is_none(), "nobody waits before the first event");
+        }
+    }
+
+    fn restore_slot(
+        &mut self,
+        slot: SlotIndex,
+        class: ClassIndex,
+        now: Left,
+        commands: &mut Vec<Command>,
+    ) {
+        let has_index = self.zones[self.classes[class].zone].contains(slot);
+        match now {
+            Left::Nothing => {}
+            Left::Attached(holder) => {
+                self.usage.restore(&holder);
+                self.owners.insert(holder.owner.clone(), slot);
+                self.set(slot, State::Attached(holder));
+            }
+            Left::Ready if has_index => {
+                self.set(slot, State::Ready);
+                self.classes[class].ready.push_back(slot);
+            }
+            Left::Kept(tenant) if has_index && self.recycling(class) == Recycle::SameTenant => {
+                self.slots[slot as usize].used_by = Some(tenant.clone());
+                self.set(slot, State::Kept(tenant.clone()));
+                self.classes[class].kept.push(tenant, slot);
+            }
+            Left::Spent | Left::Ready | Left::Kept(_) => self.retire(slot, commands),
+        }
     }
 
     /// Takes an event and appends what has to be done to `commands`, in the order in which it has
@@ -193,40 +220,39 @@ impl Pool {
             Event::CreateFailed(slot, reason) => self.create_failed(slot, reason, now),
             Event::Retired(slot) => self.retired(slot),
             Event::RetireFailed(slot, reason) => self.fail(slot, reason, true, now),
-            Event::Drain => self.drain(now, commands),
-            Event::EndDrain => self.draining = false,
-            Event::Resize { capacity, target } => self.resize(capacity, target, commands),
+            Event::Drain(which) => self.drain(which, now, commands),
+            Event::EndDrain(which) => self.chosen(which).for_each(|class| class.draining = false),
+            Event::Resize {
+                class,
+                capacity,
+                target,
+            } => self.resize(class, capacity, target, now, commands),
         }
-        self.refuse_late(now, commands);
-        self.demand.tick(now);
-        self.retire_surplus(commands);
-        self.make_room(commands);
+        for class in 0..self.classes.len() {
+            self.refuse_late(class, now, commands);
+            self.classes[class].demand.tick(now);
+            self.retire_surplus(class, commands);
+            self.make_room(class, commands);
+        }
         self.retry_failed(now, commands);
         self.refill(now, commands);
-        self.note_counts();
     }
 
     /// When [`Event::Tick`] is due next.
     pub(crate) fn next_deadline(&self) -> Option<Now> {
-        let retry = self
-            .failed
-            .first()
-            .filter(|_| !self.draining)
-            .map(|&(at, _)| at);
-        let resume = self
-            .refill_wanted()
-            .then(|| self.refill_pause.until())
-            .flatten();
-        let demand = self.demand.next_tick().filter(|_| !self.draining);
-        [self.waiting.next_deadline(), retry, resume, demand]
-            .into_iter()
-            .flatten()
-            .min()
+        let retry = self.failed.first().map(|&(at, _)| at);
+        let of_classes = self.classes.iter().flat_map(|class| {
+            let wanted = self.refill_wanted(class);
+            let resume = wanted.then(|| class.refill_pause.until()).flatten();
+            let demand = class.demand.next_tick().filter(|_| !class.draining);
+            [class.waiting.next_deadline(), resume, demand]
+        });
+        of_classes.chain([retry]).flatten().min()
     }
 
-    /// The warm target and why it is that.
-    pub(crate) fn decision(&self) -> Decision {
-        self.demand.decision()
+    /// The warm target of a class and why it is that.
+    pub(crate) fn decision(&self, class: ClassIndex) -> Decision {
+        self.classes[class].demand.decision()
     }
 
     /// Other quotas, from the next request on.
@@ -244,24 +270,62 @@ impl Pool {
         u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
     }
 
-    /// Whether the pool takes no attaches.
+    /// Whether no class takes attaches.
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining
+        self.classes.iter().all(|class| class.draining)
     }
 
-    /// How the warm target is found.
-    pub(crate) fn target_setting(&self) -> Target {
-        self.demand.setting()
+    /// Whether every class has what it is to have ready, or somebody has it.
+    pub(crate) fn is_filled(&self) -> bool {
+        self.classes.iter().all(|class| {
+            let states = &class.states;
+            states.ready + states.kept + states.attached >= class.target()
+        })
     }
 
-    /// Slots a second that the refill was measured to make.
-    pub(crate) fn refill_per_s(&self) -> u32 {
-        self.demand.refill_per_s()
+    /// Whether the class takes no attaches.
+    pub(crate) fn drains(&self, class: ClassIndex) -> bool {
+        self.classes[class].draining
     }
 
-    /// Slots by state.
+    /// How many slots the class can be made to have by a resize, as the others are now.
+    pub(crate) fn room_for(&self, class: ClassIndex) -> u32 {
+        let zone = self.classes[class].zone;
+        let others = self.classes.iter().enumerate();
+        let others = others.filter(|(other, of)| *other != class && of.zone == zone);
+        let taken: u32 = others.map(|(_, class)| class.capacity).sum();
+        self.zones[zone].len().saturating_sub(taken)
+    }
+
+    /// Whether only slots of this class have its indexes.
+    pub(crate) fn has_own_indexes(&self, class: ClassIndex) -> bool {
+        self.classes[class].zone != SHARED
+    }
+
+    /// How the warm target of a class is found.
+    pub(crate) fn target_setting(&self, class: ClassIndex) -> Target {
+        self.classes[class].demand.setting()
+    }
+
+    /// Slots of the class a second that the refill was measured to make.
+    pub(crate) fn refill_per_s(&self, class: ClassIndex) -> u32 {
+        self.classes[class].demand.refill_per_s()
+    }
+
+    /// Slots of all classes by state.
     pub(crate) fn counts(&self) -> SlotCounts {
-        self.counts
+        let classes = self.classes.iter().map(Class::counts);
+        classes.fold(SlotCounts::default(), sum)
+    }
+
+    /// Slots of a class by state.
+    pub(crate) fn counts_of(&self, class: ClassIndex) -> SlotCounts {
+        self.classes[class].counts()
+    }
+
+    /// Ready slots that the reservations of a class hold back, and how many they are to.
+    pub(crate) fn reserved(&self, class: ClassIndex) -> impl Iterator<Item = (u32, u32)> {
+        self.classes[class].reserves.figures()
     }
 
     /// The slot that `owner` holds.
@@ -274,9 +338,9 @@ impl Pool {
         self.failed.iter().map(|&(_, slot)| slot)
     }
 
-    /// Requests that wait for a slot, in the order in which they will be served.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &AttachRequest> {
-        self.waiting.iter()
+    /// Requests that wait for a slot of the class, in the order in which they came.
+    pub(crate) fn waiting(&self, class: ClassIndex) -> impl Iterator<Item = &AttachRequest> {
+        self.classes[class].waiting.iter()
     }
 
     /// Attached slots in ascending order.
@@ -289,11 +353,62 @@ impl Pool {
         self.touched.drain(..)
     }
 
-    fn drain(&mut self, now: Now, commands: &mut Vec<Command>) {
-        self.draining = true;
-        while let Some(request) = self.waiting.pop() {
-            self.usage.release(&request.holder, now);
-            commands.push(request.refused(Refusal::Draining));
+    fn drain(&mut self, which: Option<ClassIndex>, now: Now, commands: &mut Vec<Command>) {
+        let usage = &mut self.usage;
+        for class in chosen(&mut self.classes, which) {
+            class.draining = true;
+            while let Some(request) = class.waiting.pop() {
+                usage.release(&request.holder, now);
+                commands.push(request.refused(Refusal::Draining));
+            }
         }
+    }
+
+    fn chosen(&mut self, which: Option<ClassIndex>) -> impl Iterator<Item = &mut Class> {
+        chosen(&mut self.classes, which)
+    }
+}
+
+/// One class, or all.
+fn chosen(classes: &mut [Class], which: Option<ClassIndex>) -> impl Iterator<Item = &mut Class> {
+    let all = classes.iter_mut().enumerate();
+    all.filter_map(move |(index, class)| which.is_none_or(|one| one == index).then_some(class))
+}
+
+fn classes_and_zones(settings: &PoolSettings) -> (Vec<Class>, Vec<Zone>) {
+    let sharing = settings
+        .classes
+        .iter()
+        .filter(|class| class.indexes.is_none());
+    let wanted = sharing.map(|class| class.capacity).sum();
+    let mut zones = vec![Zone::new(0..settings.shared, wanted)];
+    let classes = settings.classes.iter().map(|class| {
+        let zone = match &class.indexes {
+            None => SHARED,
+            Some(own) => {
+                zones.push(Zone::new(own.clone(), class.capacity));
+                zones.len() - 1
+            }
+        };
+        Class::new(class.clone(), zone)
+    });
+    let classes = classes.collect();
+    (classes, zones)
+}
+
+fn sum(a: SlotCounts, b: SlotCounts) -> SlotCounts {
+    SlotCounts {
+        ready: a.ready + b.ready,
+        attached: a.attached + b.attached,
+        creating: a.creating + b.creating,
+        retiring: a.retiring + b.retiring,
+        failed: a.failed + b.failed,
+        vacant: a.vacant + b.vacant,
+        capacity: a.capacity + b.capacity,
+        target: a.target + b.target,
+        waiting: a.waiting + b.waiting,
+        beyond: a.beyond + b.beyond,
+        kept: a.kept + b.kept,
+        reserved: a.reserved + b.reserved,
     }
 }

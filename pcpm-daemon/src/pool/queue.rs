@@ -37,10 +37,12 @@ impl WaitingQueue {
         Some(request)
     }
 
-    /// Takes the tenant's oldest request.
-    pub(super) fn pop_of(&mut self, tenant: &str) -> Option<AttachRequest> {
-        let mut requests = self.requests.values();
-        let id = requests.find(|request| request.holder.tenant == tenant)?.id;
+    /// Takes the oldest request that `wanted` says yes to.
+    pub(super) fn pop_first_where(
+        &mut self,
+        wanted: impl Fn(&AttachRequest) -> bool,
+    ) -> Option<AttachRequest> {
+        let id = self.requests.values().find(|request| wanted(request))?.id;
         self.remove(id)
     }
 

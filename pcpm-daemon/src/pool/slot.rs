@@ -1,10 +1,10 @@
-//! One slot, and the counts of all by state.
+//! One slot, and what is asked about it.
 
 use std::rc::Rc;
 
-use pcpm_api::types::{SlotCounts, SlotState};
+use pcpm_api::types::SlotState;
 
-use super::{Holder, Now, Pool, Recycle, RequestId, SlotIndex};
+use super::{ClassIndex, Holder, Now, Pool, Recycle, RequestId, SlotIndex};
 
 /// State of one slot.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(super) struct FailedSlot {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) state: State,
+    /// What it was made as, if it is not vacant.
+    pub(super) class: ClassIndex,
     pub(super) epoch: u32,
     /// Failures in a row.
     pub(super) failures: u32,
@@ -54,36 +56,25 @@ impl Pool {
         before
     }
 
-    /// The count that the slot is in. Nobody counts vacant slots that a smaller pool has no place for.
+    /// The count of its class that the slot is in. Nobody counts vacant slots.
     fn count_of(&mut self, slot: SlotIndex) -> Option<&mut u32> {
-        match self.state(slot) {
-            SlotState::Vacant if slot >= self.settings.capacity => None,
-            SlotState::Vacant => Some(&mut self.counts.vacant),
-            SlotState::Creating => Some(&mut self.counts.creating),
-            SlotState::Ready => Some(&mut self.counts.ready),
-            SlotState::Kept => Some(&mut self.counts.kept),
-            SlotState::Attached => Some(&mut self.counts.attached),
-            SlotState::Retiring => Some(&mut self.counts.retiring),
-            SlotState::Failed => Some(&mut self.counts.failed),
+        let state = self.state(slot);
+        let class = self.class_of(slot);
+        let counts = &mut self.classes[class].states;
+        match state {
+            SlotState::Vacant => None,
+            SlotState::Creating => Some(&mut counts.creating),
+            SlotState::Ready => Some(&mut counts.ready),
+            SlotState::Kept => Some(&mut counts.kept),
+            SlotState::Attached => Some(&mut counts.attached),
+            SlotState::Retiring => Some(&mut counts.retiring),
+            SlotState::Failed => Some(&mut counts.failed),
         }
     }
 
-    pub(super) fn note_counts(&mut self) {
-        let SlotCounts {
-            ready,
-            kept,
-            attached,
-            creating,
-            retiring,
-            failed,
-            vacant,
-            capacity,
-            ..
-        } = self.counts;
-        let all = ready + kept + attached + creating + retiring + failed + vacant;
-        self.counts.beyond = all.saturating_sub(capacity);
-        self.counts.waiting = self.waiting.len();
-        self.counts.target = self.target();
+    /// The class that a slot is of which is not vacant.
+    pub(crate) fn class_of(&self, slot: SlotIndex) -> ClassIndex {
+        self.slots[slot as usize].class
     }
 
     /// The slot's state, as shown to clients.
@@ -116,7 +107,7 @@ impl Pool {
     /// The tenant that alone may have the slot again, if it is clean.
     pub(crate) fn to_be_kept_for(&self, slot: SlotIndex) -> Option<&Rc<str>> {
         let used_by = self.slots[slot as usize].used_by.as_ref();
-        used_by.filter(|_| self.recycling() == Recycle::SameTenant)
+        used_by.filter(|_| self.recycling(self.class_of(slot)) == Recycle::SameTenant)
     }
 
     /// The slot's attachment counter.

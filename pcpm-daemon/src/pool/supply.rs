@@ -1,9 +1,10 @@
 //! Where slots come from and where they go: refill, failures, sizes.
 
-use pcpm_api::types::SlotCounts;
+use pcpm_api::types::SlotState;
 
 use super::{
-    Command, Now, Pool, Recycle, SlotIndex, Target, backoff,
+    ClassIndex, Command, Now, Pool, Recycle, SlotIndex, Target, backoff,
+    class::Class,
     slot::{FailedSlot, State},
 };
 
@@ -11,9 +12,11 @@ impl Pool {
     pub(super) fn created(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
         self.slots[slot as usize].failures = 0;
         self.slots[slot as usize].used_by = None;
-        self.refill_pause.reset();
-        self.demand.made(now, self.refill_is_busy);
-        self.refill_is_busy = self.counts.creating > 1;
+        let class = self.class_of(slot);
+        let class = &mut self.classes[class];
+        class.refill_pause.reset();
+        class.demand.made(now, class.refill_is_busy);
+        class.refill_is_busy = class.states.creating > 1;
         self.ready_for_anybody(slot, now, commands);
     }
 
@@ -23,18 +26,19 @@ impl Pool {
         now: Now,
         commands: &mut Vec<Command>,
     ) {
-        if !self.may_keep(slot) {
+        let class = self.class_of(slot);
+        if self.classes[class].draining || !self.has_place(slot) {
             self.retire(slot, commands);
             return;
         }
         self.set(slot, State::Ready);
-        self.ready.push_back(slot);
-        self.serve_waiting(now, commands);
+        self.classes[class].ready.push_back(slot);
+        self.serve_waiting(class, now, commands);
     }
 
     /// A used slot is clean enough. One that may be for anybody is as good as new.
     pub(super) fn recycled(&mut self, slot: SlotIndex, now: Now, commands: &mut Vec<Command>) {
-        match self.recycling() {
+        match self.recycling(self.class_of(slot)) {
             Recycle::Never => self.retire(slot, commands),
             Recycle::SameTenant => self.ready_for_tenant(slot, now, commands),
             Recycle::Verified => {
@@ -51,18 +55,26 @@ impl Pool {
         now: Now,
         commands: &mut Vec<Command>,
     ) {
+        let draining = self.classes[self.class_of(slot)].draining;
         match self.slots[slot as usize].used_by.clone() {
-            Some(tenant) if self.may_keep(slot) => self.serve_tenant(slot, tenant, now, commands),
+            Some(tenant) if !draining && self.has_place(slot) => {
+                self.serve_tenant(slot, tenant, now, commands);
+            }
             _ => self.retire(slot, commands),
         }
     }
 
-    pub(super) fn may_keep(&self, slot: SlotIndex) -> bool {
-        !self.draining && slot < self.settings.capacity
+    /// Whether a slot that could be used may stay: its class is not smaller than it was, and has its index.
+    pub(super) fn has_place(&self, slot: SlotIndex) -> bool {
+        let class = &self.classes[self.class_of(slot)];
+        let is_counted = self.state(slot) != SlotState::Retiring;
+        let with_it = class.lasting() + u32::from(!is_counted);
+        with_it <= class.capacity && self.zones[class.zone].contains(slot)
     }
 
     pub(super) fn create_failed(&mut self, slot: SlotIndex, reason: String, now: Now) {
-        self.refill_pause.fail(now);
+        let class = self.class_of(slot);
+        self.classes[class].refill_pause.fail(now);
         self.fail(slot, reason, false, now);
     }
 
@@ -85,7 +97,7 @@ impl Pool {
     /// again; any other is vacant again and waits for its turn.
     pub(super) fn retry_failed(&mut self, now: Now, commands: &mut Vec<Command>) {
         while let Some(&(at, slot)) = self.failed.first() {
-            if at > now || self.draining {
+            if at > now {
                 return;
             }
             self.failed.pop_first();
@@ -103,15 +115,20 @@ impl Pool {
 
     pub(super) fn spoiled(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
         if self.is_idle(slot) {
-            self.ready.retain(|&ready| ready != slot);
-            self.kept.extract(|kept| kept == slot);
+            let class = self.class_of(slot);
+            let class = &mut self.classes[class];
+            class.ready.retain(|&ready| ready != slot);
+            class.kept.extract(|kept| kept == slot);
             self.retire(slot, commands);
         }
     }
 
+    /// Has a slot destroyed that nobody holds.
     pub(super) fn retire(&mut self, slot: SlotIndex, commands: &mut Vec<Command>) {
         self.set(slot, State::Retiring);
         commands.push(Command::Retire(slot));
+        let class = self.class_of(slot);
+        self.classes[class].limit_reserves();
     }
 
     pub(super) fn retired(&mut self, slot: SlotIndex) {
@@ -119,66 +136,55 @@ impl Pool {
         self.vacate(slot);
     }
 
-    /// The slot is vacant, and can be made again if the pool is still that large.
+    /// The slot is vacant, and its index can be used again.
     fn vacate(&mut self, slot: SlotIndex) {
         self.set(slot, State::Vacant);
-        if slot < self.settings.capacity {
-            self.vacant.push_back(slot);
+        // An index that no class has any more is not used again.
+        if let Some(zone) = self.zones.iter_mut().find(|zone| zone.contains(slot)) {
+            zone.give_back(slot);
         }
     }
 
-    pub(super) fn resize(&mut self, capacity: u32, target: Target, commands: &mut Vec<Command>) {
-        let capacity = capacity.min(self.room());
-        let before = std::mem::replace(&mut self.settings.capacity, capacity);
-        self.counts.capacity = capacity;
-        self.demand.set(target);
-        self.vacant.retain(|&slot| slot < capacity);
-        let slots = &self.slots;
-        let is_vacant = |slot: &SlotIndex| matches!(slots[*slot as usize].state, State::Vacant);
-        self.vacant.extend((before..capacity).filter(is_vacant));
-        self.counts.vacant = u32::try_from(self.vacant.len()).unwrap_or(u32::MAX);
-        self.retire_beyond(commands);
+    pub(super) fn resize(
+        &mut self,
+        class: ClassIndex,
+        capacity: u32,
+        target: Target,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        self.classes[class].capacity = capacity;
+        self.classes[class].demand.set(target);
+        self.classes[class].limit_reserves();
+        self.want_indexes(self.classes[class].zone);
+        self.retire_beyond(class, commands);
+        // Fewer may be held back than before.
+        self.serve_waiting(class, now, commands);
     }
 
-    /// Destroys idle slots that a smaller pool has no place for.
-    pub(super) fn retire_beyond(&mut self, commands: &mut Vec<Command>) {
-        let ready = std::mem::take(&mut self.ready);
-        for slot in ready {
-            if slot < self.settings.capacity {
-                self.ready.push_back(slot);
-            } else {
-                self.retire(slot, commands);
-            }
-        }
-        let capacity = self.settings.capacity;
-        for slot in self.kept.extract(|slot| slot >= capacity) {
+    /// As many indexes of a zone are in turn as its classes may have slots.
+    fn want_indexes(&mut self, zone: usize) {
+        let sharing = self.classes.iter().filter(|class| class.zone == zone);
+        let wanted = sharing.map(|class| class.capacity).sum();
+        self.zones[zone].want(wanted);
+    }
+
+    /// Destroys idle slots that a smaller class has no place for.
+    pub(super) fn retire_beyond(&mut self, class: ClassIndex, commands: &mut Vec<Command>) {
+        while self.classes[class].lasting() > self.classes[class].capacity {
+            let class = &mut self.classes[class];
+            let Some(slot) = class.kept.take_oldest().or_else(|| class.ready.pop_back()) else {
+                return;
+            };
             self.retire(slot, commands);
         }
     }
 
-    /// Ready slots aimed for.
-    pub(super) fn target(&self) -> u32 {
-        if self.draining {
-            0
-        } else {
-            self.demand.target().min(self.settings.capacity)
-        }
-    }
-
-    /// Ready slots that are kept. Where used slots come back the next attaches are better served by
-    /// them than by new ones, so up to as many again are not destroyed.
-    fn most_ready(&self) -> u32 {
-        let target = self.target();
-        match self.recycling() {
-            Recycle::Verified => target.saturating_mul(2),
-            Recycle::Never | Recycle::SameTenant => target,
-        }
-    }
-
-    /// Destroys ready slots beyond what is kept. While the pool drains they stay: it may be told to go on.
-    pub(super) fn retire_surplus(&mut self, commands: &mut Vec<Command>) {
-        while !self.draining && self.counts.ready > self.most_ready() {
-            let Some(slot) = self.ready.pop_back() else {
+    /// Destroys ready slots beyond what is kept. While the class drains they stay: it may be told to go on.
+    pub(super) fn retire_surplus(&mut self, class: ClassIndex, commands: &mut Vec<Command>) {
+        let most = self.classes[class].most_ready(self.recycling(class));
+        while !self.classes[class].draining && self.classes[class].states.ready > most {
+            let Some(slot) = self.classes[class].ready.pop_back() else {
                 return;
             };
             self.retire(slot, commands);
@@ -186,60 +192,50 @@ impl Pool {
     }
 
     /// Destroys kept slots, the oldest first, that others need more.
-    pub(super) fn make_room(&mut self, commands: &mut Vec<Command>) {
-        while !self.draining && (self.lacks_room() || self.counts.kept > self.most_kept()) {
-            let Some(slot) = self.kept.take_oldest() else {
+    pub(super) fn make_room(&mut self, class: ClassIndex, commands: &mut Vec<Command>) {
+        loop {
+            let class = &mut self.classes[class];
+            let too_many = class.states.kept > class.most_kept();
+            if class.draining || !(too_many || class.lacks_room()) {
+                return;
+            }
+            let Some(slot) = class.kept.take_oldest() else {
                 return;
             };
             self.retire(slot, commands);
         }
     }
 
-    /// Whether more requests wait than there are places that are free, or about to be.
-    fn lacks_room(&self) -> bool {
-        let SlotCounts {
-            ready,
-            creating,
-            vacant,
-            retiring,
-            ..
-        } = self.counts;
-        ready + creating + vacant + retiring < self.waiting.len()
-    }
-
-    /// Slots that are kept for single tenants: no more than are to be ready for anybody, and at most half of
-    /// what nobody holds.
-    fn most_kept(&self) -> u32 {
-        let SlotCounts {
-            attached,
-            failed,
-            capacity,
-            ..
-        } = self.counts;
-        let free = capacity.saturating_sub(attached + failed);
-        self.target().min(free / 2)
-    }
-
+    /// Has slots made, of the class first that is provided worst.
     pub(super) fn refill(&mut self, now: Now, commands: &mut Vec<Command>) {
-        if self.refill_pause.holds(now) {
-            return;
+        for class in &mut self.classes {
+            if !class.refill_pause.holds(now) {
+                class.refill_pause.end();
+            }
         }
-        self.refill_pause.end();
-        while self.refill_wanted() && self.counts.creating < self.settings.creating {
-            let slot = self
-                .vacant
-                .pop_front()
-                .expect("refill is wanted only with a vacant slot");
+        while self.counts().creating < self.settings.creating
+            && let Some(class) = self.next_to_refill()
+        {
+            let zone = &mut self.zones[self.classes[class].zone];
+            let slot = zone
+                .take()
+                .expect("refill is wanted only with a vacant index");
+            self.slots[slot as usize].class = class;
             self.slots[slot as usize].begun_before = self.next_request;
             self.set(slot, State::Creating);
             commands.push(Command::Create(slot));
         }
     }
 
-    pub(super) fn refill_wanted(&self) -> bool {
-        let coming = self.counts.ready + self.counts.creating;
-        !self.draining
-            && !self.vacant.is_empty()
-            && coming < self.target().saturating_add(self.waiting.len())
+    fn next_to_refill(&self) -> Option<ClassIndex> {
+        let all = self.classes.iter().enumerate();
+        let wanting = all
+            .filter(|(_, class)| class.refill_pause.until().is_none() && self.refill_wanted(class));
+        let worst = wanting.min_by_key(|(_, class)| class.provision())?;
+        Some(worst.0)
+    }
+
+    pub(super) fn refill_wanted(&self, class: &Class) -> bool {
+        class.wants_refill() && self.zones[class.zone].has_vacant()
     }
 }

@@ -1,13 +1,13 @@
 //! The pool's behaviour, one sentence a test, and random schedules that check what must hold always.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     rc::Rc,
 };
 
 use pcpm_api::{
     options::Options,
-    types::{Lease, OnEmpty, SlotState, Source},
+    types::{Lease, OnEmpty, Source},
 };
 use proptest::prelude::*;
 
@@ -36,12 +36,10 @@ impl Bench {
     fn recycling(capacity: u32, ready: u32, recycle: Recycle) -> Self {
         let mut bench = Self {
             pool: Pool::new(PoolSettings {
-                capacity,
-                room: 16.max(capacity),
-                target: Target::Fixed(ready),
+                classes: vec![class(capacity, ready, recycle)],
+                shared: 16.max(capacity),
                 creating: 4,
                 quotas: Quotas::default(),
-                recycle,
             }),
             now: Duration::ZERO,
             to_create: VecDeque::new(),
@@ -95,7 +93,7 @@ impl Bench {
                 let before = self.used_by.insert(*slot, tenant.clone());
                 assert!(
                     before.is_none_or(|before| before == *tenant)
-                        || self.pool.recycling() == Recycle::Verified,
+                        || self.pool.recycling(0) == Recycle::Verified,
                     "{slot} was another tenant's"
                 );
                 true
@@ -128,7 +126,11 @@ impl Bench {
 
     fn resize(&mut self, capacity: u32, ready: u32) -> Vec<Command> {
         let target = Target::Fixed(ready);
-        self.event(Event::Resize { capacity, target })
+        self.event(Event::Resize {
+            class: 0,
+            capacity,
+            target,
+        })
     }
 
     fn attach(&mut self, owner: &str, on_empty: OnEmpty) -> Vec<Command> {
@@ -142,6 +144,7 @@ impl Bench {
         let holder = Rc::new(holder);
         self.event(Event::Attach(AttachRequest {
             id,
+            class: 0,
             holder,
             exclusive: false,
             on_empty,
@@ -158,10 +161,21 @@ impl Bench {
     }
 }
 
+pub(super) fn class(capacity: u32, ready: u32, recycle: Recycle) -> ClassSettings {
+    ClassSettings {
+        capacity,
+        target: Target::Fixed(ready),
+        reserves: Vec::new(),
+        indexes: None,
+        recycle,
+    }
+}
+
 pub(super) fn holder(owner: &str, tenant: &str) -> Holder {
     Holder {
         owner: owner.into(),
         tenant: tenant.into(),
+        class: default_class(),
         labels: BTreeMap::new(),
         lease: Lease::Explicit,
         process: None,
@@ -255,7 +269,7 @@ fn an_empty_pool_refuses_those_who_do_not_wait() {
         answer,
         [Command::Refuse {
             request: 1,
-            refusal: Refusal::Exhausted
+            refusal: Refusal::Exhausted(0)
         }]
     );
 }
@@ -324,10 +338,10 @@ fn a_request_may_wait_for_a_slot_that_somebody_has_to_give_back() {
     let mut bench = Bench::filled(1, 1);
     let slot = bench.attached("a");
     assert_eq!(bench.attach("b", OnEmpty::Wait), []);
-    assert_eq!(bench.pool.waiting().count(), 1);
+    assert_eq!(bench.pool.waiting(0).count(), 1);
     bench.event(Event::Detach(slot));
     assert_eq!(sources(&bench.work()), [Source::Cold]);
-    assert_eq!(bench.pool.waiting().count(), 0);
+    assert_eq!(bench.pool.waiting(0).count(), 0);
 }
 
 #[test]
@@ -339,7 +353,7 @@ fn a_request_for_a_new_slot_fails_at_once_when_none_can_be_made() {
         answer,
         [Command::Refuse {
             request: 1,
-            refusal: Refusal::Exhausted
+            refusal: Refusal::Exhausted(0)
         }]
     );
 }
@@ -356,7 +370,7 @@ fn a_request_that_waits_is_refused_at_its_deadline() {
         answer,
         [Command::Refuse {
             request: 1,
-            refusal: Refusal::Exhausted
+            refusal: Refusal::Exhausted(0)
         }]
     );
     assert_eq!(bench.pool.next_deadline(), None);
@@ -446,7 +460,7 @@ fn a_draining_pool_refuses_everybody_and_makes_nothing() {
     let mut bench = Bench::filled(2, 1);
     bench.attached("a");
     bench.attach("b", OnEmpty::Wait);
-    let answer = bench.event(Event::Drain);
+    let answer = bench.event(Event::Drain(None));
     assert_eq!(
         answer,
         [Command::Refuse {
@@ -471,10 +485,10 @@ fn a_draining_pool_refuses_everybody_and_makes_nothing() {
 #[test]
 fn a_drain_can_be_ended() {
     let mut bench = Bench::filled(2, 2);
-    bench.event(Event::Drain);
+    bench.event(Event::Drain(None));
     let answer = bench.attach("a", OnEmpty::Wait);
     assert!(matches!(answer[..], [Command::Refuse { .. }]), "{answer:?}");
-    bench.event(Event::EndDrain);
+    bench.event(Event::EndDrain(None));
     bench.attached("b");
 }
 
@@ -502,7 +516,6 @@ fn a_smaller_pool_destroys_what_is_free_and_waits_for_what_is_attached() {
     bench.work();
     let counts = bench.pool.counts();
     assert_eq!((counts.ready, counts.beyond, counts.vacant), (4, 0, 0));
-    assert!((0..4).all(|slot| bench.pool.state(slot) == SlotState::Ready));
 }
 
 #[test]
@@ -631,13 +644,12 @@ fn a_kept_slot_of_an_earlier_life_is_destroyed_where_slots_are_not_kept_any_more
         (Recycle::Never, 0),
     ] {
         let mut pool = Bench::recycling(2, 1, recycle).pool;
-        pool.vacant.clear();
         let left = Restored {
-            slot: 9,
+            slot: 1,
+            class: 0,
             epoch: 4,
             now: Left::Kept("a".into()),
         };
-        pool.settings.capacity = 10;
         let mut commands = Vec::new();
         pool.restore([left], &mut commands);
         assert_eq!(
@@ -769,7 +781,11 @@ impl Bench {
                 });
             }
             Step::Resize { capacity, ready } => drop(self.resize(capacity.into(), ready.into())),
-            Step::Drain { on } => drop(self.event(if on { Event::Drain } else { Event::EndDrain })),
+            Step::Drain { on } => drop(self.event(if on {
+                Event::Drain(None)
+            } else {
+                Event::EndDrain(None)
+            })),
             Step::Wait { ms } => {
                 self.now += Duration::from_millis(ms.into());
                 self.event(Event::Tick);
@@ -805,14 +821,14 @@ impl Bench {
             counts.attached + counts.waiting,
             "every attachment and request is counted once"
         );
-        assert_eq!(pool.kept.slots().count(), counts.kept as usize);
+        assert_eq!(pool.classes[0].kept.slots().count(), counts.kept as usize);
         let others = counts.ready + counts.creating + counts.retiring + counts.vacant;
         assert!(
-            pool.draining || counts.kept <= counts.target.min(others),
+            pool.drains(0) || counts.kept <= counts.target.min(others),
             "no more are kept than are there for others"
         );
         assert!(
-            pool.draining || counts.kept == 0 || others >= counts.waiting,
+            pool.drains(0) || counts.kept == 0 || others >= counts.waiting,
             "nobody waits for the place of a kept slot"
         );
         for (owner, &slot) in &pool.owners {
@@ -848,7 +864,7 @@ proptest! {
             bench.check();
         }
         bench.resize(capacity, ready.min(capacity));
-        bench.event(Event::EndDrain);
+        bench.event(Event::EndDrain(None));
         for slot in 0..16 {
             bench.event(Event::Detach(slot));
         }
@@ -866,4 +882,346 @@ proptest! {
         prop_assert_eq!((counts.attached, counts.failed, counts.waiting), (0, 0, 0));
         prop_assert_eq!(counts.beyond, 0);
     }
+}
+
+/// Tenants of a schedule with reservations: the first two have one.
+const RESERVED: [&str; 4] = ["shop-1", "shop-2", "x", "y"];
+
+/// A class where slots are held back, one of its own indexes, and one that shares them.
+fn three_classes(sizes: [(u32, u32); 3], warm: u32) -> Pool {
+    let [default, far, third] =
+        sizes.map(|(capacity, ready)| class(capacity, ready.min(capacity), Recycle::SameTenant));
+    let reserve = ReserveSettings {
+        tenants: vec!["shop-*".parse().unwrap()],
+        warm: warm.min(default.capacity.saturating_sub(1)),
+    };
+    Pool::new(PoolSettings {
+        classes: vec![
+            ClassSettings {
+                reserves: vec![reserve],
+                ..default
+            },
+            ClassSettings {
+                indexes: Some(32..48),
+                ..far
+            },
+            third,
+        ],
+        shared: 24,
+        creating: 3,
+        quotas: Quotas::default(),
+    })
+}
+
+/// One step of a random schedule over classes.
+#[derive(Clone, Debug)]
+enum ClassStep {
+    Attach {
+        owner: u8,
+        class: ClassIndex,
+        on_empty: OnEmpty,
+    },
+    Detach {
+        owner: u8,
+    },
+    Work {
+        jobs: u8,
+    },
+    Wait {
+        ms: u16,
+    },
+    Resize {
+        class: ClassIndex,
+        capacity: u8,
+        ready: u8,
+    },
+    Drain {
+        class: Option<ClassIndex>,
+        on: bool,
+    },
+}
+
+fn class_step() -> impl Strategy<Value = ClassStep> {
+    let on_empty = prop::sample::select(OnEmpty::ALL);
+    let which = prop::option::of(0..3_usize);
+    prop_oneof![
+        6 => (0..20_u8, 0..3_usize, on_empty).prop_map(|(owner, class, on_empty)| ClassStep::Attach {
+            owner,
+            class,
+            on_empty,
+        }),
+        5 => (0..20_u8).prop_map(|owner| ClassStep::Detach { owner }),
+        6 => (1..5_u8).prop_map(|jobs| ClassStep::Work { jobs }),
+        2 => (0..900_u16).prop_map(|ms| ClassStep::Wait { ms }),
+        1 => (0..3_usize, 1..8_u8, 0..8_u8).prop_map(|(class, capacity, ready)| ClassStep::Resize {
+            class,
+            capacity,
+            ready,
+        }),
+        1 => (which, prop::bool::weighted(0.3)).prop_map(|(class, on)| ClassStep::Drain { class, on }),
+    ]
+}
+
+impl Bench {
+    fn over(pool: Pool) -> Self {
+        let mut bench = Self::new(1, 0);
+        bench.pool = pool;
+        bench.pool.recycle();
+        bench.to_create.clear();
+        bench.event(Event::Tick);
+        bench
+    }
+
+    fn class_step(&mut self, step: &ClassStep) {
+        match *step {
+            ClassStep::Attach {
+                owner,
+                class,
+                on_empty,
+            } => self.attach_of_class(owner, class, on_empty),
+            ClassStep::Detach { owner } => {
+                if let Some(slot) = self.pool.slot_of(&format!("o{owner}")) {
+                    self.event(Event::Detach(slot));
+                }
+            }
+            ClassStep::Work { jobs } => {
+                for _ in 0..jobs {
+                    self.one_job();
+                }
+            }
+            ClassStep::Wait { ms } => {
+                self.now += Duration::from_millis(ms.into());
+                self.event(Event::Tick);
+            }
+            ClassStep::Resize {
+                class,
+                capacity,
+                ready,
+            } => {
+                let capacity = u32::from(capacity).min(self.pool.room_for(class));
+                let target = Target::Fixed(u32::from(ready).min(capacity));
+                self.event(Event::Resize {
+                    class,
+                    capacity,
+                    target,
+                });
+            }
+            ClassStep::Drain { class, on: true } => drop(self.event(Event::Drain(class))),
+            ClassStep::Drain { class, on: false } => drop(self.event(Event::EndDrain(class))),
+        }
+    }
+
+    fn one_job(&mut self) {
+        if let Some(slot) = self.to_create.pop_front() {
+            self.created(slot);
+        } else if let Some(slot) = self.to_judge.pop_front() {
+            self.event(Event::Recycled(slot));
+        } else if let Some(slot) = self.to_retire.pop_front() {
+            self.event(Event::Retired(slot));
+        }
+    }
+
+    /// Attaches, and checks what a reservation promises.
+    fn attach_of_class(&mut self, owner: u8, class: ClassIndex, on_empty: OnEmpty) {
+        let name = format!("o{owner}");
+        let tenant = RESERVED[usize::from(owner) % RESERVED.len()];
+        let is_new = self.pool.slot_of(&name).is_none();
+        let held_before = self.pool.counts_of(class).reserved;
+        let has_reserve = class == 0 && tenant.starts_with("shop-");
+        let id = self.next_request;
+        self.next_request += 1;
+        let answers = self.event(Event::Attach(AttachRequest {
+            id,
+            class,
+            holder: Rc::new(holder(&name, tenant)),
+            exclusive: false,
+            on_empty,
+            asked_at: self.now,
+            deadline: self.now + SECOND,
+        }));
+        if has_reserve && is_new && held_before > 0 && !self.pool.drains(class) {
+            assert!(
+                matches!(answers[..], [Command::Grant { request, .. }, ..] if request == id),
+                "{tenant} was promised a slot: {answers:?}"
+            );
+        }
+        if !has_reserve {
+            let held = self.pool.counts_of(class).reserved;
+            assert!(held >= held_before, "{tenant} took what was held back");
+        }
+    }
+
+    fn check_classes(&self) {
+        let pool = &self.pool;
+        for class in 0..pool.classes.len() {
+            let counts = pool.counts_of(class);
+            let in_use = counts.ready
+                + counts.kept
+                + counts.attached
+                + counts.creating
+                + counts.retiring
+                + counts.failed;
+            assert_eq!(in_use + counts.vacant, counts.capacity + counts.beyond);
+            assert!(counts.reserved <= counts.ready);
+            assert_eq!(counts.ready as usize, pool.classes[class].ready.len());
+            let waits_beside = counts.waiting > 0 && counts.ready > counts.reserved;
+            assert!(
+                !waits_beside,
+                "somebody waits beside a slot for anybody: {counts:?}"
+            );
+        }
+        let held = pool.attached_slots().collect::<HashSet<_>>();
+        assert_eq!(self.passing, held);
+        for slot in held.into_iter().chain(pool.idle_slots()) {
+            let own = pool.class_of(slot) == 1;
+            assert_eq!(own, (32..48).contains(&slot), "{slot} is another class's");
+        }
+        assert!(pool.counts().creating <= pool.settings.creating);
+        if let Some(deadline) = pool.next_deadline() {
+            assert!(deadline > self.now, "due at once: a hot loop");
+        }
+    }
+}
+
+proptest! {
+    // About 100,000 steps.
+    #![proptest_config(ProptestConfig::with_cases(700))]
+
+    #[test]
+    fn classes_keep_to_themselves_and_reservations_hold_whatever_happens(
+        sizes in prop::array::uniform3((1..8_u32, 0..8_u32)),
+        warm in 0..5_u32,
+        steps in prop::collection::vec(class_step(), 1..300),
+    ) {
+        let mut bench = Bench::over(three_classes(sizes, warm));
+        for step in &steps {
+            bench.class_step(step);
+            bench.check_classes();
+        }
+        bench.event(Event::EndDrain(None));
+        // Nobody starves: whoever waits is served once slots are given back.
+        for slot in 0..48 {
+            bench.event(Event::Detach(slot));
+        }
+        for _ in 0..64 {
+            bench.work();
+            for slot in bench.pool.attached_slots().collect::<Vec<_>>() {
+                bench.event(Event::Detach(slot));
+            }
+        }
+        prop_assert_eq!(bench.pool.counts().waiting, 0);
+        prop_assert_eq!(bench.pool.counts().beyond, 0);
+        prop_assert!(bench.pool.is_filled(), "{:?}", bench.pool.counts());
+        let wanted = bench.pool.classes[0].reserves.wanted();
+        let first = bench.pool.counts_of(0);
+        let free = (first.capacity - 1).min(first.capacity - first.kept);
+        prop_assert!(first.reserved >= wanted.min(free), "{first:?}");
+    }
+}
+
+/// A pool of eight slots, three of which are held back for shops.
+fn reserving() -> Bench {
+    let mut bench = Bench::over(three_classes([(8, 8), (1, 1), (1, 1)], 3));
+    bench.pool.classes[0].recycle = Recycle::Never;
+    bench.work();
+    bench
+}
+
+#[test]
+fn a_burst_of_others_leaves_what_is_held_back() {
+    let mut bench = reserving();
+    let crowd = (0..20).map(|n| granted(&bench.attach(&format!("x{n}"), OnEmpty::Fail)).len());
+    assert_eq!(crowd.sum::<usize>(), 5);
+    assert_eq!(bench.pool.counts_of(0).reserved, 3);
+    for shop in ["shop-1", "shop-2", "shop-1"] {
+        let owner = format!("{shop}-{}", bench.next_request);
+        assert_eq!(
+            granted(&bench.attach_as(holder(&owner, shop), OnEmpty::Fail)).len(),
+            1
+        );
+    }
+    let refused = bench.attach_as(holder("late", "shop-1"), OnEmpty::Fail);
+    assert!(
+        matches!(refused[..], [Command::Refuse { .. }]),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn those_with_a_reservation_take_what_is_anybodys_first() {
+    let mut bench = reserving();
+    for n in 0..5 {
+        bench.attach_as(holder(&format!("s{n}"), "shop-1"), OnEmpty::Fail);
+        assert_eq!(bench.pool.counts_of(0).reserved, 3);
+    }
+}
+
+#[test]
+fn whoever_waits_and_what_is_held_back_get_slots_in_turn() {
+    let mut bench = reserving();
+    let mut held = Vec::new();
+    for n in 0..8 {
+        let tenant = if n < 5 { "x" } else { "shop-1" };
+        let owner = format!("o{n}");
+        bench.attach_as(holder(&owner, tenant), OnEmpty::Fail);
+        held.extend(bench.pool.slot_of(&owner));
+    }
+    for n in 0..6 {
+        bench.attach(&format!("w{n}"), OnEmpty::Wait);
+    }
+    let mut course = Vec::new();
+    for slot in held.into_iter().take(4) {
+        bench.event(Event::Detach(slot));
+        bench.work();
+        let counts = bench.pool.counts_of(0);
+        course.push((counts.reserved, counts.waiting));
+    }
+    assert_eq!(course, [(1, 6), (1, 5), (2, 5), (2, 4)]);
+}
+
+#[test]
+fn a_burst_in_one_class_leaves_the_others_alone() {
+    let mut bench = Bench::over(three_classes([(8, 4), (4, 4), (4, 2)], 0));
+    bench.work();
+    for n in 0..12 {
+        bench.attach(&format!("x{n}"), OnEmpty::Wait);
+    }
+    let others = [1, 2].map(|class| bench.pool.counts_of(class).ready);
+    assert_eq!(others, [4, 2]);
+    bench.work();
+    let counts = bench.pool.counts_of(0);
+    assert_eq!((counts.attached, counts.waiting), (8, 4));
+}
+
+#[test]
+fn the_class_that_is_provided_worst_is_refilled_first() {
+    let mut bench = Bench::over(three_classes([(8, 8), (1, 1), (8, 0)], 0));
+    assert_eq!(bench.to_create, [0, 32, 1]);
+    bench.attach_of_class(2, 2, OnEmpty::Wait);
+    bench.one_job();
+    assert_eq!(
+        bench.pool.class_of(bench.to_create[2]),
+        2,
+        "somebody waits there"
+    );
+}
+
+#[test]
+fn a_slot_of_a_class_that_is_gone_is_destroyed_when_it_is_given_back() {
+    let mut bench = Bench::over(three_classes([(4, 0), (1, 0), (1, 0)], 0));
+    let class = bench.pool.add_removed_class();
+    let left = Restored {
+        slot: 2,
+        class,
+        epoch: 7,
+        now: Left::Attached(Rc::new(holder("old", "x"))),
+    };
+    let mut commands = Vec::new();
+    bench.pool.restore([left], &mut commands);
+    bench.passing.insert(2);
+    assert_eq!((bench.pool.counts_of(class).beyond, commands.len()), (1, 0));
+    bench.event(Event::Detach(2));
+    assert_eq!(bench.to_retire, [2]);
+    bench.work();
+    assert_eq!(bench.pool.counts_of(class).beyond, 0);
 }

@@ -1,11 +1,11 @@
 //! `drain`, `resize` and `reload`.
 
+use std::collections::HashSet;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use pcpm_api::client::ClientError;
-use pcpm_api::types::{DrainReply, ReloadReply, ResizeReply, WatchRequest};
+use pcpm_api::types::{DrainReply, ReloadReply, ResizeReply, SlotState, WatchFrame, WatchRequest};
 
 use super::Session;
 use super::watch::ended;
@@ -14,9 +14,9 @@ use crate::render::status;
 
 /// Has the daemon take no new attachments, or again, and waits for the last one to end if told to.
 pub(super) fn drain(session: &Session, args: &DrainArgs) -> Result<ExitCode> {
-    let mut reply = session.connect()?.drain(args.undo)?;
+    let mut reply = session.connect()?.drain(&args.request())?;
     if args.wait {
-        wait_for_the_last(session, args.timeout)?;
+        wait_for_the_last(session, args)?;
         reply.attached = 0;
     }
     session.print(&reply, drained)?;
@@ -35,23 +35,40 @@ fn drained(reply: &DrainReply) -> String {
     }
 }
 
-fn wait_for_the_last(session: &Session, timeout: Option<Duration>) -> Result<()> {
+fn wait_for_the_last(session: &Session, args: &DrainArgs) -> Result<()> {
     let mut frames = session.connect()?.watch(&WatchRequest::default())?;
-    if let Some(timeout) = timeout {
+    if let Some(timeout) = args.timeout {
         frames = frames.within(timeout);
     }
-    let mut attached = 0;
+    let mut attached = HashSet::new();
     for frame in frames {
         match frame {
-            Ok(frame) if frame.counts.attached == 0 => return Ok(()),
-            Ok(frame) => attached = frame.counts.attached,
-            Err(ClientError::Timeout { .. }) if timeout.is_some() => {
-                bail!("{attached} are still attached; pcpmd goes on draining")
+            Ok(frame) => {
+                follow(&mut attached, &frame, args.class.as_deref());
+                if attached.is_empty() {
+                    return Ok(());
+                }
+            }
+            Err(ClientError::Timeout { .. }) if args.timeout.is_some() => {
+                let left = attached.len();
+                bail!("{left} are still attached; pcpmd goes on draining")
             }
             Err(error) => return Err(error.into()),
         }
     }
     Err(ended(session, "Watch").into())
+}
+
+/// Follows which slots of a class, or of any, are attached.
+fn follow(attached: &mut HashSet<String>, frame: &WatchFrame, class: Option<&str>) {
+    for slot in &frame.slots {
+        let is_meant = class.is_none() || slot.class.as_deref() == class;
+        if slot.state == SlotState::Attached && is_meant {
+            attached.insert(slot.slot.clone());
+        } else {
+            attached.remove(&slot.slot);
+        }
+    }
 }
 
 /// Changes how large the pool is and how much of it is kept ready.

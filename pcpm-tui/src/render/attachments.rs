@@ -72,6 +72,7 @@ fn place(attachment: &Attachment) -> Vec<Vec<Cell>> {
     let mut rows = vec![
         field("owner", &attachment.owner),
         field("tenant", &attachment.tenant),
+        field("class", &attachment.class),
         field("slot", &attachment.slot),
         field("epoch", &attachment.epoch.to_string()),
         field("netns", &attachment.netns),
@@ -254,6 +255,7 @@ mod tests {
             id: "7-3".into(),
             owner: owner.into(),
             tenant: "shop".into(),
+            class: "default".into(),
             slot: "s0007".into(),
             epoch: 3,
             netns: "/run/pcpm/netns/s0007".into(),

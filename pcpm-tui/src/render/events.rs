@@ -71,6 +71,7 @@ fn announcement(time_ms: u64, kind: &str, message: &str) -> Vec<Cell> {
         slot: None,
         owner: None,
         tenant: None,
+        class: None,
         message: message.into(),
     };
     row(&event)
@@ -138,6 +139,7 @@ mod tests {
             slot: Some("s0007".into()),
             owner: Some("web\u{7}".into()),
             tenant: None,
+            class: None,
             message: "in 14µs".into(),
         }
     }

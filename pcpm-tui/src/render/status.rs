@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pcpm_api::types::{
-    AttachTotals, DropCount, FlowTable, Latency, Memory, Pacing, RecycleTotals, RefillTotals,
-    SlotCounts, Status, Uplink, WaitingRequest, WarmTarget,
+    AttachTotals, ClassStatus, DropCount, FlowTable, Latency, Memory, Pacing, RecycleTotals,
+    RefillTotals, Reservation, SlotCounts, Status, Uplink, WaitingRequest, WarmTarget,
 };
 
 use super::table::{Cell, render};
@@ -58,6 +58,7 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
         rows.push(field("", bar(&status.slots)));
     }
     rows.push(field("target", Cell::new(target(&status.target))));
+    rows.extend(classes(&status.classes));
     if status.published_ports > 0 {
         let ports = status.published_ports.to_string();
         rows.push(field("published", Cell::new(format!("{ports} ports"))));
@@ -78,6 +79,44 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
     }
     rows.push(field("memory", Cell::new(memory(&status.memory))));
     rows
+}
+
+/// One line for each class, if there are several, and one for each of their reservations.
+fn classes(classes: &[ClassStatus]) -> Vec<Vec<Cell>> {
+    let several = classes.len() > 1;
+    let rows = classes.iter().flat_map(|class| {
+        let own = several.then(|| field(&format!("class {}", class.name), one_class(class)));
+        own.into_iter()
+            .chain(class.reservations.iter().map(reservation))
+    });
+    rows.collect()
+}
+
+fn one_class(class: &ClassStatus) -> Cell {
+    let mut cell = slots(&class.slots);
+    let made = format!("; mtu {}, {}", class.mtu, class.addresses);
+    cell.push(Hue::Faint, &made);
+    if class.draining {
+        cell.push(Hue::Warning, "; draining");
+    }
+    cell
+}
+
+fn reservation(reservation: &Reservation) -> Vec<Cell> {
+    let Reservation {
+        name,
+        tenants,
+        warm,
+        ready,
+    } = reservation;
+    let hue = if ready < warm {
+        Hue::Warning
+    } else {
+        Hue::Plain
+    };
+    let mut cell = Cell::painted(hue, format!("{ready} of {warm} ready"));
+    cell.push(Hue::Plain, &format!(" for {}", tenants.join(", ")));
+    field(&format!("reserve {name}"), cell)
 }
 
 fn field(name: &str, value: Cell) -> Vec<Cell> {
@@ -409,6 +448,7 @@ mod tests {
                 waiting: 2,
                 beyond: 0,
                 kept: 0,
+                reserved: 0,
             },
             target: WarmTarget {
                 mode: TargetMode::Adaptive,
@@ -419,6 +459,7 @@ mod tests {
                 refill_per_s: 600,
                 reason: "p99.9 burst of the last 10 min was 30, refill 600/s".into(),
             },
+            classes: Vec::new(),
             attach: AttachTotals {
                 warm: 12_000,
                 cold: 3,
@@ -429,6 +470,7 @@ mod tests {
             waiting: vec![WaitingRequest {
                 owner: "web-9".into(),
                 tenant: "shop".into(),
+                class: "default".into(),
                 on_empty: OnEmpty::Wait,
                 waited_ms: 1_200,
                 remaining_ms: 3_800,
@@ -477,6 +519,44 @@ mod tests {
             }],
             warnings: vec!["few files\u{1b}[2J".into()],
         }
+    }
+
+    #[test]
+    fn classes_and_reservations_have_a_line_each() {
+        let class = |name: &str, reservations| ClassStatus {
+            name: name.into(),
+            slots: SlotCounts {
+                ready: 4,
+                capacity: 9,
+                target: 4,
+                ..SlotCounts::default()
+            },
+            target: status().target,
+            draining: name == "big",
+            mtu: 9000,
+            addresses: "10.213.16.0/24".into(),
+            recycle: "never".into(),
+            reservations,
+        };
+        let shops = Reservation {
+            name: "shops".into(),
+            tenants: vec!["shop-*".into(), "b".into()],
+            warm: 3,
+            ready: 2,
+        };
+        let with_classes = Status {
+            classes: vec![class("default", vec![shops]), class("big", Vec::new())],
+            ..status()
+        };
+        let text = screen(&with_classes, PIPE);
+        for line in [
+            "class default\t0 attached, 4 ready (target 4) of 9; mtu 9000, 10.213.16.0/24\n",
+            "reserve shops\t2 of 3 ready for shop-*, b\n",
+            "class big\t0 attached, 4 ready (target 4) of 9; mtu 9000, 10.213.16.0/24; draining\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!screen(&status(), PIPE).contains("class "));
     }
 
     #[test]

@@ -24,7 +24,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
 use nix::sys::signal::Signal;
-use pcpm_api::{client::Client, types::ResizeRequest};
+use pcpm_api::{
+    client::Client,
+    types::{DrainRequest, ResizeRequest},
+};
 use ratatui::{
     buffer::Buffer,
     layout::{Position, Rect},
@@ -525,7 +528,10 @@ fn carry_out_request(socket: &Path, request: &Request) -> Result<()> {
         }
         Request::Retire { slot } => client.retire(slot)?,
         Request::Drain { undo } => {
-            client.drain(*undo)?;
+            client.drain(&DrainRequest {
+                undo: undo.then_some(true),
+                ..DrainRequest::default()
+            })?;
         }
         Request::Resize { ready } => {
             let request = ResizeRequest {

@@ -142,7 +142,7 @@ impl Outcome {
 /// An attachment of `owner`.
 pub(crate) fn attachment(owner: &str) -> Value {
     json!({
-        "id": "7-3", "owner": owner, "tenant": "default", "slot": "s0007", "epoch": 3,
+        "id": "7-3", "owner": owner, "tenant": "default", "class": "default", "slot": "s0007", "epoch": 3,
         "netns": "/run/pcpm/netns/s0007", "interface": "eth0", "addresses": ["10.213.0.7"],
         "inner_addresses": ["10.213.0.7"], "gateways": ["169.254.1.1"], "mac": "02:00:00:00:00:07", "mtu": 1500, "publish": [], "allow": [], "deny": [],
         "labels": {"app": "web"}, "lease": "explicit", "source": "warm", "took_us": 12,
@@ -177,7 +177,7 @@ fn flow_table() -> Value {
 /// Counts of a pool with 8 slots.
 pub(crate) fn counts() -> Value {
     json!({"ready": 5, "attached": 1, "creating": 1, "retiring": 0, "failed": 1, "vacant": 0,
-           "capacity": 8, "target": 6, "waiting": 0, "beyond": 0, "kept": 0})
+           "capacity": 8, "target": 6, "waiting": 0, "beyond": 0, "kept": 0, "reserved": 0})
 }
 
 fn read_call(stream: &mut UnixStream) -> Option<(String, Value)> {

@@ -6,17 +6,6 @@ use crate::{
     net::{FreshSlot, Recycled, Scrutiny, Tampered, Unclean, UsedSlot},
 };
 
-fn settings(capacity: u32, recycle: Recycle) -> PoolSettings {
-    PoolSettings {
-        capacity,
-        room: 8,
-        target: Target::Fixed(1),
-        creating: 1,
-        quotas: Quotas::default(),
-        recycle,
-    }
-}
-
 struct Recycling {
     bench: Bench,
     jobs: RecycleSender,
@@ -34,7 +23,7 @@ impl Recycling {
 
     fn of(recycle: Recycle) -> Self {
         let recycling = Self::over(Bench::with_settings(
-            settings(2, recycle),
+            settings(2, 1, recycle),
             FakeDatapath::default(),
             MemoryStorage::default(),
         ));
@@ -63,7 +52,7 @@ impl Recycling {
             self.bench.datapath.clone(),
             self.bench.storage.after_crash(),
         );
-        let bench = Bench::with_settings(settings(2, recycle), datapath, storage);
+        let bench = Bench::with_settings(settings(2, 1, recycle), datapath, storage);
         let netns = File::open("/dev/null").unwrap().into();
         let found = FoundSlot {
             index: 0,
@@ -201,7 +190,7 @@ fn a_slot_that_comes_back_while_the_daemon_stops_is_destroyed() {
     pool.use_once();
     let used = pool.jobs.take().1.pop().unwrap();
     let mut engine = pool.bench.engine.borrow_mut();
-    engine.drain();
+    engine.refuse_everybody();
     drop(engine);
     pool.judge(used, Ok(()));
     assert!(pool.is_destroyed());

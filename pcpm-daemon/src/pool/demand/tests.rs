@@ -7,7 +7,8 @@ use pcpm_api::types::OnEmpty;
 
 use super::*;
 use crate::pool::{
-    AttachRequest, Command, Event, Pool, PoolSettings, Quotas, Recycle, SlotIndex, tests::holder,
+    AttachRequest, ClassSettings, Command, Event, Pool, PoolSettings, Quotas, Recycle, SlotIndex,
+    tests::{class, holder},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -194,12 +195,13 @@ const JUDGED_FROM: Duration = Duration::from_mins(10);
 impl Simulation {
     fn play(target: Target, arrivals: &[Now]) -> Outcome {
         let settings = PoolSettings {
-            capacity: 2048,
-            room: 2048,
-            target,
+            classes: vec![ClassSettings {
+                target,
+                ..class(2048, 0, Recycle::Never)
+            }],
+            shared: 2048,
             creating: 32,
             quotas: Quotas::default(),
-            recycle: Recycle::Never,
         };
         let mut simulation = Self {
             pool: Pool::new(settings),
@@ -258,6 +260,7 @@ impl Simulation {
         self.requests += 1;
         let request = AttachRequest {
             id,
+            class: 0,
             holder: Rc::new(holder(&format!("o{id}"), "t")),
             exclusive: false,
             on_empty: OnEmpty::Wait,

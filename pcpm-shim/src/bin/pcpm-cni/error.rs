@@ -113,6 +113,7 @@ fn classify(refused: &PoolError) -> (Code, &'static str) {
         PoolError::NotRecorded { .. } => (Code::TryAgainLater, "pcpmd cannot keep its journal"),
         PoolError::NoSuchAttachment { .. } => (Code::UnknownContainer, "unknown container"),
         PoolError::InvalidArgument { .. } => (Code::InvalidConfig, "pcpmd refused a value"),
+        PoolError::NoSuchClass { .. } => (Code::InvalidConfig, "there is no such class of slots"),
         PoolError::OwnerExists { .. } => (Code::Failed, "the container has a network already"),
         PoolError::PermissionDenied { .. } | PoolError::Failed { .. } => {
             (Code::Failed, "pcpmd refused")

@@ -176,6 +176,7 @@ mod tests {
             slot: None,
             owner: None,
             tenant: None,
+            class: None,
             message: String::new(),
         }
     }

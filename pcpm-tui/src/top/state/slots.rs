@@ -170,6 +170,7 @@ mod tests {
             slot: name.to_owned(),
             state,
             epoch,
+            class: None,
             owner: owner.map(str::to_owned),
             tenant: owner.map(|_| "t".to_owned()),
             addresses: Vec::new(),

@@ -1,0 +1,276 @@
+//! Which classes of slots and reservations can be used, each by itself and all together.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+use pcpm_api::limits::{self, DEFAULT_CLASS};
+
+use super::error::{ConfigError, Origin};
+use super::layer::{ClassLayer, Given, Layer, ReserveLayer};
+use super::validate::{MOST_SLOTS, addresses, check, number, overlap, ready, refill, set};
+use super::{Class, Config, Refill, Reserve};
+
+/// Classes there may be beside the default one.
+const MOST_CLASSES: usize = 63;
+/// Reservations there may be.
+const MOST_RESERVES: usize = 64;
+/// Tenants and beginnings of their names that a reservation may have.
+const MOST_TENANTS: usize = 256;
+
+/// IPv6 needs this (RFC 8200, section 5).
+const SMALLEST_MTU: u32 = 1280;
+/// What a veth takes.
+const LARGEST_MTU: u32 = 65_535;
+
+/// Where settings stand that can only be judged together.
+pub(super) struct Places(BTreeMap<String, Origin>);
+
+impl Places {
+    pub(super) fn of(layer: &Layer) -> Self {
+        let classes = layer.classes.iter().flat_map(|(name, class)| {
+            let addresses = class.addresses.as_ref();
+            let addresses = addresses.map(|given| (addresses_key(&name.value), &given.origin));
+            std::iter::once((class_key(&name.value), &name.origin)).chain(addresses)
+        });
+        let reserves = layer.reserves.iter();
+        let reserves = reserves.map(|(name, _)| (reserve_key(&name.value), &name.origin));
+        let all = classes.chain(reserves);
+        Self(all.map(|(key, origin)| (key, origin.clone())).collect())
+    }
+
+    fn refuse(&self, key: String, reason: String) -> ConfigError {
+        match self.0.get(&key) {
+            Some(origin) => ConfigError::Invalid {
+                origin: origin.clone(),
+                key,
+                reason,
+            },
+            None => unreachable!("{key} was read from somewhere"),
+        }
+    }
+}
+
+fn class_key(name: &str) -> String {
+    format!("class.{name}")
+}
+
+fn addresses_key(name: &str) -> String {
+    format!("class.{name}.addresses")
+}
+
+fn reserve_key(name: &str) -> String {
+    format!("reserve.{name}")
+}
+
+/// The classes; what one does not say is as at top level.
+pub(super) fn classes(
+    layers: Vec<(Given<String>, ClassLayer)>,
+    otherwise: Refill,
+) -> Result<Vec<Class>, ConfigError> {
+    let classes = layers.into_iter().enumerate();
+    let classes = classes.map(|(index, (name, layer))| {
+        let key = class_key(&name.value);
+        let origin = name.origin.clone();
+        let name = check(&key, name, |name| class_name(name, index))?;
+        class(&key, origin, name, layer, otherwise)
+    });
+    classes.collect()
+}
+
+fn class(
+    table: &str,
+    origin: Origin,
+    name: String,
+    layer: ClassLayer,
+    otherwise: Refill,
+) -> Result<Class, ConfigError> {
+    let key = |name| format!("{table}.{name}");
+    let capacity = layer.capacity.ok_or_else(|| ConfigError::Invalid {
+        origin,
+        key: key("capacity"),
+        reason: "must be given: how many slots the class has".to_owned(),
+    })?;
+    let capacity = check(&key("capacity"), capacity, number(1..=MOST_SLOTS))?;
+    let refill = refill(&key("refill"), layer.refill, capacity, otherwise)?;
+    Ok(Class {
+        capacity,
+        ready: set(&key("ready"), layer.ready, capacity, |n| ready(n, capacity))?,
+        addresses: optional(&key("addresses"), layer.addresses, |text| network(&text))?,
+        mtu: optional(&key("mtu"), layer.mtu, mtu)?,
+        refill,
+        name,
+    })
+}
+
+/// The reservations.
+pub(super) fn reserves(
+    layers: Vec<(Given<String>, ReserveLayer)>,
+) -> Result<Vec<Reserve>, ConfigError> {
+    let reserves = layers.into_iter().enumerate();
+    let reserves = reserves.map(|(index, (name, layer))| {
+        let table = reserve_key(&name.value);
+        let key = |name| format!("{table}.{name}");
+        let missing = |what: &str, reason: &str| ConfigError::Invalid {
+            origin: name.origin.clone(),
+            key: format!("{table}.{what}"),
+            reason: reason.to_owned(),
+        };
+        let tenants = layer.tenants;
+        let tenants = tenants.ok_or_else(|| missing("tenants", "must be given: whom it is for"))?;
+        let warm = layer.warm;
+        let warm = warm.ok_or_else(|| missing("warm", "must be given: how many slots"))?;
+        let default = DEFAULT_CLASS.to_owned();
+        Ok(Reserve {
+            tenants: check(&key("tenants"), tenants, |texts| {
+                if texts.is_empty() || texts.len() > MOST_TENANTS {
+                    return Err(format!(
+                        "{} are named, not 1 to {MOST_TENANTS}",
+                        texts.len()
+                    ));
+                }
+                texts.iter().map(|text| text.parse()).collect()
+            })?,
+            warm: check(&key("warm"), warm, number(1..=MOST_SLOTS))?,
+            class: set(&key("class"), layer.class, default, Ok)?,
+            name: check(&table, name.clone(), |name| reserve_name(name, index))?,
+        })
+    });
+    reserves.collect()
+}
+
+/// What cannot be said of one of them alone.
+pub(super) fn check_together(config: &Config, places: &Places) -> Result<(), ConfigError> {
+    for (index, class) in config.classes.iter().enumerate() {
+        if let Some(own) = class.addresses {
+            check_addresses(config, class, own, &config.classes[..index])
+                .map_err(|reason| places.refuse(addresses_key(&class.name), reason))?;
+        }
+    }
+    for reserve in &config.reserves {
+        check_reserve(config, reserve)
+            .map_err(|reason| places.refuse(reserve_key(&reserve.name), reason))?;
+    }
+    Ok(())
+}
+
+/// A range must be of the pool's, behind what classes share, and nobody else's.
+fn check_addresses(
+    config: &Config,
+    class: &Class,
+    own: Ipv4Net,
+    others: &[Class],
+) -> Result<(), String> {
+    let pool = config.pool_cidr;
+    if !pool.contains(&own) {
+        return Err(format!("{own} is not a part of pool_cidr, {pool}"));
+    }
+    let size = addresses(own);
+    if class.capacity > size {
+        return Err(format!(
+            "{own} has {size} addresses, too few for a capacity of {}",
+            class.capacity
+        ));
+    }
+    let indexes = config.indexes(own);
+    if indexes.start < config.max_capacity {
+        return Err(format!(
+            "{own} overlaps the first {shared} addresses of pool_cidr (max_capacity), which classes without \
+             addresses of their own share",
+            shared = config.max_capacity
+        ));
+    }
+    if indexes.end > MOST_SLOTS {
+        return Err(format!(
+            "{own} is not among the first {MOST_SLOTS} addresses of pool_cidr"
+        ));
+    }
+    match others
+        .iter()
+        .find(|other| other.addresses.is_some_and(|other| overlap(own, other)))
+    {
+        Some(other) => Err(format!("{own} overlaps that of class {}", other.name)),
+        None => Ok(()),
+    }
+}
+
+fn check_reserve(config: &Config, reserve: &Reserve) -> Result<(), String> {
+    let mut specs = config.class_specs().into_iter();
+    let Some(class) = specs.find(|class| class.name == reserve.class) else {
+        return Err(format!("there is no class '{}'", reserve.class));
+    };
+    let (all, capacity): (u32, u32) = (
+        class.pool.reserves.iter().map(|reserve| reserve.warm).sum(),
+        class.pool.capacity,
+    );
+    if all >= capacity {
+        return Err(format!(
+            "reservations of class {} hold {all} slots back of {capacity}: none would be left for others",
+            class.name
+        ));
+    }
+    let same = config
+        .reserves
+        .iter()
+        .filter(|other| other.class == reserve.class);
+    let before = same.take_while(|other| other.name != reserve.name);
+    for other in before {
+        if let Some(pattern) = reserve.tenants.iter().find(|p| other.tenants.contains(p)) {
+            return Err(format!("{pattern} has reservation {} already", other.name));
+        }
+    }
+    Ok(())
+}
+
+/// Slots of all classes that share their addresses.
+pub(super) fn sharing(default: u32, classes: &[Class]) -> u32 {
+    let others = classes.iter().filter(|class| class.addresses.is_none());
+    others.fold(default, |all, class| all.saturating_add(class.capacity))
+}
+
+pub(super) fn mtu(n: i64) -> Result<u32, String> {
+    number(SMALLEST_MTU..=LARGEST_MTU)(n)
+}
+
+fn class_name(name: String, index: usize) -> Result<String, String> {
+    limits::check_class(&name).map_err(|error| error.to_string())?;
+    if name == DEFAULT_CLASS {
+        return Err("the class default is what the settings at top level are about".to_owned());
+    }
+    few(index, MOST_CLASSES, "classes")?;
+    Ok(name)
+}
+
+fn reserve_name(name: String, index: usize) -> Result<String, String> {
+    limits::check_class(&name).map_err(|error| error.to_string())?;
+    few(index, MOST_RESERVES, "reservations")?;
+    Ok(name)
+}
+
+fn few(index: usize, most: usize, what: &str) -> Result<(), String> {
+    if index < most {
+        Ok(())
+    } else {
+        Err(format!("more than {most} {what}"))
+    }
+}
+
+fn network(text: &str) -> Result<Ipv4Net, String> {
+    let network: Ipv4Net = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not an IPv4 network in CIDR notation"))?;
+    if network == network.trunc() {
+        return Ok(network);
+    }
+    Err(format!(
+        "{network} is an address in a network, the network is {}",
+        network.trunc()
+    ))
+}
+
+fn optional<G, T>(
+    key: &str,
+    given: Option<Given<G>>,
+    checked: impl FnOnce(G) -> Result<T, String>,
+) -> Result<Option<T>, ConfigError> {
+    given.map(|given| check(key, given, checked)).transpose()
+}

@@ -1,0 +1,205 @@
+//! Classes of slots: several pools in one daemon.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use pcpm_tests::{Daemon, PATIENCE, World};
+use serde_json::json;
+
+const TWO: &str = r#"
+capacity = 4
+
+[class.big]
+capacity = 3
+ready = 2
+mtu = 9000
+addresses = "10.213.16.0/28"
+refill.recycle = "verified"
+"#;
+
+fn daemon(world: &World, settings: &str, arguments: &[&str]) -> Result<Daemon> {
+    fs::write(world.path("/run/pcpmd.toml"), settings)?;
+    let config = ["--config", "/run/pcpmd.toml"];
+    let arguments: Vec<&str> = config.iter().chain(arguments).copied().collect();
+    world.spawn_daemon(&arguments)
+}
+
+fn attach(daemon: &Daemon, owner: &str, class: &str) -> Result<pcpm_api::types::AttachReply> {
+    daemon.attach_with(&json!({"owner": owner, "class": class, "tenant": "t"}))
+}
+
+#[test]
+fn slots_are_as_their_class_says_and_reach_each_other_across_classes() -> Result<()> {
+    let world = World::new()?;
+    let daemon = daemon(&world, TWO, &[])?;
+    daemon.wait_until_ready(6)?;
+    let big = attach(&daemon, "b", "big")?;
+    let plain = attach(&daemon, "p", "default")?;
+    ensure!(big.attachment.class == "big" && big.attachment.mtu == 9000);
+    assert_eq!(big.attachment.addresses[0], "10.213.16.0");
+    assert_eq!(big.attachment.slot, "s4096");
+    let link = daemon.place(&big).tool("ip link show eth0").run()?;
+    ensure!(link.contains("mtu 9000"), "{link}");
+    let link = daemon.place(&plain).tool("ip link show eth0").run()?;
+    ensure!(link.contains("mtu 1500"), "{link}");
+    let address = &plain.attachment.addresses[0];
+    daemon
+        .place(&big)
+        .tool(&format!("ping -c1 -W5 {address}"))
+        .run()?;
+    daemon.place(&big).tool("ping -c1 -W5 198.51.100.1").run()?;
+    world.tool("ping -c1 -W5 10.213.16.0").run()?;
+    Ok(())
+}
+
+#[test]
+fn a_burst_in_one_class_leaves_the_other_as_it_is() -> Result<()> {
+    let world = World::new()?;
+    let daemon = daemon(&world, TWO, &[])?;
+    daemon.wait_until_ready(6)?;
+    for n in 0..4 {
+        daemon.attach(&format!("o{n}"), "t")?;
+    }
+    let (code, text) = world
+        .pcpm(["attach", "late", "--on-empty", "fail"])?
+        .fails()?;
+    ensure!(code == 4 && text.contains("0 of 4 slots ready"), "{text}");
+    let ready: Vec<_> = daemon
+        .status()?
+        .classes
+        .iter()
+        .map(|class| class.slots.ready)
+        .collect();
+    assert_eq!(ready, [0, 2]);
+    attach(&daemon, "b", "big")?;
+    let (code, text) = world.pcpm(["attach", "x", "--class", "huge"])?.fails()?;
+    ensure!(
+        code == 1 && text.contains("there is no class 'huge'"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_restart_keeps_the_classes_and_goes_on_without_one_that_is_gone() -> Result<()> {
+    let world = World::new()?;
+    let mut first = daemon(&world, TWO, &["--on-exit", "keep"])?;
+    first.wait_until_ready(6)?;
+    let held = attach(&first, "b", "big")?.attachment;
+    let created = |daemon: &Daemon| anyhow::Ok(daemon.status()?.refill.created);
+    first.wait_until("the class is full again", |counts| counts.ready == 6)?;
+    first.stop(PATIENCE)?;
+
+    let mut second = daemon(&world, TWO, &["--on-exit", "keep"])?;
+    second.wait_until_ready(6)?;
+    assert_eq!(created(&second)?, 0, "{}", second.log());
+    let kept = second.get("b")?.attachment;
+    assert_eq!(
+        (&kept.id, &kept.class, kept.mtu),
+        (&held.id, &held.class, 9000)
+    );
+    world
+        .slot(&kept.netns)
+        .tool("ping -c1 -W5 198.51.100.1")
+        .run()?;
+    second.stop(PATIENCE)?;
+
+    // The addresses of what is held have to stay within max_capacity.
+    let without = "capacity = 4\nmax_capacity = 8192\n";
+    let third = daemon(&world, without, &[])?;
+    third.wait_until_ready(4)?;
+    let kept = third.get("b")?.attachment;
+    assert_eq!((&kept.id, kept.class.as_str()), (&held.id, "big"));
+    world
+        .slot(&kept.netns)
+        .tool("ping -c1 -W5 198.51.100.1")
+        .run()?;
+    third.detach("b")?;
+    third.wait_until("nothing of the class is left", |counts| {
+        counts.beyond == 0 && counts.retiring == 0
+    })?;
+    assert_eq!(third.status()?.classes.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_class_is_resized_and_drained_by_itself() -> Result<()> {
+    let world = World::new()?;
+    let daemon = daemon(&world, TWO, &[])?;
+    daemon.wait_until_ready(6)?;
+    let sizes = [
+        "resize",
+        "--class",
+        "big",
+        "--capacity",
+        "6",
+        "--ready",
+        "5",
+    ];
+    world.pcpm(sizes)?.run()?;
+    daemon.wait_until_ready(9)?;
+    let (_, text) = world
+        .pcpm(["resize", "--class", "big", "--capacity", "17"])?
+        .fails()?;
+    ensure!(
+        text.contains("17 is not from 1 to 16 (its addresses)"),
+        "{text}"
+    );
+    attach(&daemon, "b", "big")?;
+    let mut drain = world
+        .pcpm(["drain", "--class", "big", "--wait", "--timeout", "60s"])?
+        .spawn()?;
+    daemon.attach("p", "t")?;
+    daemon.detach("b")?;
+    ensure!(
+        drain.wait(PATIENCE)?.success(),
+        "what is attached is of another class"
+    );
+    let (_, text) = world.pcpm(["attach", "b", "--class", "big"])?.fails()?;
+    ensure!(text.contains("draining"), "{text}");
+    world.pcpm(["drain", "--class", "big", "--undo"])?.run()?;
+    world.pcpm(["attach", "b", "--class", "big"])?.run()?;
+    let text = world.pcpm(["status"])?.run()?;
+    ensure!(text.contains("class big"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn one_tenants_burst_leaves_what_is_reserved_for_others() -> Result<()> {
+    let world = World::new()?;
+    let settings = "capacity = 6\n[reserve.shops]\ntenants = [\"shop-*\"]\nwarm = 2\n";
+    let daemon = daemon(&world, settings, &[])?;
+    daemon.wait_until_ready(6)?;
+    let attach = |owner: &str, tenant: &str| {
+        daemon.attach_with(&json!({"owner": owner, "tenant": tenant, "on_empty": "fail"}))
+    };
+    for n in 0..4 {
+        attach(&format!("o{n}"), "greedy")?;
+    }
+    ensure!(
+        attach("late", "greedy").is_err(),
+        "what is reserved was taken"
+    );
+    attach("cart", "shop-eu")?;
+    attach("stock", "shop-us")?;
+    Ok(())
+}
+
+#[test]
+fn a_reload_changes_the_sizes_of_classes_and_names_what_waits_for_a_restart() -> Result<()> {
+    let world = World::new()?;
+    let daemon = daemon(&world, TWO, &[])?;
+    daemon.wait_until_ready(6)?;
+    let other = TWO.replace("ready = 2\nmtu = 9000", "ready = 3\nmtu = 4000");
+    let other = format!("{other}[class.third]\ncapacity = 1\n");
+    fs::write(world.path("/run/pcpmd.toml"), other)?;
+    let reply = world.pcpm(["--json", "reload"])?.json()?;
+    let waits = reply["restart_needed"].to_string();
+    ensure!(
+        waits.contains("class.big.mtu") && waits.contains("class.third.capacity"),
+        "{reply}"
+    );
+    ensure!(!waits.contains("class.big.ready"), "{reply}");
+    daemon.wait_until_ready(7)?;
+    Ok(())
+}
