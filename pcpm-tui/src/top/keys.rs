@@ -190,15 +190,14 @@ impl Keys {
 
 impl Binding {
     /// Its first key, as people call it.
-    pub(crate) fn key(&self) -> String {
-        self.keys
-            .first()
-            .map_or_else(String::new, |key| key.shown())
+    pub(crate) fn key(&self, ascii: bool) -> String {
+        let first = self.keys.first();
+        first.map_or_else(String::new, |key| key.shown(ascii))
     }
 
     /// All its keys.
-    pub(crate) fn all_keys(&self) -> String {
-        let keys: Vec<_> = self.keys.iter().map(|key| key.shown()).collect();
+    pub(crate) fn all_keys(&self, ascii: bool) -> String {
+        let keys: Vec<_> = self.keys.iter().map(|key| key.shown(ascii)).collect();
         keys.join(" ")
     }
 }
@@ -301,7 +300,8 @@ impl Key {
         name + &key
     }
 
-    fn shown(self) -> String {
+    /// As people call it, with arrows as words where there are no arrows.
+    fn shown(self, ascii: bool) -> String {
         let mut shown = String::new();
         if self.modifiers.contains(KeyModifiers::CONTROL) {
             shown.push('^');
@@ -312,7 +312,13 @@ impl Key {
         if self.modifiers.contains(KeyModifiers::SHIFT) {
             shown += "Shift-";
         }
-        let key = self.named(|(.., shown)| shown);
+        let key = self.named(|(_, name, shown)| {
+            if ascii && !shown.is_ascii() {
+                name
+            } else {
+                shown
+            }
+        });
         let control = self.modifiers.contains(KeyModifiers::CONTROL);
         shown + &if control { key.to_uppercase() } else { key }
     }

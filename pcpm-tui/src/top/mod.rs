@@ -6,6 +6,8 @@ mod action;
 mod config;
 mod export;
 mod feed;
+#[cfg(test)]
+mod fixture;
 mod keys;
 mod num;
 mod recording;

@@ -28,12 +28,8 @@ impl Screen {
     pub(crate) fn take(mouse: bool) -> Result<Self> {
         give_back_in_a_panic();
         enter(mouse).context("prepare the terminal")?;
-        let backend = CrosstermBackend::new(BufWriter::new(io::stdout()));
-        let terminal = Terminal::new(backend).inspect_err(|_| leave());
-        Ok(Self {
-            terminal: terminal.context("ask the terminal for its size")?,
-            mouse,
-        })
+        let terminal = new_terminal().inspect_err(|_| leave())?;
+        Ok(Self { terminal, mouse })
     }
 
     /// Shows what `draw` makes; only what changed is written.
@@ -43,9 +39,13 @@ impl Screen {
         Ok(())
     }
 
-    /// Everything is written again the next time.
+    /// Everything is written again the next time. The terminal's own way asks it where the cursor is, and the answer
+    /// would go to whoever reads keys.
     pub(crate) fn clear(&mut self) -> Result<()> {
-        self.terminal.clear().context("clear the terminal")
+        let cleared = execute!(io::stdout(), terminal::Clear(terminal::ClearType::All));
+        cleared.context("clear the terminal")?;
+        self.terminal = new_terminal()?;
+        Ok(())
     }
 
     /// Rows of the screen.
@@ -82,6 +82,11 @@ impl Drop for Screen {
     fn drop(&mut self) {
         leave();
     }
+}
+
+fn new_terminal() -> Result<Terminal<CrosstermBackend<BufWriter<Stdout>>>> {
+    let backend = CrosstermBackend::new(BufWriter::new(io::stdout()));
+    Terminal::new(backend).context("ask the terminal for its size")
 }
 
 fn enter(mouse: bool) -> io::Result<()> {

@@ -163,7 +163,7 @@ fn number_of(text: &str, unit: Unit) -> Result<u64, String> {
     let time = |per_ms: u64| {
         let time = text.strip_suffix("us").or(text.strip_suffix("µs"));
         if let Some(us) = time.and_then(|number| number.parse::<u64>().ok()) {
-            return Ok(us * per_ms / 1000);
+            return Ok(us.saturating_mul(per_ms) / 1000);
         }
         let time = duration::parse(text)?;
         let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

@@ -95,7 +95,8 @@ impl Model {
     fn take_figures(&mut self, now: Status, full: bool, steps: &[pcpm_api::types::StepTimes]) {
         let same_life = self.figures.as_ref().is_some_and(|before| {
             let seconds = self.now_ms.saturating_sub(self.figures_ms) / 1000;
-            before.version == now.version && now.uptime_s + 2 >= before.uptime_s + seconds
+            before.version == now.version
+                && now.uptime_s.saturating_add(2) >= before.uptime_s.saturating_add(seconds)
         });
         if full {
             self.totals = Default::default();

@@ -81,12 +81,15 @@ fn of_counts(model: &Model, status: &Status) -> Vec<Warning> {
     if counts.waiting > 0 {
         let longest = status.waiting.first().map_or(String::new(), |first| {
             format!(
-                ", the first for {}",
-                humanise::micros(first.waited_ms * 1000)
+                ", the first since {}",
+                humanise::micros(first.waited_ms.saturating_mul(1000))
             )
         });
-        let what = format!("{} requests wait for a slot{longest}", counts.waiting);
-        let advice = if counts.attached + counts.beyond >= counts.capacity {
+        let what = format!(
+            "{} for a slot{longest}",
+            plural(counts.waiting, "request waits", "requests wait")
+        );
+        let advice = if counts.attached.saturating_add(counts.beyond) >= counts.capacity {
             "all slots are taken: 'pcpm resize --capacity N', or detach what nobody uses"
         } else {
             "slots are being made; if it happens often keep more ready: 'pcpm resize --ready N'"
@@ -98,7 +101,10 @@ fn of_counts(model: &Model, status: &Status) -> Vec<Warning> {
         let reason = status.failures.first().map_or(String::new(), |failure| {
             format!(": {} {}", failure.slot, failure.reason)
         });
-        let what = format!("{} slots failed{reason}", counts.failed);
+        let what = format!(
+            "{}{reason}",
+            plural(counts.failed, "slot failed", "slots failed")
+        );
         let warning = Warning::new(
             Level::Bad,
             what,
@@ -122,8 +128,9 @@ fn of_supply(model: &Model, status: &Status) -> Vec<Warning> {
     }
     let is_below = |counts: &SlotCounts| counts.ready < counts.target.min(room(counts));
     let below_since = since(model, is_below);
-    let is_long = below_since.is_some_and(|since_ms| model.now_ms >= since_ms + BELOW_MS);
-    let is_half = |counts: &SlotCounts| counts.ready * 2 < counts.target.min(room(counts));
+    let is_long =
+        below_since.is_some_and(|since_ms| model.now_ms.saturating_sub(since_ms) >= BELOW_MS);
+    let is_half = |counts: &SlotCounts| counts.ready < counts.target.min(room(counts)) / 2;
     if is_half(&counts) || is_below(&counts) && is_long {
         let target = counts.target.min(room(&counts));
         let missing = target - counts.ready;
@@ -230,7 +237,7 @@ fn of_locks(model: &Model) -> Vec<Warning> {
     let Some(blocker) = foreign else {
         return Vec::new();
     };
-    if blocker.total_us * 1000 / waits.observed_ms.max(1) < BLOCKED_US_PER_S {
+    if blocker.total_us.saturating_mul(1000) / waits.observed_ms.max(1) < BLOCKED_US_PER_S {
         return Vec::new();
     }
     let caller = blocker
@@ -244,13 +251,17 @@ fn of_locks(model: &Model) -> Vec<Warning> {
         "{}{pid} holds rtnl{caller}: {} of waits in {}",
         blocker.thread,
         humanise::micros(blocker.total_us),
-        humanise::micros(waits.observed_ms * 1000)
+        humanise::micros(waits.observed_ms.saturating_mul(1000))
     );
     vec![Warning::new(
         Level::Warning,
         what,
         "it slows the refill: see Locks; run it less often, or keep more ready",
     )]
+}
+
+fn plural(count: u32, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 /// What the daemon itself warns of and nothing above says.

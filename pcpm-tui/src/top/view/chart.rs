@@ -31,6 +31,13 @@ pub(crate) fn logarithmic(value: f64, min: f64, max: f64) -> f64 {
     }
 }
 
+/// A line in a chart: shares of the height, column by column.
+pub(crate) struct Line {
+    pub(crate) style: Style,
+    pub(crate) is_connected: bool,
+    pub(crate) shares: Vec<Option<f64>>,
+}
+
 /// One column of a stacked area: how much of each state, from below.
 pub(crate) type Stack = [(SlotState, u32); 6];
 
@@ -161,19 +168,19 @@ impl Canvas<'_> {
     }
 
     /// Lines of dots, a value for each cell across; later lines lie over earlier ones.
-    pub(crate) fn lines(&mut self, area: Rect, lines: &[(Style, Vec<Option<f64>>)]) {
+    pub(crate) fn lines(&mut self, area: Rect, lines: &[Line]) {
         let mut dots = Dots::new(area, self.theme.ascii);
-        for (style, columns) in lines {
+        for line in lines {
             let mut before = None;
-            for (x, share) in columns.iter().take(usize::from(area.width)).enumerate() {
+            for (x, share) in line.shares.iter().take(usize::from(area.width)).enumerate() {
                 let y = share.map(|share| dots.row(share));
                 if let Some(y) = y {
                     // The way from the value before is in the left half of the cell.
-                    let from = before.unwrap_or(y);
+                    let from = before.filter(|_| line.is_connected).unwrap_or(y);
                     for y in y.min(from)..=y.max(from) {
-                        dots.set(2 * x, y, *style);
+                        dots.set(2 * x, y, line.style);
                     }
-                    dots.set(2 * x + 1, y, *style);
+                    dots.set(2 * x + 1, y, line.style);
                 }
                 before = y;
             }

@@ -1,6 +1,6 @@
 //! The first and the last line: where one is, whether what is shown is true, and what can be done.
 
-use ratatui::layout::Rect;
+use ratatui::{layout::Rect, style::Modifier};
 
 use super::{
     canvas::{Canvas, Span},
@@ -32,23 +32,46 @@ pub(super) fn header(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     tabs(canvas, rest, state.view);
 }
 
+/// How much room the names of views have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tabs {
+    Wide,
+    Narrow,
+    Numbers,
+}
+
+impl Tabs {
+    fn that_fit(room: u16) -> Self {
+        let names: usize = View::ALL.iter().map(|view| view.title().len()).sum();
+        let needed = |around: usize| cells(names + View::ALL.len() * around);
+        match room {
+            room if room >= needed(5) => Self::Wide,
+            room if room >= needed(3) => Self::Narrow,
+            _ => Self::Numbers,
+        }
+    }
+
+    fn label(self, number: usize, view: View, is_current: bool) -> String {
+        match self {
+            Self::Numbers if !is_current => format!(" {number} "),
+            Self::Narrow => format!("{number} {}", view.title()),
+            Self::Wide | Self::Numbers => format!(" {number} {} ", view.title()),
+        }
+    }
+}
+
 /// Views by number and name; only the numbers where there is no room.
 fn tabs(canvas: &mut Canvas<'_>, area: Rect, current: View) {
-    let names: usize = View::ALL.iter().map(|view| view.title().len() + 5).sum();
-    let all_named = names <= usize::from(area.width);
-    let mut x = 0;
+    let tabs = Tabs::that_fit(area.width);
+    let mut x = u16::from(tabs == Tabs::Narrow);
     for (number, view) in (1..).zip(View::ALL) {
         let is_current = view == current;
-        let label = if is_current || all_named {
-            format!(" {number} {} ", view.title())
-        } else {
-            format!(" {number} ")
-        };
+        let label = tabs.label(number, view, is_current);
         let style = if is_current {
             canvas
                 .theme
                 .style(Role::Accent)
-                .add_modifier(ratatui::style::Modifier::BOLD | ratatui::style::Modifier::REVERSED)
+                .add_modifier(Modifier::BOLD | Modifier::REVERSED)
         } else {
             canvas.theme.style(Role::Dim)
         };
@@ -121,7 +144,7 @@ pub(super) fn footer(canvas: &mut Canvas<'_>, area: Rect, state: &State, keys: &
     let mut possible: Vec<_> = possible.collect();
     possible.sort_by_key(|binding| binding.when == When::Always);
     for binding in possible {
-        let key = binding.key();
+        let key = binding.key(canvas.theme.ascii);
         let label = format!(" {}", binding.short);
         let needed = cells(width(&key) + width(&label));
         if x + needed + 1 > area.width {

@@ -25,7 +25,7 @@ pub(super) fn draw(
             || [binding.name, binding.help]
                 .iter()
                 .any(|text| text.contains(&needle))
-            || binding.all_keys().to_lowercase().contains(&needle)
+            || binding.all_keys(true).to_lowercase().contains(&needle)
     };
     let found: Vec<_> = keys.bindings().iter().filter(matches).collect();
     let facts = format!("{} of {}", found.len(), keys.bindings().len());
@@ -47,7 +47,7 @@ pub(super) fn draw(
                     | crate::top::keys::When::ReadySlot
             );
         let role = if possible { Role::Faint } else { Role::Text };
-        let key = format!(" {:<12}", binding.all_keys());
+        let key = format!(" {:<12}", binding.all_keys(canvas.theme.ascii));
         canvas.line(
             row(list, y),
             0,

@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 
 use super::{
     canvas::{Canvas, Span, columns, row, rows},
-    chart::logarithmic,
+    chart::{Line, logarithmic},
     grid, overview, slots,
     tenants::share_bar,
     text::fit,
@@ -105,7 +105,11 @@ fn wait_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
             let share = |cost: &Cost| logarithmic(float(figure(cost)), low, high);
             let waited = bridged(&costs);
             let points = waited.iter().map(|cost| cost.as_ref().map(share)).collect();
-            (canvas.theme.style(Role::Line(line)), points)
+            Line {
+                style: canvas.theme.style(Role::Line(line)),
+                is_connected: line < 3,
+                shares: points,
+            }
         })
         .collect();
     canvas.lines(chart, &lines);
@@ -138,7 +142,10 @@ fn bridged(costs: &[Option<Cost>]) -> Vec<Option<Cost>> {
 }
 
 fn lock_list(canvas: &mut Canvas<'_>, area: Rect, waits: &Waits) {
-    let facts = format!("of {}", humanise::micros(waits.observed_ms * 1000));
+    let facts = format!(
+        "of {}",
+        humanise::micros(waits.observed_ms.saturating_mul(1000))
+    );
     let inside = canvas.panel(area, "Locks", &[(Role::Dim, &facts)]);
     if inside.height < 2 {
         return;

@@ -15,6 +15,9 @@ mod tenants;
 pub(crate) mod text;
 pub(crate) mod theme;
 
+#[cfg(test)]
+mod tests;
+
 use ratatui::{buffer::Buffer, layout::Rect};
 
 use self::{

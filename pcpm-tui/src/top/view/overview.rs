@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 
 use super::{
     canvas::{Canvas, Span, below, columns, row, rows},
-    chart::{Stack, linear, logarithmic, spread_labels},
+    chart::{Line, Stack, linear, logarithmic, spread_labels},
     text::width,
     theme::Role,
 };
@@ -112,7 +112,7 @@ fn warning_line(canvas: &mut Canvas<'_>, area: Rect, warning: &Warning, now_ms: 
     };
     let sign = sign(canvas.theme.ascii, warning.level);
     let since = warning.since_ms.map_or_else(String::new, |since_ms| {
-        format!(" for {}", humanise::age(since_ms, now_ms))
+        format!("  [{}]", humanise::age(since_ms, now_ms))
     });
     let what: [Span<'_>; 3] = [(role, sign), (role, &warning.what), (Role::Text, &since)];
     let advice: [Span<'_>; 2] = [(Role::Dim, "   "), (Role::Dim, &warning.advice)];
@@ -244,7 +244,7 @@ fn pool_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     if inside.height < 3 || inside.width < 20 {
         return;
     }
-    let [plot, labels] = with_labels(inside, 12);
+    let [plot, labels] = with_labels(inside, 13);
     let chart = Rect {
         height: plot.height - 1,
         ..plot
@@ -256,7 +256,7 @@ fn pool_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     let most = samples
         .iter()
         .flatten()
-        .map(|sample| sample.counts.capacity + sample.counts.beyond);
+        .map(|sample| sample.counts.capacity.saturating_add(sample.counts.beyond));
     let max = most.max().unwrap_or(counts.capacity).max(1);
     let stacks: Vec<_> = samples
         .iter()
@@ -288,7 +288,7 @@ fn pool_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
 
 /// What the areas are, each beside its end.
 fn pool_labels(canvas: &mut Canvas<'_>, area: Rect, counts: SlotCounts, max: u32) {
-    let mut sum = 0;
+    let mut sum = 0_u32;
     let mut labels = Vec::new();
     for state in STACK {
         let own = count(&counts, state);
@@ -300,7 +300,7 @@ fn pool_labels(canvas: &mut Canvas<'_>, area: Rect, counts: SlotCounts, max: u32
                 format!("{} {own}", state.as_str()),
             ));
         }
-        sum += own;
+        sum = sum.saturating_add(own);
     }
     let target = linear(counts.target.into(), max.into());
     labels.push((target, Role::Title, format!("target {}", counts.target)));
@@ -392,7 +392,12 @@ fn latency_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
             let line = spreads
                 .iter()
                 .map(|spread| spread.percentile(percent).map(place));
-            (style, line.collect())
+            Line {
+                style,
+                // The longest of each second has nothing to do with that of the next.
+                is_connected: percent < 100,
+                shares: line.collect(),
+            }
         })
         .collect();
     canvas.lines(chart, &lines);
@@ -642,18 +647,23 @@ fn refill_panel(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     }
     let limit = newest(state).map_or(0, |sample| sample.refill_per_s);
     let limit_text = format!("{limit}/s");
-    let target = model
-        .figures
-        .as_ref()
-        .map_or("", |status| status.target.mode.as_str());
+    let figures = model.figures.as_ref();
+    let pacing = figures
+        .and_then(|status| status.pacing.as_ref())
+        .filter(|pacing| pacing.pause_us > 0);
+    let (word, how) = match (pacing, figures) {
+        (Some(pacing), _) => ("  held back ", humanise::micros(pacing.pause_us)),
+        (None, Some(status)) => ("  target ", status.target.mode.to_string()),
+        (None, None) => ("", String::new()),
+    };
     canvas.line(
         row(inside, 0),
         0,
         &[
             (Role::Dim, " can make "),
             (Role::Text, &limit_text),
-            (Role::Dim, "  target "),
-            (Role::Text, target),
+            (Role::Dim, word),
+            (Role::Text, &how),
         ],
     );
     let chart = Rect {

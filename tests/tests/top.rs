@@ -1,0 +1,284 @@
+//! The real dashboard in a real terminal (tmux), against a real daemon under load: keys are pressed, the screen is read.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use nix::sys::signal::Signal;
+use pcpm_tests::{Daemon, PATIENCE, Process, World, binary};
+
+const SLOTS: u32 = 40;
+
+/// A terminal of 120x40 in a world, in which a shell runs.
+struct Terminal<'a> {
+    world: &'a World,
+}
+
+impl<'a> Terminal<'a> {
+    fn open(world: &'a World) -> Result<Self> {
+        let terminal = Self { world };
+        let shell = "env LC_ALL=C.UTF-8 TERM=screen-256color bash --norc --noprofile -i";
+        terminal.tmux(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            "120",
+            "-y",
+            "40",
+            shell,
+        ])?;
+        Ok(terminal)
+    }
+
+    fn tmux(&self, args: &[&str]) -> Result<String> {
+        let socket = ["-u", "-S", "/run/tmux"];
+        let all = socket.iter().chain(args).copied();
+        self.world.command("tmux", all).run()
+    }
+
+    /// Types a line into the shell.
+    fn run(&self, line: &str) -> Result<()> {
+        self.tmux(&["send-keys", "-l", line])?;
+        self.press("Enter")
+    }
+
+    /// Starts the dashboard.
+    fn top(&self, args: &str) -> Result<()> {
+        self.run(&format!("{} top {args}", binary("pcpm")?.display()))
+    }
+
+    /// Presses keys by the names that tmux has for them.
+    fn press(&self, keys: &str) -> Result<()> {
+        for key in keys.split(' ') {
+            self.tmux(&["send-keys", key])?;
+        }
+        Ok(())
+    }
+
+    fn screen(&self) -> Result<String> {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    /// Waits until the screen is as wanted, and returns it.
+    fn until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let screen = self.screen()?;
+            if wanted(&screen) {
+                return Ok(screen);
+            }
+            if Instant::now() > deadline {
+                bail!("{what}, but the screen is:\n{screen}");
+            }
+        }
+    }
+
+    /// Waits until the screen shows all of `texts`.
+    fn shows(&self, texts: &[&str]) -> Result<String> {
+        let all = |screen: &str| texts.iter().all(|text| screen.contains(text));
+        self.until(&format!("it should show {texts:?}"), all)
+    }
+
+    /// What tmux knows of the terminal: whether the other screen is on, and the cursor.
+    fn modes(&self) -> Result<String> {
+        let modes = self.tmux(&[
+            "display-message",
+            "-p",
+            "#{alternate_on} #{cursor_flag} #{mouse_any_flag}",
+        ])?;
+        Ok(modes.trim().to_owned())
+    }
+}
+
+/// A pool of which some slots are held and used.
+fn loaded(world: &World) -> Result<(Daemon, Process)> {
+    let daemon = world.pool_of(SLOTS)?;
+    let mut peer = String::new();
+    for number in 0..12 {
+        let tenant = if number % 2 == 0 { "shop" } else { "search" };
+        let attached = daemon.attach(&format!("web-{number}"), tenant)?;
+        peer.clone_from(&attached.attachment.addresses[0]);
+    }
+    let pinging = daemon.get("web-1")?;
+    let ping = format!("ping -n -q -i 0.02 {peer}");
+    let traffic = world
+        .slot(&pinging.attachment.netns)
+        .tool(&ping)
+        .with(|command| {
+            command.stdout(std::process::Stdio::null());
+        })
+        .spawn()?;
+    Ok((daemon, traffic))
+}
+
+#[test]
+fn every_view_answers_to_its_key() -> Result<()> {
+    let world = World::new()?;
+    let _load = loaded(&world)?;
+    let terminal = Terminal::open(&world)?;
+    terminal.top("")?;
+    terminal.shows(&[
+        "● live",
+        "Pool",
+        "attached 12",
+        "Attach latency",
+        "rtnl lock",
+        "Refill",
+    ])?;
+    for (key, texts) in [
+        ("2", &["SLOT", "web-11", "◆ attached", "10.213.0."][..]),
+        ("3", &["rtnl waits", "Who waits", "Longest waits"]),
+        (
+            "4",
+            &["Latency: attach, warm", "Percentiles", "link, filter"],
+        ),
+        ("5", &["TENANT", "shop", "search"]),
+        ("6", &["KIND", "attached", "web-3"]),
+        ("?", &["search:", "the next view"]),
+    ] {
+        terminal.press(key)?;
+        terminal.shows(texts)?;
+    }
+    // What follows Escape at once is a letter with Alt.
+    terminal.press("Escape")?;
+    terminal.until("the help is closed", |screen| !screen.contains("search:"))?;
+    terminal.press("2 Enter")?;
+    terminal.shows(&["attach took", "publish", "netns", "/run/pcpm/netns/"])?;
+    terminal.press("Escape")?;
+    terminal.until("the details are closed", |screen| {
+        !screen.contains("attach took")
+    })?;
+    terminal.press("Space")?;
+    terminal.shows(&["paused"])?;
+    terminal.press("Space")?;
+    terminal.shows(&["● live"])?;
+    Ok(())
+}
+
+#[test]
+fn what_is_filtered_and_selected_can_be_detached() -> Result<()> {
+    let world = World::new()?;
+    let (daemon, _traffic) = loaded(&world)?;
+    let terminal = Terminal::open(&world)?;
+    terminal.top("--view slots")?;
+    terminal.shows(&["web-3"])?;
+    terminal.press("/")?;
+    terminal.tmux(&["send-keys", "-l", "owner:web-3"])?;
+    terminal.press("Enter")?;
+    terminal.until("only web-3 is left", |screen| {
+        screen.contains("web-3") && !screen.contains("web-4")
+    })?;
+    terminal.press("d")?;
+    terminal.shows(&["Are you sure?", "'web-3'"])?;
+    terminal.press("n d y")?;
+    terminal.shows(&["detached 'web-3'"])?;
+    assert!(daemon.get("web-3").is_err());
+    Ok(())
+}
+
+#[test]
+fn read_only_offers_nothing_that_changes() -> Result<()> {
+    let world = World::new()?;
+    let (daemon, _traffic) = loaded(&world)?;
+    let terminal = Terminal::open(&world)?;
+    terminal.top("--view slots --read-only")?;
+    let screen = terminal.shows(&["web-3", "Space pause"])?;
+    assert!(!screen.contains("d detach"), "{screen}");
+    terminal.press("d y D y")?;
+    terminal.press("6")?;
+    terminal.shows(&["KIND"])?;
+    assert_eq!(daemon.status()?.slots.attached, 12);
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_goes_away_is_waited_for() -> Result<()> {
+    let world = World::new()?;
+    let (mut daemon, _traffic) = loaded(&world)?;
+    let terminal = Terminal::open(&world)?;
+    terminal.top("")?;
+    terminal.shows(&["● live", "attached 12"])?;
+    daemon.signal(Signal::SIGKILL)?;
+    daemon.wait(PATIENCE)?;
+    terminal.shows(&["stale for", "retry in", "attached 12"])?;
+    let _next = world.spawn_daemon(&["--capacity", &SLOTS.to_string()])?;
+    terminal.shows(&["● live", "attached 12"])?;
+    Ok(())
+}
+
+#[test]
+fn the_terminal_is_given_back_however_it_ends() -> Result<()> {
+    let world = World::new()?;
+    let _load = loaded(&world)?;
+    let terminal = Terminal::open(&world)?;
+    let pcpm = binary("pcpm")?;
+    for end in ["q", "C-c"] {
+        terminal.run(&format!("clear; {} top; echo ended-$?", pcpm.display()))?;
+        terminal.shows(&["● live"])?;
+        assert_eq!(terminal.modes()?, "1 0 1");
+        terminal.press(end)?;
+        terminal.shows(&["ended-0"])?;
+        assert_eq!(terminal.modes()?, "0 1 0", "{end}");
+    }
+    let noted = "clear; sh -c 'echo $$ > /run/top.pid; exec PCPM top'";
+    terminal.run(&noted.replace("PCPM", &pcpm.display().to_string()))?;
+    terminal.shows(&["● live"])?;
+    terminal.press("C-z")?;
+    terminal.shows(&["Stopped"])?;
+    assert_eq!(terminal.modes()?, "0 1 0");
+    terminal.run("clear; fg")?;
+    terminal.shows(&["● live"])?;
+    assert_eq!(terminal.modes()?, "1 0 1");
+    world
+        .command("sh", ["-c", "kill -TERM $(cat /run/top.pid)"])
+        .run()?;
+    terminal.until("the shell is back", |screen| !screen.contains("● live"))?;
+    assert_eq!(terminal.modes()?, "0 1 0");
+    terminal.run("clear; stty -a | grep -c -e ' icanon' -e ' echo '")?;
+    terminal.until("input is echoed line by line", |screen| {
+        screen.lines().any(|line| matches!(line.trim(), "1" | "2"))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn one_frame_needs_no_terminal_and_a_recording_no_daemon() -> Result<()> {
+    let world = World::new()?;
+    let (mut daemon, _traffic) = loaded(&world)?;
+    let once = world.pcpm(["top", "--once", "--size", "120x40"])?.run()?;
+    assert!(
+        once.contains("Attach latency") && once.contains("attached 12"),
+        "{once}"
+    );
+    let terminal = Terminal::open(&world)?;
+    terminal.top("--record /run/recording")?;
+    terminal.shows(&["● live"])?;
+    let attached = daemon.attach("late-1", "shop")?;
+    terminal.press("2")?;
+    terminal.shows(&["late-1", &attached.attachment.slot])?;
+    terminal.press("q")?;
+    terminal.until("the shell is back", |screen| !screen.contains("● live"))?;
+    daemon.stop(PATIENCE)?;
+    let replayed = world
+        .pcpm([
+            "top",
+            "--replay",
+            "/run/recording",
+            "--once",
+            "--view",
+            "slots",
+            "--size",
+            "120x60",
+        ])?
+        .run()?;
+    assert!(replayed.contains("late-1"), "{replayed}");
+    terminal.top("--replay /run/recording --speed 4 --view slots")?;
+    terminal.shows(&["replay", "late-1"])?;
+    terminal.press("q")?;
+    let (_, refused) = world
+        .pcpm(["top", "--replay", "/etc/passwd", "--once"])?
+        .fails()?;
+    assert!(refused.contains("no recording"), "{refused}");
+    Ok(())
+}
