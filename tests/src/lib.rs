@@ -12,6 +12,7 @@ mod process;
 mod random;
 mod snapshot;
 mod tap;
+mod terminal;
 pub mod wire;
 mod world;
 
@@ -30,6 +31,7 @@ pub use place::{Place, Tool};
 pub use process::Process;
 pub use snapshot::HostState;
 pub use tap::Tap;
+pub use terminal::Terminal;
 pub use wire::Wire;
 pub use world::{HOST_ADDRESS, HOST_ADDRESS6, INTERNET_ADDRESS, INTERNET_ADDRESS6, UPLINK, World};
 

@@ -1,94 +1,21 @@
 //! The real dashboard in a real terminal (tmux), against a real daemon under load: keys are pressed, the screen is read.
 
-use std::time::Instant;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 use nix::sys::signal::Signal;
-use pcpm_tests::{Daemon, PATIENCE, Process, World, binary};
+use pcpm_tests::{Daemon, PATIENCE, Process, Terminal, World, binary};
 
 const SLOTS: u32 = 40;
 
-/// A terminal of 120x40 in a world, in which a shell runs.
-struct Terminal<'a> {
-    world: &'a World,
+/// Starts the dashboard.
+fn top(terminal: &Terminal<'_>, args: &str) -> Result<()> {
+    terminal.run(&format!("{} top {args}", binary("pcpm")?.display()))
 }
 
-impl<'a> Terminal<'a> {
-    fn open(world: &'a World) -> Result<Self> {
-        let terminal = Self { world };
-        let shell = "env LC_ALL=C.UTF-8 TERM=screen-256color bash --norc --noprofile -i";
-        terminal.tmux(&[
-            "-f",
-            "/dev/null",
-            "new-session",
-            "-d",
-            "-x",
-            "120",
-            "-y",
-            "40",
-            shell,
-        ])?;
-        Ok(terminal)
-    }
-
-    fn tmux(&self, args: &[&str]) -> Result<String> {
-        let socket = ["-u", "-S", "/run/tmux"];
-        let all = socket.iter().chain(args).copied();
-        self.world.command("tmux", all).run()
-    }
-
-    /// Types a line into the shell.
-    fn run(&self, line: &str) -> Result<()> {
-        self.tmux(&["send-keys", "-l", line])?;
-        self.press("Enter")
-    }
-
-    /// Starts the dashboard.
-    fn top(&self, args: &str) -> Result<()> {
-        self.run(&format!("{} top {args}", binary("pcpm")?.display()))
-    }
-
-    /// Presses keys by the names that tmux has for them.
-    fn press(&self, keys: &str) -> Result<()> {
-        for key in keys.split(' ') {
-            self.tmux(&["send-keys", key])?;
-        }
-        Ok(())
-    }
-
-    fn screen(&self) -> Result<String> {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// Waits until the screen is as wanted, and returns it.
-    fn until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let screen = self.screen()?;
-            if wanted(&screen) {
-                return Ok(screen);
-            }
-            if Instant::now() > deadline {
-                bail!("{what}, but the screen is:\n{screen}");
-            }
-        }
-    }
-
-    /// Waits until the screen shows all of `texts`.
-    fn shows(&self, texts: &[&str]) -> Result<String> {
-        let all = |screen: &str| texts.iter().all(|text| screen.contains(text));
-        self.until(&format!("it should show {texts:?}"), all)
-    }
-
-    /// What tmux knows of the terminal: whether the other screen is on, and the cursor.
-    fn modes(&self) -> Result<String> {
-        let modes = self.tmux(&[
-            "display-message",
-            "-p",
-            "#{alternate_on} #{cursor_flag} #{mouse_any_flag}",
-        ])?;
-        Ok(modes.trim().to_owned())
-    }
+/// What tmux knows of the terminal: whether the other screen is on, the cursor, and the mouse.
+fn modes(terminal: &Terminal<'_>) -> Result<String> {
+    let asked = "#{alternate_on} #{cursor_flag} #{mouse_any_flag}";
+    let modes = terminal.tmux(&["display-message", "-p", asked])?;
+    Ok(modes.trim().to_owned())
 }
 
 /// A pool of which some slots are held and used.
@@ -117,7 +44,7 @@ fn every_view_answers_to_its_key() -> Result<()> {
     let world = World::new()?;
     let _load = loaded(&world)?;
     let terminal = Terminal::open(&world)?;
-    terminal.top("")?;
+    top(&terminal, "")?;
     terminal.shows(&[
         "● live",
         "Pool",
@@ -161,10 +88,10 @@ fn what_is_filtered_and_selected_can_be_detached() -> Result<()> {
     let world = World::new()?;
     let (daemon, _traffic) = loaded(&world)?;
     let terminal = Terminal::open(&world)?;
-    terminal.top("--view slots")?;
+    top(&terminal, "--view slots")?;
     terminal.shows(&["web-3"])?;
     terminal.press("/")?;
-    terminal.tmux(&["send-keys", "-l", "owner:web-3"])?;
+    terminal.type_text("owner:web-3")?;
     terminal.press("Enter")?;
     terminal.until("only web-3 is left", |screen| {
         screen.contains("web-3") && !screen.contains("web-4")
@@ -182,7 +109,7 @@ fn read_only_offers_nothing_that_changes() -> Result<()> {
     let world = World::new()?;
     let (daemon, _traffic) = loaded(&world)?;
     let terminal = Terminal::open(&world)?;
-    terminal.top("--view slots --read-only")?;
+    top(&terminal, "--view slots --read-only")?;
     let screen = terminal.shows(&["web-3", "Space pause"])?;
     assert!(!screen.contains("d detach"), "{screen}");
     terminal.press("d y D y")?;
@@ -197,7 +124,7 @@ fn a_daemon_that_goes_away_is_waited_for() -> Result<()> {
     let world = World::new()?;
     let (mut daemon, _traffic) = loaded(&world)?;
     let terminal = Terminal::open(&world)?;
-    terminal.top("")?;
+    top(&terminal, "")?;
     terminal.shows(&["● live", "attached 12"])?;
     daemon.signal(Signal::SIGKILL)?;
     daemon.wait(PATIENCE)?;
@@ -216,25 +143,25 @@ fn the_terminal_is_given_back_however_it_ends() -> Result<()> {
     for end in ["q", "C-c"] {
         terminal.run(&format!("clear; {} top; echo ended-$?", pcpm.display()))?;
         terminal.shows(&["● live"])?;
-        assert_eq!(terminal.modes()?, "1 0 1");
+        assert_eq!(modes(&terminal)?, "1 0 1");
         terminal.press(end)?;
         terminal.shows(&["ended-0"])?;
-        assert_eq!(terminal.modes()?, "0 1 0", "{end}");
+        assert_eq!(modes(&terminal)?, "0 1 0", "{end}");
     }
     let noted = "clear; sh -c 'echo $$ > /run/top.pid; exec PCPM top'";
     terminal.run(&noted.replace("PCPM", &pcpm.display().to_string()))?;
     terminal.shows(&["● live"])?;
     terminal.press("C-z")?;
     terminal.shows(&["Stopped"])?;
-    assert_eq!(terminal.modes()?, "0 1 0");
+    assert_eq!(modes(&terminal)?, "0 1 0");
     terminal.run("clear; fg")?;
     terminal.shows(&["● live"])?;
-    assert_eq!(terminal.modes()?, "1 0 1");
+    assert_eq!(modes(&terminal)?, "1 0 1");
     world
         .command("sh", ["-c", "kill -TERM $(cat /run/top.pid)"])
         .run()?;
     terminal.until("the shell is back", |screen| !screen.contains("● live"))?;
-    assert_eq!(terminal.modes()?, "0 1 0");
+    assert_eq!(modes(&terminal)?, "0 1 0");
     terminal.run("clear; stty -a | grep -c -e ' icanon' -e ' echo '")?;
     terminal.until("input is echoed line by line", |screen| {
         screen.lines().any(|line| matches!(line.trim(), "1" | "2"))
@@ -252,7 +179,7 @@ fn one_frame_needs_no_terminal_and_a_recording_no_daemon() -> Result<()> {
         "{once}"
     );
     let terminal = Terminal::open(&world)?;
-    terminal.top("--record /run/recording")?;
+    top(&terminal, "--record /run/recording")?;
     terminal.shows(&["● live"])?;
     let attached = daemon.attach("late-1", "shop")?;
     terminal.press("2")?;
@@ -273,7 +200,7 @@ fn one_frame_needs_no_terminal_and_a_recording_no_daemon() -> Result<()> {
         ])?
         .run()?;
     assert!(replayed.contains("late-1"), "{replayed}");
-    terminal.top("--replay /run/recording --speed 4 --view slots")?;
+    top(&terminal, "--replay /run/recording --speed 4 --view slots")?;
     terminal.shows(&["replay", "late-1"])?;
     terminal.press("q")?;
     let (_, refused) = world

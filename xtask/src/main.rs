@@ -7,12 +7,14 @@ mod ci;
 mod demo;
 mod ebpf;
 mod inside;
+mod load;
 mod machine;
 mod packages;
 mod plain;
 mod progress;
 mod release;
 mod report;
+mod screenshot;
 mod steps;
 mod test;
 
@@ -51,6 +53,8 @@ enum Verb {
     Chaos(chaos::ChaosArguments),
     /// Attach and detach under load and look for payloads that reach the wrong one.
     Churn(churn::ChurnArguments),
+    /// Draw the dashboard over a real pool under load, as a picture.
+    Screenshot(screenshot::ScreenshotArguments),
     #[command(hide = true)]
     Inside {
         #[command(subcommand)]
@@ -77,6 +81,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Bench { part } => bench::run(part),
         Verb::Chaos(arguments) => chaos::run(&arguments),
         Verb::Churn(arguments) => churn::run(&arguments),
+        Verb::Screenshot(arguments) => screenshot::run(&arguments),
         Verb::Inside { verb } => inside::run(verb),
     }
 }

@@ -75,7 +75,7 @@ fn slot(number: u64, second: u64, trouble: bool) -> Value {
             json!({"slot": name, "state": "attached", "epoch": 3, "owner": format!("{kind}-{number}"),
                    "tenant": tenant, "addresses": [address],
                    "attached_at_ms": now_ms - 1000 - noise(number, 900_000),
-                   "took_us": 12 + noise(number, 40), "source": if number % 13 == 0 { "cold" } else { "warm" }})
+                   "took_us": 12 + noise(number, 40), "source": if number.is_multiple_of(13) { "cold" } else { "warm" }})
         }
         127 if trouble => {
             json!({"slot": name, "state": "failed", "epoch": 0, "addresses": [address],
@@ -106,7 +106,9 @@ fn steps(second: u64) -> Value {
             let us = from + from * noise(second * 31 + number, 100) / 60;
             json!({"from_us": us, "count": 1 + noise(second + number, 3)})
         };
-        let slow = (second % 17 == 0).then(|| json!({"from_us": from * 20, "count": 1}));
+        let slow = second
+            .is_multiple_of(17)
+            .then(|| json!({"from_us": from * 20, "count": 1}));
         (0..count).map(one).chain(slow).collect::<Vec<_>>()
     };
     json!([

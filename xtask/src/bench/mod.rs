@@ -4,6 +4,7 @@ mod attach;
 mod crowd;
 mod datapath;
 mod fill;
+mod top;
 
 use std::path::PathBuf;
 
@@ -21,6 +22,8 @@ pub(crate) enum BenchPart {
     Attach(AttachArguments),
     /// What packets cost, beside a veth pair, a bridge, and bridges with firewalls.
     Datapath(DatapathArguments),
+    /// What the dashboard costs, itself and the daemon, with many slots and updates.
+    Top(TopArguments),
 }
 
 #[derive(Debug, Args)]
@@ -46,11 +49,25 @@ pub(crate) struct AttachArguments {
     json: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct TopArguments {
+    /// Slots of the pool.
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(16..=10_000))]
+    slots: u32,
+    /// How long each part is measured, in seconds.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(2..=600))]
+    seconds: u64,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
 pub(crate) fn run(part: BenchPart) -> Result<()> {
     crate::release::enter()?;
     match part {
         BenchPart::Fill(arguments) => fill::run(&arguments),
         BenchPart::Attach(arguments) => attach::run(&arguments),
         BenchPart::Datapath(arguments) => datapath::run(&arguments),
+        BenchPart::Top(arguments) => top::run(&arguments),
     }
 }

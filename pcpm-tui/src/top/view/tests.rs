@@ -87,13 +87,13 @@ fn what_is_not_live_says_so() {
     let mut state = State::new(Mode::default());
     state.lost("cannot reach pcpmd at /run/pcpm/pcpm.sock".into(), 3_000);
     insta::assert_snapshot!("unreachable", text(&state, 80, 24));
-    let mut stale = watched(30, false);
-    stale.lost("the daemon ended it".into(), fixture::BEGUN_MS + 33_000);
-    stale.tick(fixture::BEGUN_MS + 31_000);
+    let mut cut_off = watched(30, false);
+    cut_off.lost("the daemon ended it".into(), fixture::BEGUN_MS + 33_000);
+    cut_off.tick(fixture::BEGUN_MS + 31_000);
     assert!(
-        text(&stale, 80, 24).contains("stale for 2s, retry in 2s"),
+        text(&cut_off, 80, 24).contains("stale for 2s, retry in 2s"),
         "{}",
-        text(&stale, 80, 24)
+        text(&cut_off, 80, 24)
     );
     let mut paused = watched(30, false);
     paused.act(Action::Pause);
