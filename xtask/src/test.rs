@@ -12,9 +12,20 @@ use crate::{packages, steps};
 
 const PRIVILEGED: &str = "tests/tests";
 /// What slots reach and what reaches them is the same whatever address they have inside: these run again with
-/// the same one for all.
-const WITH_ONE_INNER_ADDRESS: &str = "test -p pcpm-tests --test traffic --test ipv6 --test published_ports \
-     --test policy --test churn --no-fail-fast --";
+/// the same one for all, and these settings.
+const WITH_ONE_INNER_ADDRESS: [(&str, &str); 2] = [
+    (
+        "test -p pcpm-tests --test traffic --test ipv6 --test published_ports --test policy --test churn \
+         --no-fail-fast --",
+        "address_mode = \"clone\"",
+    ),
+    // The slot has inside what it has by default, for the sake of its twin.
+    (
+        "test -p pcpm-tests --test differential --no-fail-fast --",
+        "address_mode = \"clone\"\npool_cidr = \"10.99.0.0/16\"\npool_cidr6 = \"fd00:99::/64\"\n\
+         [clone]\ninner = \"10.213.0.0\"\ninner6 = \"fd00:7063:706d::\"",
+    ),
+];
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArguments {
@@ -58,11 +69,11 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<()> {
     ] {
         counts.add(count(privileged(line)?.arg(filter))?);
     }
-    let mut again = privileged(WITH_ONE_INNER_ADDRESS)?;
-    let settings = "address_mode = \"clone\"";
-    counts.add(count(
-        again.env("PCPM_TEST_SETTINGS", settings).arg(filter),
-    )?);
+    for (line, settings) in WITH_ONE_INNER_ADDRESS {
+        let mut again = privileged(line)?;
+        again.env("PCPM_TEST_SETTINGS", settings);
+        counts.add(count(again.arg(filter))?);
+    }
     conclude(counts)
 }
 

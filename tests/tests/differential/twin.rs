@@ -13,7 +13,7 @@ use crate::packet::{Datagram, ICMPV6, UDP, Version, field, udp};
 use crate::sight::Seen;
 use crate::traffic::{End, Flow, Step};
 
-/// The slot in both versions of IP.
+/// What the slot has inside, in both versions of IP.
 pub(crate) const SLOT: (Ipv4Addr, Ipv6Addr) = (
     Ipv4Addr::new(10, 213, 0, 0),
     Ipv6Addr::new(0xfd00, 0x7063, 0x706d, 0, 0, 0, 0, 0),
@@ -38,6 +38,7 @@ pub(crate) type Packet = Vec<u8>;
 
 pub(crate) struct Twin {
     slot: Tap,
+    slot_mac: [u8; 6],
     world: Tap,
     markers: u32,
     conversation: Conversation,
@@ -56,11 +57,12 @@ impl Twin {
         let request = json!({"owner": "one", "tenant": "t", "publish": ports});
         let reply = daemon.attach_with(&request)?;
         let own = [SLOT.0.to_string(), SLOT.1.to_string()];
-        ensure!(reply.attachment.addresses == own, "{reply:?}");
+        ensure!(reply.attachment.inner_addresses == own, "{reply:?}");
         let place = daemon.place(&reply);
         // Nobody answers by himself.
         place.tool("ip address flush dev eth0").run()?;
-        Self::new(world, Some(daemon), &place)
+        let mac = bytes(&reply.attachment.mac).context("no hardware address")?;
+        Self::new(world, Some(daemon), &place, mac)
     }
 
     /// Linux's own: a routed veth, `masquerade` and `dnat`.
@@ -91,12 +93,13 @@ impl Twin {
                  net.netfilter.nf_conntrack_tcp_be_liberal=1",
             )
             .run()?;
-        Self::new(world, None, &place)
+        Self::new(world, None, &place, slot_mac(0))
     }
 
-    fn new(world: World, daemon: Option<Daemon>, slot: &Place) -> Result<Self> {
+    fn new(world: World, daemon: Option<Daemon>, slot: &Place, slot_mac: [u8; 6]) -> Result<Self> {
         let mut twin = Self {
             slot: Tap::open(slot, "eth0")?,
+            slot_mac,
             world: Tap::open(&world.internet(), UPLINK)?,
             markers: 0,
             conversation: Conversation::new(NOBODY),
@@ -130,7 +133,7 @@ impl Twin {
 
     fn send(&self, from: End, packet: &[u8]) -> Result<()> {
         let (tap, to, own) = match from {
-            End::Slot => (&self.slot, GATEWAY_MAC, slot_mac(0)),
+            End::Slot => (&self.slot, GATEWAY_MAC, self.slot_mac),
             End::World => (&self.world, HOST_MAC, WORLD_MAC),
         };
         let version = match packet[0] >> 4 {
@@ -178,6 +181,13 @@ impl Twin {
         }
         Ok(Some((at_world, at_slot)))
     }
+}
+
+/// A hardware address from its text.
+fn bytes(mac: &str) -> Option<[u8; 6]> {
+    let bytes = mac.split(':').map(|byte| u8::from_str_radix(byte, 16));
+    let bytes: Vec<_> = bytes.collect::<Result<_, _>>().ok()?;
+    bytes.try_into().ok()
 }
 
 const NOBODY: Flow = Flow {
