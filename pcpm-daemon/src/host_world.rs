@@ -28,8 +28,9 @@ use crate::{
     engine::World,
     found::Found,
     net::{
-        FoundUplinks, Host, HostKernel as _, Hub, HubSpec, HubState, Programs, RetiredSlot,
-        SlotKernel, SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice, hub_of,
+        self, FoundUplinks, Host, HostEgress, HostKernel as _, Hub, HubSpec, HubState, Masquerade,
+        Programs, RetiredSlot, SlotKernel, SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice,
+        hub_of,
     },
     pin_note,
     reaper::Reaper,
@@ -110,7 +111,11 @@ impl HostWorld {
             tracing::info!("the kernel programs of an earlier life are ours");
         }
         pin_note::write(&config.state_dir, &config.bpffs)?;
+        let egress = begin_egress(config, &found)?;
         steering.configure(programs_config)?;
+        if egress.is_none() {
+            net::end_host_egress(&config.state_dir)?;
+        }
         steering.limit_flows(config.nat.flows_per_slot);
         let drop_events = DropEvents::open(pins)?;
         let flows = steering.flow_hands(pins)?;
@@ -119,6 +124,7 @@ impl HostWorld {
             choice: uplink_choice(&config.uplink),
             uplinks: steering.uplinks(pins)?,
             addresses: HostAddresses::open(pins)?,
+            egress,
             followed: Vec::new(),
             interval: config.reaper.interval,
         };
@@ -294,6 +300,16 @@ impl HostWorld {
     }
 }
 
+/// Has the host's own stack ready for slots' packets before the programs hand it any.
+fn begin_egress(config: &Config, found: &FoundUplinks) -> anyhow::Result<Option<HostEgress>> {
+    let Some(masquerade) = masquerade(config) else {
+        return Ok(None);
+    };
+    let mut egress = HostEgress::begin(&config.state_dir, masquerade)?;
+    egress.follow(&found.usable)?;
+    Ok(Some(egress))
+}
+
 /// Whether what the pins hold can be gone on with; an error if it can neither be nor go.
 fn can_adopt(earlier: Option<&Earlier>, now: &abi::Config) -> anyhow::Result<bool> {
     let Some(earlier) = earlier else {
@@ -387,7 +403,9 @@ fn network_facts(config: &Config, state_dir: &Path) -> anyhow::Result<NetworkFac
         Some(prefix) => host.conflict(prefix.into()),
         None => Ok(None),
     };
+    let egress = masquerade(config).map(|masquerade| net::egress_facts(state_dir, masquerade));
     Ok(NetworkFacts {
+        egress,
         uplinks: uplinks
             .as_ref()
             .map(uplink_facts)
@@ -465,10 +483,22 @@ fn programs_config(config: &Config) -> abi::Config {
         capacity: config.room(),
         nat_port_first: config.nat.ports.first,
         nat_port_last: config.nat.ports.last,
+        host_forwards: (config.egress == config::Egress::Host).into(),
         ipv6_is_routed: (config.ipv6.egress == config::Ipv6Egress::Routed).into(),
         world_is_closed: (config.policy.default == config::DefaultPolicy::Closed).into(),
         ..abi::Config::default()
     }
+}
+
+/// How the host's own stack is to translate what slots send, if it is to.
+fn masquerade(config: &Config) -> Option<Masquerade> {
+    let has_ipv6 = pool_prefix6(config).is_some();
+    (config.egress == config::Egress::Host).then_some(Masquerade {
+        first_port: config.nat.ports.first,
+        last_port: config.nat.ports.last,
+        has_ipv6,
+        translates_ipv6: config.ipv6.egress == config::Ipv6Egress::Nat,
+    })
 }
 
 /// The prefix of slots' IPv6 addresses: what is set, where there is IPv6.

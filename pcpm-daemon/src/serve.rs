@@ -22,7 +22,7 @@ use crate::{
     api::{Access, Listener, Live, Service},
     bpf::DropEvents,
     collector::{Collector, FillChange},
-    config::{self, Args, Config},
+    config::{self, Args, Config, Egress},
     engine::{
         Engine, Settings, Shared,
         recycling::Recycler,
@@ -114,7 +114,7 @@ pub(crate) fn until_stopped(
         settings,
         Box::new(built.steering),
         Box::new(work),
-        Reservations::new(Box::new(HostSockets), room_for_ports),
+        reservations(config, room_for_ports),
         journal,
         ProcessLeases::new().context("watch processes")?,
     );
@@ -160,6 +160,14 @@ pub(crate) fn until_stopped(
         recycler.stop();
     }
     served
+}
+
+fn reservations(config: &Config, room: u32) -> Reservations {
+    let reservations = Reservations::new(Box::new(HostSockets), room);
+    match config.egress {
+        Egress::Ebpf => reservations,
+        Egress::Host => reservations.beside_translated(config.nat.ports),
+    }
 }
 
 fn insight(locks: config::Locks) -> Insight {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::bpf::{HostAddresses, Uplinks};
 use crate::host_world::shown;
-use crate::net::{FoundUplinks, Host, HostChanges, HostKernel as _, UplinkChoice};
+use crate::net::{FoundUplinks, Host, HostChanges, HostEgress, HostKernel as _, UplinkChoice};
 use crate::reaper::Finding;
 
 /// What is followed, and how it was when last looked at.
@@ -18,6 +18,8 @@ pub(crate) struct UplinkFollower {
     pub(crate) choice: UplinkChoice,
     pub(crate) uplinks: Uplinks,
     pub(crate) addresses: HostAddresses,
+    /// What the host's own stack needs, where it sends slots' packets.
+    pub(crate) egress: Option<HostEgress>,
     /// Those that carry the program, the best first.
     pub(crate) followed: Vec<types::Uplink>,
     /// How often the host is looked at when it says nothing of a change.
@@ -33,7 +35,10 @@ impl UplinkFollower {
         findings: UnboundedSender<Finding>,
     ) -> anyhow::Result<()> {
         let host = Host::open(&self.state_dir)?;
-        let notifications = HostChanges::listen()?;
+        let notifications = match self.egress {
+            Some(_) => HostChanges::listen_with_firewall()?,
+            None => HostChanges::listen()?,
+        };
         let run = move || self.run(host, &notifications, &changes, &findings);
         let thread = thread::Builder::new()
             .name("pcpm-uplink".to_owned())
@@ -57,7 +62,13 @@ impl UplinkFollower {
             if self.followed != before && changes.send(self.followed.clone()).is_err() {
                 return;
             }
-            for what in self.uplinks.take_repaired() {
+            let egress = self.egress.as_mut().map(HostEgress::take_repaired);
+            for what in self
+                .uplinks
+                .take_repaired()
+                .into_iter()
+                .chain(egress.into_iter().flatten())
+            {
                 // Whoever listens ends with the process.
                 let _unheard = findings.send(Finding::Repaired { what });
             }
@@ -80,6 +91,11 @@ impl UplinkFollower {
 
     /// Makes the uplinks those that were found.
     pub(crate) fn take(&mut self, found: &FoundUplinks) {
+        // Nothing leaves through an uplink before the host's stack can carry it.
+        let egress = self.egress.as_mut();
+        if let Some(Err(error)) = egress.map(|egress| egress.follow(&found.usable)) {
+            tracing::error!("{error}");
+        }
         let failed = self.uplinks.follow(&found.usable);
         for (_, error) in &failed {
             tracing::error!("{error}");

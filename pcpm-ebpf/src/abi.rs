@@ -196,6 +196,10 @@ pub struct Config {
     pub ipv6_is_routed: u32,
     /// 1 if all slots have the same inner addresses, 0 if each has its own address inside.
     pub slots_are_clones: u32,
+    /// 1 if what slots send to the world goes through the host's own stack, 0 if the programs send it.
+    pub host_forwards: u32,
+    /// Zero.
+    pub padding: u32,
     /// The inner IPv4 address; any where slots are no clones.
     pub inner: Address,
     /// The inner IPv6 address; any where slots are no clones or have no IPv6.
@@ -309,7 +313,7 @@ pub struct SlotCounters {
 
 const _: () = {
     assert!(size_of::<AttachmentWord>() == 8);
-    assert!(size_of::<Config>() == 104);
+    assert!(size_of::<Config>() == 112);
     assert!(core::mem::offset_of!(Config, abi_version) == 0);
     assert!(size_of::<Uplink>() == 32);
     assert!(size_of::<FlowKey>() == 40);

@@ -90,6 +90,19 @@ impl Config {
         matches!(family, Family::V6) && self.ipv6_is_routed != 0
     }
 
+    /// Whether what slots send to the world goes through the host's own stack, and answers come back
+    /// through it.
+    #[inline(always)]
+    pub fn host_forwards(&self) -> bool {
+        self.host_forwards != 0
+    }
+
+    /// Whether slots' packets of this version of IP leave the programs with the slots' own addresses.
+    #[inline(always)]
+    pub fn keeps_addresses(&self, family: Family) -> bool {
+        self.host_forwards() || self.is_routed(family)
+    }
+
     /// Whether slots have IPv6 addresses.
     #[inline(always)]
     pub fn has_ipv6(&self) -> bool {

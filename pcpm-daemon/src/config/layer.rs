@@ -26,6 +26,7 @@ pub(super) struct Layer {
     pub(super) address_mode: Option<Given<String>>,
     pub(super) clone_inner: Option<Given<String>>,
     pub(super) clone_inner6: Option<Given<String>>,
+    pub(super) egress: Option<Given<String>>,
     pub(super) ipv6_egress: Option<Given<String>>,
     pub(super) uplink: Option<Given<Vec<String>>>,
     pub(super) workers: Option<Given<i64>>,
@@ -151,6 +152,7 @@ impl Layer {
             address_mode: root.text("address_mode")?,
             clone_inner: clone.text("inner")?,
             clone_inner6: clone.text("inner6")?,
+            egress: root.text("egress")?,
             ipv6_egress: ipv6.text("egress")?,
             uplink: root.text_or_texts("uplink")?,
             workers: refill.integer("workers")?,
@@ -199,6 +201,7 @@ impl Layer {
             ready: over.ready.or(self.ready),
             pool_cidr: over.pool_cidr.or(self.pool_cidr),
             pool_cidr6: over.pool_cidr6.or(self.pool_cidr6),
+            egress: over.egress.or(self.egress),
             ipv6_egress: over.ipv6_egress.or(self.ipv6_egress),
             uplink: over.uplink.or(self.uplink),
             refill: RefillLayer {

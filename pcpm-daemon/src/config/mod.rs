@@ -60,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) pool_cidr6: PoolV6,
     /// What slots have inside.
     pub(crate) address_mode: AddressMode,
+    /// Who sends slots' packets to the world.
+    pub(crate) egress: Egress,
     /// How IPv6 packets leave.
     pub(crate) ipv6: Ipv6,
     /// The host's ways out.
@@ -131,6 +133,15 @@ pub(crate) struct Inner {
     pub(crate) v4: Ipv4Addr,
     /// Where slots have IPv6.
     pub(crate) v6: Ipv6Addr,
+}
+
+/// Who sends slots' packets to the world, and translates them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Egress {
+    /// The kernel programs.
+    Ebpf,
+    /// The host's own stack, where its firewall sees them.
+    Host,
 }
 
 /// How IPv6 packets of slots leave for the world.

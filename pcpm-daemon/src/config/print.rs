@@ -9,8 +9,8 @@ use std::{
 
 use super::validate::{DEFAULT_INNER, default_flows_per_slot, socket_in, whole_hubs};
 use super::{
-    Access, AddressMode, Config, DefaultPolicy, Ipv6Egress, Locks, Log, OnExit, PoolV6, PortRange,
-    Principal, Refill, UplinkSetting,
+    Access, AddressMode, Config, DefaultPolicy, Egress, Ipv6Egress, Locks, Log, OnExit, PoolV6,
+    PortRange, Principal, Refill, UplinkSetting,
 };
 use crate::metrics::Endpoint;
 use crate::pool::{Quota, Quotas, Recycle};
@@ -94,6 +94,11 @@ fn pool(file: &mut Printer, config: &Config) {
         "leads out of.",
     ]);
     file.set("uplink", &uplink(&config.uplink));
+    file.about(&[
+        "Who sends slots' packets to the world: ebpf (the kernel programs, no netfilter rule sees them) or host",
+        "(the host's own stack, its firewall sees them; one masquerade rule in the table inet pcpm).",
+    ]);
+    file.set("egress", &quoted(&config.egress));
 }
 
 fn tables(file: &mut Printer, config: &Config) {
@@ -400,6 +405,15 @@ impl Display for AddressMode {
         f.write_str(match self {
             Self::Unique => "unique",
             Self::Clone(_) => "clone",
+        })
+    }
+}
+
+impl Display for Egress {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Ebpf => "ebpf",
+            Self::Host => "host",
         })
     }
 }

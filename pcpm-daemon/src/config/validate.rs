@@ -15,7 +15,7 @@ use super::classes;
 use super::error::ConfigError;
 use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
 use super::{
-    Access, AddressMode, Api, Config, DefaultPolicy, Inner, Ipv6, Ipv6Egress, Locks, Log,
+    Access, AddressMode, Api, Config, DefaultPolicy, Egress, Inner, Ipv6, Ipv6Egress, Locks, Log,
     LogFormat, LogLevel, Nat, OnExit, Policy, PoolV6, PortRange, Principal, Publish, Reaper,
     Refill, UplinkSetting,
 };
@@ -79,6 +79,7 @@ impl Default for Config {
                 is_asked_for: false,
             },
             address_mode: AddressMode::Unique,
+            egress: Egress::Ebpf,
             ipv6: Ipv6 {
                 egress: Ipv6Egress::Nat,
             },
@@ -171,6 +172,7 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             layer.clone_inner6,
             (pool_cidr, pool_cidr6),
         )?,
+        egress: set("egress", layer.egress, default.egress, |text| egress(&text))?,
         ipv6,
         uplink: set("uplink", layer.uplink, default.uplink, uplink)?,
         workers: set(
@@ -516,6 +518,14 @@ fn inner_address6(text: &str, pool: PoolV6) -> Result<Ipv6Addr, String> {
         ));
     }
     Ok(address)
+}
+
+fn egress(text: &str) -> Result<Egress, String> {
+    match text {
+        "ebpf" => Ok(Egress::Ebpf),
+        "host" => Ok(Egress::Host),
+        _ => Err(format!("'{text}' is neither 'ebpf' nor 'host'")),
+    }
 }
 
 /// Routed slots have the addresses of a prefix that the network routes here; there is no default for it.

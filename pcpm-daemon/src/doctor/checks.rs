@@ -76,6 +76,7 @@ pub(crate) fn checks(config: &Config, host: &dyn HostFacts) -> Vec<Check> {
         pool_cidr(config, host),
         pool_cidr6(config, host),
         uplinks(config, host),
+        egress(config, host),
         nat_ports(config, host),
         state_directory(config, host),
         state_lock(config, host),
@@ -379,6 +380,30 @@ fn uplinks(config: &Config, host: &dyn HostFacts) -> Check {
 
 fn described(uplink: &types::Uplink) -> String {
     format!("{} {} mtu {}", uplink.interface, uplink.address, uplink.mtu)
+}
+
+fn egress(config: &Config, host: &dyn HostFacts) -> Check {
+    let name = "egress";
+    let Some(facts) = host.egress() else {
+        return ok(name, "by the kernel programs");
+    };
+    let has_ipv6 = config.pool_cidr6.prefix.is_some() && host.has_ipv6();
+    match facts.table {
+        Err(reason) => failed(
+            name,
+            format!("no table of nftables: {reason}"),
+            "install nftables, use a kernel with nf_tables, NAT and masquerading (CONFIG_NFT_MASQ), or set \
+             egress to ebpf",
+        ),
+        Ok(()) if has_ipv6 && !facts.forwards_ipv6 => warning(
+            name,
+            "the host forwards no IPv6, and this kernel cannot for single interfaces (Linux 6.17 can): slots' \
+             IPv6 does not reach the world",
+            "sysctl net.ipv6.conf.all.forwarding=1, with accept_ra=2 for interfaces that take router \
+             advertisements",
+        ),
+        Ok(()) => ok(name, "by the host's stack, translated in table inet pcpm"),
+    }
 }
 
 fn nat_ports(config: &Config, host: &dyn HostFacts) -> Check {

@@ -23,6 +23,7 @@ use super::{
 use crate::bpf::control_group;
 use crate::config::PortRange;
 use crate::lock_file::{self, Holder};
+use crate::net::EgressFacts;
 
 /// The facts of the host that this process runs on.
 #[derive(Debug)]
@@ -134,6 +135,10 @@ impl HostFacts for Host {
 
     fn has_ipv6(&self) -> bool {
         has_ipv6()
+    }
+
+    fn egress(&self) -> Option<EgressFacts> {
+        self.network.egress.clone()
     }
 
     fn uplinks(&self) -> Fact<UplinkFacts> {
@@ -260,6 +265,7 @@ mod tests {
             uplinks: Ok(UplinkFacts::default()),
             conflict: Ok(None),
             conflict6: Ok(None),
+            egress: None,
         })
     }
 

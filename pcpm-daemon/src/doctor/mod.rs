@@ -16,6 +16,7 @@ use pcpm_api::types;
 
 use crate::config::PortRange;
 use crate::lock_file::Holder;
+use crate::net::EgressFacts;
 
 pub(crate) use checks::checks;
 pub(crate) use host::{Host, has_ipv6};
@@ -56,6 +57,8 @@ pub(crate) trait HostFacts {
     /// A route or address of the host, not the daemon's own, that overlaps the pool, named as an
     /// operator knows it ("route 10.213.4.0/24 dev docker0").
     fn conflict(&self) -> Fact<Option<String>>;
+    /// What the host's own stack lacks to send slots' packets, if it is to.
+    fn egress(&self) -> Option<EgressFacts>;
     /// As [`conflict`](Self::conflict), a route in the way of the slots' IPv6 addresses.
     fn conflict6(&self) -> Fact<Option<String>>;
 }
@@ -72,6 +75,8 @@ pub(crate) struct NetworkFacts {
     pub(crate) conflict: Fact<Option<String>>,
     /// See [`HostFacts::conflict6`].
     pub(crate) conflict6: Fact<Option<String>>,
+    /// See [`HostFacts::egress`].
+    pub(crate) egress: Option<EgressFacts>,
 }
 
 /// Interfaces that lead to the world.

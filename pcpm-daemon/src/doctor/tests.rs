@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pcpm_api::types::{Check, CheckStatus};
 
 use super::*;
-use crate::config::{AddressMode, Config, Inner, UplinkSetting};
+use crate::config::{AddressMode, Config, Egress, Inner, UplinkSetting};
 
 /// A host where everything is well; each test spoils one thing.
 struct FakeHost {
@@ -28,6 +28,7 @@ struct FakeHost {
     conflict: Fact<Option<String>>,
     conflict6: Option<String>,
     has_ipv6: bool,
+    egress: Option<EgressFacts>,
 }
 
 fn good() -> FakeHost {
@@ -59,6 +60,7 @@ fn good() -> FakeHost {
         conflict: Ok(None),
         conflict6: None,
         has_ipv6: true,
+        egress: None,
     }
 }
 
@@ -130,6 +132,9 @@ impl HostFacts for FakeHost {
     fn uplinks(&self) -> Fact<UplinkFacts> {
         Ok(self.uplinks.clone())
     }
+    fn egress(&self) -> Option<EgressFacts> {
+        self.egress.clone()
+    }
     fn has_ipv6(&self) -> bool {
         self.has_ipv6
     }
@@ -199,6 +204,28 @@ fn names_are_words_of_kebab_case_and_no_two_are_the_same() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), checks.len());
+}
+
+#[test]
+fn a_host_that_is_to_send_slots_packets_needs_nftables_and_forwarding() {
+    let config = Config {
+        egress: Egress::Host,
+        ..Config::default()
+    };
+    let of = |table: Result<(), String>, forwards_ipv6| FakeHost {
+        egress: Some(EgressFacts {
+            table,
+            forwards_ipv6,
+        }),
+        ..good()
+    };
+    let missing = of(Err("there is no program nft".to_owned()), true);
+    let words = ["there is no program nft", "install nftables"];
+    assert_complaint_with(&config, &missing, CheckStatus::Failed, "egress", &words);
+    let words = ["IPv6", "net.ipv6.conf.all.forwarding=1", "accept_ra=2"];
+    let old = of(Ok(()), false);
+    assert_complaint_with(&config, &old, CheckStatus::Warning, "egress", &words);
+    assert_eq!(failures(&checks(&config, &of(Ok(()), true))), [""; 0]);
 }
 
 #[test]

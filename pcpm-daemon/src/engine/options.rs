@@ -145,7 +145,9 @@ impl Engine {
                 let reason = format!("port {port} is published by owner {by} already");
                 PoolError::invalid("publish", reason)
             }
-            ReservationError::Taken(_) | ReservationError::NoSuchAddress(_) => {
+            ReservationError::Taken(_)
+            | ReservationError::Translated(_)
+            | ReservationError::NoSuchAddress(_) => {
                 PoolError::invalid("publish", error.to_string())
             }
             ReservationError::TooMany(_) | ReservationError::Bind(..) => failed(error),

@@ -4,7 +4,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -12,6 +15,11 @@ use super::error::NetError;
 
 /// `RTNLGRP_LINK`, and `RTNLGRP_*_IFADDR` and `RTNLGRP_*_ROUTE` of both families, of linux/rtnetlink.h.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+
+/// `RTNLGRP_IPV4_NETCONF` and `RTNLGRP_IPV6_NETCONF`: interfaces that begin or cease to forward.
+const FORWARDING: [u32; 2] = [24, 25];
+/// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h.
+const NFTABLES: [u32; 1] = [7];
 
 /// Changes come in bursts: an interface that comes up is many. The burst is over after this long
 /// without another change,
@@ -22,24 +30,23 @@ const LONGEST_BURST: Duration = Duration::from_secs(1);
 
 /// The host's change notifications.
 pub(crate) struct HostChanges {
-    socket: Socket,
+    sockets: Vec<Socket>,
 }
 
 impl HostChanges {
     /// Begins to listen in the calling thread's network namespace.
     pub(crate) fn listen() -> Result<Self, NetError> {
-        let listen = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind(&SocketAddr::new(0, 0))?;
-            for group in GROUPS {
-                socket.add_membership(group)?;
-            }
-            socket.set_non_blocking(true)?;
-            Ok(socket)
-        };
-        let socket =
-            listen().map_err(|e| NetError::new("listen for changes of the host", e.to_string()))?;
-        Ok(Self { socket })
+        Ok(Self {
+            sockets: vec![listen(NETLINK_ROUTE, &GROUPS)?],
+        })
+    }
+
+    /// As [`listen`](Self::listen), and to what becomes of forwarding, and of tables of nftables.
+    pub(crate) fn listen_with_firewall() -> Result<Self, NetError> {
+        let mut changes = Self::listen()?;
+        changes.sockets.push(listen(NETLINK_ROUTE, &FORWARDING)?);
+        changes.sockets.push(listen(NETLINK_NETFILTER, &NFTABLES)?);
+        Ok(changes)
     }
 
     /// Blocks until something changed and the burst is over.
@@ -66,7 +73,10 @@ impl HostChanges {
     }
 
     fn readable(&self, timeout: PollTimeout) -> io::Result<bool> {
-        let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let sockets = self.sockets.iter();
+        let mut polled: Vec<_> = sockets
+            .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
+            .collect();
         match poll(&mut polled, timeout) {
             Ok(ready) => Ok(ready > 0),
             Err(Errno::EINTR) => Ok(true),
@@ -74,18 +84,35 @@ impl HostChanges {
         }
     }
 
-    /// That something changed is all that matters; so messages lost in a full buffer do not.
     fn discard(&self) -> io::Result<()> {
-        let mut buffer = Vec::with_capacity(32 * 1024);
-        loop {
-            buffer.clear();
-            match self.socket.recv(&mut buffer, 0) {
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(e) if e.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
+        self.sockets.iter().try_for_each(discard)
+    }
+}
+
+fn listen(protocol: isize, groups: &[u32]) -> Result<Socket, NetError> {
+    let listen = || -> io::Result<Socket> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        for group in groups {
+            socket.add_membership(*group)?;
+        }
+        socket.set_non_blocking(true)?;
+        Ok(socket)
+    };
+    listen().map_err(|e| NetError::new("listen for changes of the host", e.to_string()))
+}
+
+/// That something changed is all that matters; so messages lost in a full buffer do not.
+fn discard(socket: &Socket) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    loop {
+        buffer.clear();
+        match socket.recv(&mut buffer, 0) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) if e.raw_os_error() == Some(Errno::ENOBUFS as i32) => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
 }

@@ -31,6 +31,7 @@
 mod addresses;
 mod changes;
 mod cookie;
+mod egress;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -70,6 +71,9 @@ use pcpm_ebpf::witness::References;
 use crate::found::FoundSlot;
 
 pub(crate) use changes::HostChanges;
+pub(crate) use egress::{
+    EgressFacts, HostEgress, Masquerade, end as end_host_egress, facts as egress_facts,
+};
 pub(crate) use error::NetError;
 pub(crate) use host::Host;
 pub(crate) use tamper::{TamperWatch, Tampered};

@@ -18,7 +18,7 @@ use super::error::NetError;
 use super::host::Home;
 use super::netlink::{Batch, Netlink};
 use super::tables::{Link, Tables};
-use super::{Swept, hub, hub_of, link, namespace};
+use super::{Swept, egress, hub, hub_of, link, namespace};
 
 /// Threads that remove hubs. One waits for the kernel to forget mounts while another holds
 /// `rtnl_mutex`; more than a few only wait for each other.
@@ -47,6 +47,7 @@ pub(super) fn remove_everything(home: &Arc<Home>, within: Duration) -> Swept {
         let report = Report(events);
         report.error(namespace::unshare_directory(&home.slots()));
         report.error(namespace::unshare_directory(&home.hubs()));
+        report.error(egress::end(&home.state_dir));
     })
 }
 

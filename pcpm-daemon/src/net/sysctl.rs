@@ -77,7 +77,7 @@ impl Sysctls {
     /// Sets a sysctl below `net/` if it has another value; true if it had. A kernel without it has no need
     /// of it. Writing some of them spins until it gets `rtnl_mutex`, so no more is written than has to be.
     pub(super) fn ensure(&self, name: &str, value: &str) -> Result<bool, NetError> {
-        if self.reads(name, value) {
+        if self.get(name).as_deref() == Some(value) {
             return Ok(false);
         }
         match self.set(name, value) {
@@ -93,13 +93,13 @@ impl Sysctls {
             .during(|| format!("set sysctl net/{name} to {value}"))
     }
 
-    fn reads(&self, name: &str, value: &str) -> bool {
+    /// What a sysctl below `net/` says, if there is one.
+    pub(super) fn get(&self, name: &str) -> Option<String> {
         let path = format!("sys/net/{name}");
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let text = openat(&self.root, path.as_str(), flags, Mode::empty())
-            .map(File::from)
-            .map(io::read_to_string);
-        matches!(text, Ok(Ok(text)) if text.trim_end() == value)
+        let file = openat(&self.root, path.as_str(), flags, Mode::empty()).ok()?;
+        let text = io::read_to_string(File::from(file)).ok()?;
+        Some(text.trim_end().to_owned())
     }
 
     fn write(&self, name: &str, value: &str) -> io::Result<()> {

@@ -18,7 +18,7 @@ use std::{
 use nix::errno::Errno;
 use pcpm_api::publish::{Port, Transport};
 
-use crate::pool::SlotIndex;
+use crate::{config::PortRange, pool::SlotIndex};
 
 pub(crate) use sockets::HostSockets;
 
@@ -52,6 +52,12 @@ pub(crate) enum ReservationError {
         number = .0.host_port
     )]
     Taken(Port),
+    /// Answers to slots come to it.
+    #[error(
+        "port {0} is one of nat.ports, which the host's stack uses for what slots send (egress = \"host\"); \
+         publish another, or set nat.ports to others"
+    )]
+    Translated(Port),
     /// There is no such address.
     #[error("port {0}: this host does not have the address")]
     NoSuchAddress(Port),
@@ -73,6 +79,8 @@ pub(crate) struct Reservations {
     held: HashMap<(Transport, u16), Vec<Held>>,
     count: u32,
     most: u32,
+    /// UDP ports that answers to slots come to.
+    translated: Option<PortRange>,
 }
 
 #[derive(Debug)]
@@ -91,7 +99,15 @@ impl Reservations {
             held: HashMap::new(),
             count: 0,
             most,
+            translated: None,
         }
+    }
+
+    /// None of `ports` for UDP: the host's stack chooses among them for what slots send, and does not know which are
+    /// published. A datagram that answers one slot would open a connection to another. TCP tells the two apart.
+    pub(crate) fn beside_translated(mut self, ports: PortRange) -> Self {
+        self.translated = Some(ports);
+        self
     }
 
     /// How many there are.
@@ -142,6 +158,12 @@ impl Reservations {
     ) -> Result<(), ReservationError> {
         if self.count >= self.most {
             return Err(ReservationError::TooMany(self.most));
+        }
+        if port.transport == Transport::Udp
+            && let Some(range) = self.translated
+            && (range.first..=range.last).contains(&port.host_port)
+        {
+            return Err(ReservationError::Translated(port));
         }
         let held = self.held.get(&place(&port)).map_or(&[][..], Vec::as_slice);
         let mut overlapping = held.iter().filter(|held| held.port.overlaps(&port));

@@ -66,6 +66,23 @@ fn the_number_of_ports_is_bounded() {
 }
 
 #[test]
+fn ports_that_answers_to_slots_come_to_are_not_published_for_udp() {
+    let range = PortRange {
+        first: 100,
+        last: 200,
+    };
+    let mut all = on(&FakePorts::default()).beside_translated(range);
+    for taken in ["udp:100:53", "udp:200:53"] {
+        let refused = all
+            .reserve(1, &ports(&[taken]), Keeper::Daemon)
+            .unwrap_err();
+        assert!(refused.to_string().contains("nat.ports"), "{refused}");
+    }
+    let others = ports(&["udp:99:53", "udp:201:53", "150:80"]);
+    all.reserve(1, &others, Keeper::Daemon).unwrap();
+}
+
+#[test]
 fn an_attachment_may_change_where_its_own_port_answers() {
     let kernel = FakePorts::default();
     let mut all = on(&kernel);

@@ -22,6 +22,8 @@ const CONFIG: Config = Config {
     nat_port_last: 32_767,
     world_is_closed: 0,
     ipv6_is_routed: 0,
+    host_forwards: 0,
+    padding: 0,
     slots_are_clones: 0,
     inner: Address::ANY,
     inner6: Address::ANY,

@@ -250,6 +250,14 @@ impl Lab {
         self.run(hook.program(), hook.context(), frame)
     }
 
+    /// As [`send_bytes`](Self::send_bytes), with the frame as the program left it.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(crate) fn send_and_see(&mut self, hook: Hook, frame: &[u8]) -> Result<(Fate, Vec<u8>)> {
+        self.run_and_see(hook.program(), hook.context(), frame)
+    }
+
     /// Hands `packet` to the program at `hook` as one of `segments` packets in one.
     ///
     /// # Errors
@@ -285,6 +293,16 @@ impl Lab {
     }
 
     fn run(&mut self, program: &str, context: SkbContext, frame: &[u8]) -> Result<Fate> {
+        let (fate, _) = self.run_and_see(program, context, frame)?;
+        Ok(fate)
+    }
+
+    fn run_and_see(
+        &mut self,
+        program: &str,
+        context: SkbContext,
+        frame: &[u8],
+    ) -> Result<(Fate, Vec<u8>)> {
         let before = self.drops()?;
         let (action, bytes, mark) = self.test_run(program, context, frame)?;
         let dropped = difference(&before, &self.drops()?);
@@ -293,10 +311,13 @@ impl Lab {
             (TC_ACT_OK, []) => Fate::Passed,
             (TC_ACT_OK, [reason]) => Fate::Refused(*reason),
             (TC_ACT_UNSPEC, []) => Fate::Left,
-            (TC_ACT_REDIRECT, []) => Fate::Redirected { bytes, mark },
+            (TC_ACT_REDIRECT, []) => Fate::Redirected {
+                bytes: bytes.clone(),
+                mark,
+            },
             other => bail!("{program} returned and counted {other:?}"),
         };
-        Ok(fate)
+        Ok((fate, bytes))
     }
 
     fn test_run(
@@ -367,6 +388,8 @@ fn config() -> Config {
         nat_port_last: *LAB_PORTS.end(),
         world_is_closed: 0,
         ipv6_is_routed: 0,
+        host_forwards: 0,
+        padding: 0,
         slots_are_clones: 0,
         inner: Address::ANY,
         inner6: Address::ANY,

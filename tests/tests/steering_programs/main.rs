@@ -4,6 +4,7 @@
 mod clones;
 mod connections;
 mod families;
+mod forwarded;
 mod fragments;
 mod from_host;
 mod from_slot;

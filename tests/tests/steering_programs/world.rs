@@ -64,7 +64,7 @@ pub(crate) fn shown_as(content: Content, port: u16) -> Content {
 }
 
 /// What the peer answers to the content when the slot's port is `port`.
-fn answered(content: Content, port: u16) -> Content {
+pub(crate) fn answered(content: Content, port: u16) -> Content {
     match content {
         Content::Tcp { to, .. } => Content::Tcp {
             from: to,
@@ -78,7 +78,8 @@ fn answered(content: Content, port: u16) -> Content {
     }
 }
 
-fn own_port(content: Content) -> u16 {
+/// The port, or identifier, of the slot.
+pub(crate) fn own_port(content: Content) -> u16 {
     match content {
         Content::Tcp { from, .. }
         | Content::Udp { from, .. }
@@ -89,7 +90,7 @@ fn own_port(content: Content) -> u16 {
 }
 
 /// The port that stands for the only connection of slot `slot` with this port.
-fn translated_port(lab: &Lab, slot: u32, content: Content) -> Result<u16> {
+pub(crate) fn translated_port(lab: &Lab, slot: u32, content: Content) -> Result<u16> {
     let owners = lab.flows(flow_kind::INGRESS)?;
     let mut ports = owners
         .values()

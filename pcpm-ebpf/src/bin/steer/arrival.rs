@@ -2,6 +2,7 @@
 //! belongs to. All else is the host's.
 
 use pcpm_ebpf::{
+    abi::{FlowKey, flow_kind},
     drop_reason::DropReason,
     icmp_error::Quote,
     packet::{Frame, Transport},
@@ -13,17 +14,18 @@ use crate::{
     skb::Skb,
 };
 
-/// What a packet from outside may belong to.
+/// What a packet from outside may belong to: `receiver` becomes its slot then. Its INGRESS key is that of
+/// [`maps::pair`].
 pub(crate) trait Arrivals {
-    /// Whether it belongs to a connection that exists, and to whose.
+    /// Whether it belongs to a connection that exists.
     fn follow(
-        skb: &Skb,
+        skb: Skb,
         frame: &Frame,
         transport: &Transport,
         receiver: &mut Receiver,
     ) -> Result<bool, DropReason>;
 
-    /// Whether it opens a connection through a published port, and whose.
+    /// Whether it opens a connection through a published port.
     fn enter(
         frame: &Frame,
         transport: &Transport,
@@ -38,16 +40,12 @@ pub(crate) enum Here {}
 impl Arrivals for Here {
     #[inline(always)]
     fn follow(
-        skb: &Skb,
+        skb: Skb,
         frame: &Frame,
         transport: &Transport,
         receiver: &mut Receiver,
     ) -> Result<bool, DropReason> {
-        match flows::arriving_flow(skb, maps::config()?, frame, transport)? {
-            Some(found) => *receiver = found,
-            None => return Ok(false),
-        }
-        Ok(true)
+        follow(skb, frame, transport, receiver)
     }
 
     #[inline(always)]
@@ -56,11 +54,10 @@ impl Arrivals for Here {
         transport: &Transport,
         receiver: &mut Receiver,
     ) -> Result<bool, DropReason> {
-        let Some(target) = inbound::door(frame, transport) else {
-            return Ok(false);
-        };
-        global::open_inbound(frame, transport, &target, receiver)?;
-        Ok(true)
+        match inbound::door(frame, transport) {
+            Some(target) => global::open_inbound(&target, receiver).map(|()| true),
+            None => Ok(false),
+        }
     }
 }
 
@@ -70,12 +67,12 @@ pub(crate) enum Elsewhere {}
 impl Arrivals for Elsewhere {
     #[inline(always)]
     fn follow(
-        skb: &Skb,
+        skb: Skb,
         frame: &Frame,
         transport: &Transport,
         receiver: &mut Receiver,
     ) -> Result<bool, DropReason> {
-        global::follow_arrival(*skb, frame, transport, receiver)
+        global::follow_arrival(skb, frame, transport, receiver)
     }
 
     #[inline(always)]
@@ -88,7 +85,7 @@ impl Arrivals for Elsewhere {
     }
 }
 
-/// As [`Here`].
+/// See [`Arrivals::follow`].
 #[inline(always)]
 pub(crate) fn follow(
     skb: Skb,
@@ -96,38 +93,43 @@ pub(crate) fn follow(
     transport: &Transport,
     receiver: &mut Receiver,
 ) -> Result<bool, DropReason> {
-    Here::follow(&skb, frame, transport, receiver)
+    let key = &maps::pair()?.ingress;
+    match flows::arriving_flow(&skb, maps::config()?, frame, transport, key)? {
+        Some(found) => *receiver = found,
+        None => return Ok(false),
+    }
+    Ok(true)
 }
 
-/// Translates a packet if it belongs to a slot, and says whom it is for. What cannot be read here is
-/// for the host's stack to judge.
+/// Translates a packet if it belongs to a slot, and says whether it does; `receiver` is whom it is for then.
+/// What cannot be read here is for the host's stack to judge.
 #[inline(always)]
 pub(crate) fn translate<A: Arrivals>(
-    skb: &Skb,
+    skb: Skb,
     frame: &Frame,
-) -> Result<Option<Receiver>, DropReason> {
+    receiver: &mut Receiver,
+) -> Result<bool, DropReason> {
     fragments::forget_last(frame);
-    let mut receiver = Receiver::default();
-    let is_translated = match skb.transport(frame) {
-        Ok(transport) => packet::<A>(skb, frame, transport, &mut receiver)?,
+    match skb.transport(frame) {
+        Ok(transport) => packet::<A>(skb, frame, transport, receiver),
         Err(DropReason::NotReply) => match skb.quote(frame) {
-            Ok(quote) => global::translate_error(*skb, frame, quote, &mut receiver)?,
-            Err(_) => false,
+            Ok(quote) => global::translate_error(skb, frame, quote, receiver),
+            Err(_) => Ok(false),
         },
-        Err(DropReason::Fragment) => later_fragment(skb, frame, &mut receiver)?,
-        Err(_) => false,
-    };
-    Ok(is_translated.then_some(receiver))
+        Err(DropReason::Fragment) => later_fragment(skb, frame, receiver),
+        Err(_) => Ok(false),
+    }
 }
 
 #[inline(always)]
 fn packet<A: Arrivals>(
-    skb: &Skb,
+    skb: Skb,
     frame: &Frame,
     transport: &Transport,
     receiver: &mut Receiver,
 ) -> Result<bool, DropReason> {
     let config = maps::config()?;
+    maps::pair()?.ingress = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
     if !A::follow(skb, frame, transport, receiver)? {
         // A published port is the host's: at slots' own addresses there are only answers.
         if config.in_pool(&frame.destination) || !A::enter(frame, transport, receiver)? {
@@ -136,7 +138,7 @@ fn packet<A: Arrivals>(
     }
     fragments::let_others_arrive(frame, receiver.slot, receiver.epoch)?;
     let inside = receiver.inside(config, frame.family);
-    global::rewrite_destination(*skb, frame, transport, &inside)?;
+    global::rewrite_destination(skb, frame, transport, &inside)?;
     Ok(true)
 }
 
@@ -160,11 +162,11 @@ pub(crate) fn translate_error(
 
 /// What follows a first fragment. The host's own datagrams come in fragments, too.
 #[inline(always)]
-fn later_fragment(skb: &Skb, frame: &Frame, receiver: &mut Receiver) -> Result<bool, DropReason> {
+fn later_fragment(skb: Skb, frame: &Frame, receiver: &mut Receiver) -> Result<bool, DropReason> {
     if !global::arrived_at(frame, receiver) {
         return Ok(false);
     }
     let inside = maps::config()?.slot_address(receiver.slot, frame.family);
-    rewrite::ip_destination(skb, frame, &inside)?;
+    rewrite::ip_destination(&skb, frame, &inside)?;
     Ok(true)
 }

@@ -109,24 +109,25 @@ impl Receiver {
     }
 }
 
-/// The flow that a packet from the world belongs to, if it is one of a slot's present holder.
+/// The flow that a packet from the world belongs to, whose INGRESS key is `key`, if it is one of a slot's present
+/// holder.
 #[inline(always)]
 pub(crate) fn arriving_flow(
     skb: &Skb,
     config: &Config,
     frame: &Frame,
     transport: &Transport,
+    key: &FlowKey,
 ) -> Result<Option<Receiver>, DropReason> {
-    let key = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
-    let Some((entry, word)) = Entry::find_held(&key) else {
+    let Some((entry, word)) = Entry::find_held(key) else {
         return Ok(None);
     };
     let now = now_ns();
-    if !entry.stands(&key, word, now) {
+    if !entry.stands(key, word, now) {
         return Ok(None);
     }
     let (holder, standing) = (Holder::of(entry.flow.slot, word), entry.standing());
-    policy::check_answer(config, &holder, &key, standing)?;
+    policy::check_answer(config, &holder, key, standing)?;
     // What comes from the host itself is another slot's.
     if standing == Standing::Outbound
         && names::tells(transport, &holder)

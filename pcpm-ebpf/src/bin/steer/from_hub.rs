@@ -110,37 +110,40 @@ fn to_world(
     let Some(ttl) = next_ttl(frame.ttl) else {
         return Ok(expired(slot));
     };
-    let hop = match skb.transport(frame) {
+    let way = match skb.transport(frame) {
         Ok(transport) => {
             let shown = ports::shown(skb, uplink, slot, word, frame, transport)?;
-            let hop = way_out(skb, frame, hop, uplink, &shown.address)?;
+            let way = way_out(skb, frame, hop, uplink, &shown.address)?;
             fragments::let_others_follow(frame, slot, word, &shown.address)?;
             global::rewrite_source(*skb, frame, transport, shown)?;
-            hop
+            way
         }
         Err(DropReason::NotReply) => {
             let quote = skb.quote(frame)?;
             let shown = ports::quoted_shown(slot, word, frame, quote);
             let shown = shown.ok_or(DropReason::NotReply)?;
-            let hop = way_out(skb, frame, hop, uplink, &shown.address)?;
+            let way = way_out(skb, frame, hop, uplink, &shown.address)?;
             global::rewrite_quoted_destination(*skb, frame, quote, shown)?;
             rewrite::error_source(skb, frame, &shown.address)?;
-            hop
+            way
         }
         Err(DropReason::Fragment) => {
             let shown = fragments::follow_first(frame, slot, word)?;
-            let hop = way_out(skb, frame, hop, uplink, shown)?;
+            let way = way_out(skb, frame, hop, uplink, shown)?;
             rewrite::ip_source(skb, frame, shown)?;
-            hop
+            way
         }
         Err(reason) => return Err(reason),
+    };
+    let Some(hop) = way else {
+        return Ok(Verdict::Pass);
     };
     rewrite::time_to_live(skb, frame, ttl)?;
     Ok(Verdict::Redirect(skb.redirect_neighbour(hop)))
 }
 
 /// What packets that take the way `hop` are shown as: the uplink's address, or the slot's own where
-/// that is routed.
+/// that is routed, or left to the host's stack to translate.
 #[inline(always)]
 fn uplink_address<'a>(
     config: &Config,
@@ -148,14 +151,15 @@ fn uplink_address<'a>(
     hop: Hop,
 ) -> Result<&'a Address, DropReason> {
     let uplink = maps::uplink(hop.ifindex()).ok_or(DropReason::NotUplink)?;
-    if config.is_routed(frame.family) {
+    if config.keeps_addresses(frame.family) {
         return Ok(&frame.source);
     }
     uplink.address(frame.family).ok_or(DropReason::NoUplink)
 }
 
-/// The way of a packet that is shown as `shown`: `hop`, whose address is `uplink`, unless the packet
-/// answers from another address of the host. Then it goes where the host's own answers from there go.
+/// The way of a packet that is shown as `shown`: none where the host's stack is to send it, else `hop`, whose
+/// address is `uplink`, unless the packet answers from another address of the host. Then it goes where the
+/// host's own answers from there go.
 ///
 /// # Errors
 /// [`DropReason::TooBig`] where the host's stack, which takes the way `hop`, finds the same.
@@ -166,15 +170,17 @@ fn way_out(
     hop: Hop,
     uplink: Result<&Address, DropReason>,
     shown: &Address,
-) -> Result<Hop, DropReason> {
+) -> Result<Option<Hop>, DropReason> {
     let ordinary = hop.ifindex();
     let mut way = hop;
     if !uplink.is_ok_and(|address| *address == *shown) {
         way = host::route_from(skb, frame, shown)?.ok_or(DropReason::NoRoute)?;
         maps::uplink(way.ifindex()).ok_or(DropReason::NotUplink)?;
+    } else if maps::config()?.host_forwards() {
+        return Ok(None);
     }
     if !host::is_too_big(skb, way) {
-        Ok(way)
+        Ok(Some(way))
     } else if way.ifindex() == ordinary {
         Err(DropReason::TooBig)
     } else {

@@ -5,6 +5,7 @@ use pcpm_ebpf::drop_reason::DropReason;
 
 use crate::{
     arrival::{self, Here},
+    flows::Receiver,
     maps,
     skb::Skb,
     verdict::Verdict,
@@ -37,18 +38,22 @@ pub(crate) fn try_from_uplink(skb: &Skb) -> Result<Verdict, DropReason> {
     if is_slots && !config.is_routed(frame.family) {
         return Err(DropReason::PoolFromUplink);
     }
+    if is_slots && config.host_forwards() {
+        return Ok(Verdict::Next);
+    }
     // What claims to come from the host itself is for the host to judge: connections between slots
     // through published ports have such sources.
     let (to, from) = (&frame.destination, &frame.source);
     if !is_slots && (!maps::is_host_address(to) || maps::is_host_address(from)) {
         return Ok(Verdict::Next);
     }
-    match arrival::translate::<Here>(skb, frame)? {
-        Some(receiver) => {
-            skb.set_mark(receiver.epoch);
-            Ok(skb.redirect_peer(maps::hub_link(receiver.slot)?))
-        }
-        None if is_slots => Err(DropReason::PoolFromUplink),
-        None => Ok(Verdict::Next),
+    let mut receiver = Receiver::default();
+    if arrival::translate::<Here>(*skb, frame, &mut receiver)? {
+        skb.set_mark(receiver.epoch);
+        return Ok(skb.redirect_peer(maps::hub_link(receiver.slot)?));
     }
+    if is_slots {
+        return Err(DropReason::PoolFromUplink);
+    }
+    Ok(Verdict::Next)
 }

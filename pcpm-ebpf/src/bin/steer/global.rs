@@ -26,7 +26,8 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    arrival, clone, collect, drops,
+    arrival::{self, Elsewhere},
+    clone, collect, drops,
     flows::{self, Receiver, Standing},
     fragments, from_host, hairpin, host, inbound, limits, names,
     policy::{self, Holder},
@@ -171,6 +172,11 @@ global! {
     /// See [`Connection::open_as`].
     fn open_connection(connection: &mut Connection, skb: Skb, address: &Address, transport: &Transport)
         -> Result<(), DropReason> = Connection::open_as;
+    /// See [`Connection::open_as_is`].
+    fn open_connection_as_is(connection: &mut Connection, transport: &Transport)
+        -> Result<(), DropReason> = Connection::open_as_is;
+    /// See [`Connection::write_egress`].
+    fn write_egress(connection: &Connection) -> Result<(), DropReason> = Connection::write_egress;
     /// See [`ports::claim`].
     fn claim_port(key: &FlowKey, entry: &mut SealedFlow, late: bool) -> Result<bool, DropReason>
         = ports::claim;
@@ -200,6 +206,9 @@ global! {
     /// See [`from_host::from_own_stack`].
     fn from_own_stack(skb: Skb, frame: &Frame, receiver: &Holder) -> Result<(), DropReason>
         = from_host::from_own_stack;
+    /// See [`arrival::translate`].
+    fn translate_arrival(skb: Skb, frame: &Frame, receiver: &mut Receiver) -> Result<bool, DropReason>
+        = arrival::translate::<Elsewhere>;
     /// See [`arrival::follow`].
     fn follow_arrival(skb: Skb, frame: &Frame, transport: &Transport, receiver: &mut Receiver)
         -> Result<bool, DropReason> = arrival::follow;
@@ -207,8 +216,8 @@ global! {
     fn enter(frame: &Frame, transport: &Transport, receiver: &mut Receiver)
         -> Result<bool, DropReason> = inbound::enter;
     /// See [`inbound::open`].
-    fn open_inbound(frame: &Frame, transport: &Transport, target: &PortTarget, receiver: &mut Receiver)
-        -> Result<(), DropReason> = inbound::open;
+    fn open_inbound(target: &PortTarget, receiver: &mut Receiver) -> Result<(), DropReason>
+        = inbound::open;
     /// See [`arrival::translate_error`].
     fn translate_error(skb: Skb, frame: &Frame, quote: &Quote, receiver: &mut Receiver)
         -> Result<bool, DropReason> = arrival::translate_error;

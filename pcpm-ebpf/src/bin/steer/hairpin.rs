@@ -15,7 +15,6 @@ use pcpm_ebpf::{
 };
 
 use crate::{
-    arrival::{self, Elsewhere},
     fragments, global, inbound, maps,
     policy::{self, Holder},
     ports::{self, Connection},
@@ -91,7 +90,10 @@ fn turn_around(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
 #[inline(always)]
 pub(crate) fn come_back(skb: &Skb, frame: &Frame) -> Result<Verdict, DropReason> {
     let here = skb.mark() - 1;
-    let receiver = arrival::translate::<Elsewhere>(skb, frame)?.ok_or(DropReason::HostClosed)?;
+    let receiver = maps::receiver()?;
+    if !global::translate_arrival(*skb, frame, receiver)? {
+        return Err(DropReason::HostClosed);
+    }
     if hub_of(receiver.slot) != here {
         skb.set_mark(receiver.epoch);
         return Ok(skb.redirect_peer(HUB_UPLINK_INDEX));

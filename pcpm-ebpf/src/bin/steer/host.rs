@@ -21,6 +21,7 @@ use pcpm_ebpf::{
     address::Address,
     drop_reason::DropReason,
     packet::{Family, Frame, protocol},
+    policy::gateway,
 };
 
 use crate::{global, maps, skb::Skb};
@@ -125,6 +126,12 @@ pub(crate) fn is_too_big(skb: &Skb, hop: Hop) -> bool {
     // SAFETY: the helper writes the link's MTU to `mtu`.
     let fits = unsafe { bpf_check_mtu(skb.context(), hop.ifindex(), &raw mut mtu, 0, segments) };
     fits > 0
+}
+
+/// Whether `address` is one of the host's own, the slots' gateway among them.
+#[inline(always)]
+pub(crate) fn is_own(address: &Address) -> bool {
+    *address == gateway(address.is_v4()) || maps::is_host_address(address)
 }
 
 /// Whether the host has a socket that an answer to `ingress` would belong to.

@@ -4,10 +4,10 @@
 //! EGRESS the way back, with the address and port that the client speaks to.
 
 use pcpm_ebpf::{
-    abi::{AttachmentWord, Flow, FlowKey, PortKey, PortTarget, flow_kind},
+    abi::{AttachmentWord, Flow, FlowKey, PortKey, PortTarget},
     drop_reason::DropReason,
     nat::{self, Endpoint},
-    packet::{Frame, Transport},
+    packet::{Family, Frame, Transport},
     published,
     quota::ENTRIES_PER_CONNECTION,
 };
@@ -44,7 +44,8 @@ pub(crate) fn port_of(key: &FlowKey) -> PortKey {
     PortKey::on(key.local, key.local_port, key.protocol)
 }
 
-/// Whether a packet opens a connection through a published port, and whom it is for then.
+/// Whether a packet, whose INGRESS key is that of [`maps::pair`], opens a connection through a published port;
+/// `receiver` is whom it is for then.
 #[inline(always)]
 pub(crate) fn enter(
     frame: &Frame,
@@ -52,28 +53,23 @@ pub(crate) fn enter(
     receiver: &mut Receiver,
 ) -> Result<bool, DropReason> {
     match door(frame, transport) {
-        Some(target) => open(frame, transport, &target, receiver).map(|()| true),
+        Some(target) => open(&target, receiver).map(|()| true),
         None => Ok(false),
     }
 }
 
-/// Opens a connection through the published port that leads to `target`, and says whom it is for.
+/// Opens a connection through the published port that leads to `target`, and says whom it is for. Its INGRESS
+/// key is that of [`maps::pair`].
 #[inline(always)]
-pub(crate) fn open(
-    frame: &Frame,
-    transport: &Transport,
-    target: &PortTarget,
-    receiver: &mut Receiver,
-) -> Result<(), DropReason> {
+pub(crate) fn open(target: &PortTarget, receiver: &mut Receiver) -> Result<(), DropReason> {
     let config = maps::config()?;
     let Pair {
         ingress,
         egress,
         shown,
     } = maps::pair()?;
-    *ingress = FlowKey::arriving(flow_kind::INGRESS, frame, transport);
     *egress = ingress.restored(&Endpoint {
-        address: config.slot_address(target.slot, frame.family),
+        address: config.slot_address(target.slot, Family::of(&ingress.local)),
         port: target.port,
     });
     if global::is_taken(egress, ingress, target) {

@@ -20,7 +20,7 @@ use pcpm_ebpf::{
     packet::{Frame, IpHeader, Transport},
 };
 
-use crate::{names::Reading, ports::Connection, skb::Skb};
+use crate::{flows::Receiver, names::Reading, ports::Connection, skb::Skb};
 
 const DEFAULT_SLOTS: usize = 1024;
 const DEFAULT_HUBS: usize = 2;
@@ -126,6 +126,7 @@ struct Workspace {
     quoted_header: IpHeader,
     route: bpf_fib_lookup,
     connection: Connection,
+    receiver: Receiver,
     draft: Draft,
     reading: Reading,
     pair: Pair,
@@ -197,6 +198,13 @@ pub(crate) fn route() -> Result<&'static mut bpf_fib_lookup, DropReason> {
 pub(crate) fn connection() -> Result<&'static mut Connection, DropReason> {
     // SAFETY: as in `frame`.
     Ok(unsafe { &mut (*workspace()?).connection })
+}
+
+/// Where to keep whom the packet at hand is for.
+#[inline(always)]
+pub(crate) fn receiver() -> Result<&'static mut Receiver, DropReason> {
+    // SAFETY: as in `frame`.
+    Ok(unsafe { &mut (*workspace()?).receiver })
 }
 
 /// Where to make an entry.

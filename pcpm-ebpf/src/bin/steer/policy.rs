@@ -15,7 +15,7 @@ use pcpm_ebpf::{
 
 use crate::{
     flows::Standing,
-    fragments, global,
+    fragments, global, host,
     maps::{self, POLICY},
     settings::Granted,
     skb::Skb,
@@ -187,15 +187,10 @@ pub(crate) fn check_world(
     let is_checked =
         sender.granted.policy() != 0 || maps::config()?.world_is_closed != 0 || is_link_local;
     // Later fragments follow the first one, which was checked.
-    if !is_checked || frame.fragment.is_later() || is_the_hosts(&frame.destination) {
+    if !is_checked || frame.fragment.is_later() || host::is_own(&frame.destination) {
         return Ok(());
     }
     global::check_peer(*skb, frame, sender)
-}
-
-#[inline(always)]
-fn is_the_hosts(address: &Address) -> bool {
-    *address == gateway(address.is_v4()) || maps::is_host_address(address)
 }
 
 /// Whether a slot's packet may pass to the world where rules have a say.

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What a slot's connection to the world is shown as: what it has been so far, or a new port of
-/// `uplink`, the address of the way out.
+/// `uplink`, the address of the way out; where slots are routed, what it is.
 ///
 /// # Errors
 /// Why there is no such address, for a connection that needs one.
@@ -43,7 +43,12 @@ pub(crate) fn shown(
         return Ok(connection.shown());
     }
     let uplink = uplink?;
-    if !goes_on || connection.shown.address != *uplink {
+    if goes_on && connection.shown.address == *uplink {
+        return Ok(connection.shown());
+    }
+    if maps::config()?.is_routed(frame.family) {
+        global::open_connection_as_is(connection, transport)?;
+    } else {
         global::open_connection(connection, *skb, uplink, transport)?;
     }
     Ok(connection.shown())
@@ -155,7 +160,7 @@ impl Connection {
         (agree && ingress.stands(&key, self.word, self.now)).then_some(ingress)
     }
 
-    /// Opens it, shown as a free port of `address`, or as it is where that is the slot's own.
+    /// Opens it, shown as a free port of `address`.
     #[inline(always)]
     pub(crate) fn open_as(
         &mut self,
@@ -163,30 +168,43 @@ impl Connection {
         address: &Address,
         transport: &Transport,
     ) -> Result<(), DropReason> {
+        self.count_entries(transport)?;
+        self.shown.address = *address;
+        let draft = maps::draft()?;
+        self.shown.port = self
+            .claim_port(skb, maps::config()?, draft)
+            .inspect_err(|_| self.give_back(ENTRIES_PER_CONNECTION))?;
+        global::write_egress(self)
+    }
+
+    /// Opens it, shown as it is: the same entries as for a port of an uplink, but no search, because nobody else
+    /// can have the slot's own port.
+    #[inline(always)]
+    pub(crate) fn open_as_is(&mut self, transport: &Transport) -> Result<(), DropReason> {
+        self.count_entries(transport)?;
+        self.shown.address = self.egress.local;
+        self.shown.port = self.egress.local_port;
+        let draft = maps::draft()?;
+        self.draft_ingress(draft);
+        global::write_flow(&draft.key, &mut draft.entry).inspect_err(|_| self.give_back(1))?;
+        global::write_egress(self)
+    }
+
+    /// Counts the entries of a connection that the packet at hand opens.
+    #[inline(always)]
+    fn count_entries(&self, transport: &Transport) -> Result<(), DropReason> {
         if transport.kind == TransportKind::EchoReply || transport.tcp_flags & tcp_flag::RST != 0 {
             return Err(DropReason::NotReply);
         }
-        global::take_entries(self.slot, self.word.epoch(), ENTRIES_PER_CONNECTION)?;
-        self.shown.address = *address;
-        let draft = maps::draft()?;
-        self.shown.port = if *address == self.egress.local {
-            self.keep_port(draft)?
-        } else {
-            self.claim_port(skb, maps::config()?, draft)
-                .inspect_err(|_| self.give_back(ENTRIES_PER_CONNECTION))?
-        };
-        draft.entry.flow = self.flow(&self.shown);
-        global::write_flow(&self.egress, &mut draft.entry)
+        global::take_entries(self.slot, self.word.epoch(), ENTRIES_PER_CONNECTION)
     }
 
-    /// The slot's own port, which nobody else can have: the same entry as for a port of an uplink, but
-    /// no search.
+    /// Writes the entry that remembers what it is shown as.
     #[inline(always)]
-    fn keep_port(&mut self, draft: &mut Draft) -> Result<u16, DropReason> {
-        self.shown.port = self.egress.local_port;
-        self.draft_ingress(draft);
-        global::write_flow(&draft.key, &mut draft.entry).inspect_err(|_| self.give_back(1))?;
-        Ok(self.shown.port)
+    pub(crate) fn write_egress(&self) -> Result<(), DropReason> {
+        let draft = maps::draft()?;
+        draft.entry.flow = self.flow(&self.shown);
+        global::write_flow(&self.egress, &mut draft.entry)
     }
 
     /// Entries that were counted for it are not made.
