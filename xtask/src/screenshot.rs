@@ -5,9 +5,10 @@ mod svg;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use pcpm_tests::{Terminal, World, binary};
 
@@ -19,7 +20,7 @@ pub(crate) struct ScreenshotArguments {
     /// How long the pool is watched under load, in seconds.
     #[arg(long, default_value_t = 125, value_parser = clap::value_parser!(u64).range(5..=900))]
     seconds: u64,
-    /// A recording of 'pcpm top --record' to show instead.
+    /// A recording of 'pcpm top --record' to show instead, which takes no root.
     #[arg(long, value_name = "FILE")]
     recording: Option<PathBuf>,
     /// Which view.
@@ -31,33 +32,53 @@ pub(crate) struct ScreenshotArguments {
 }
 
 pub(crate) fn run(arguments: &ScreenshotArguments) -> Result<()> {
-    release::enter()?;
-    let world = World::new()?;
-    let recording = match &arguments.recording {
-        Some(recording) => recording.canonicalize()?.display().to_string(),
-        None => record(&world, Duration::from_secs(arguments.seconds))?,
+    let shown = match &arguments.recording {
+        Some(recording) => {
+            let words = words(
+                &arguments.view,
+                recording.to_str().context("a path of letters")?,
+            );
+            let output = Command::new(binary("pcpm")?)
+                .args(words)
+                .envs(LOOKS)
+                .output()?;
+            ensure!(
+                output.status.success(),
+                "pcpm top: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            String::from_utf8(output.stdout)?
+        }
+        None => of_a_pool(arguments)?,
     };
-    let words = [
-        "--color",
-        "always",
-        "top",
-        "--once",
-        "--size",
-        "120x38",
-        "--view",
-        &arguments.view,
-    ];
-    let replay = ["--replay", &recording];
-    let shown = world
-        .pcpm(words.into_iter().chain(replay))?
-        .env("COLORTERM", "truecolor")
-        .env("LC_ALL", "C.UTF-8")
-        .run()?;
     let picture = svg::picture(&ansi::screen(&shown));
     fs::write(&arguments.out, picture)
         .with_context(|| format!("write {}", arguments.out.display()))?;
     println!("{}", arguments.out.display());
     Ok(())
+}
+
+/// What the dashboard prints its frame for.
+const LOOKS: [(&str, &str); 2] = [("COLORTERM", "truecolor"), ("LC_ALL", "C.UTF-8")];
+
+/// The words of `pcpm` that print the last frame of a recording.
+fn words<'a>(view: &'a str, recording: &'a str) -> [&'a str; 10] {
+    let [color, always] = ["--color", "always"];
+    [
+        color, always, "top", "--once", "--size", "120x38", "--view", view, "--replay", recording,
+    ]
+}
+
+/// A frame of a real pool under load.
+fn of_a_pool(arguments: &ScreenshotArguments) -> Result<String> {
+    release::enter()?;
+    let world = World::new()?;
+    let recording = record(&world, Duration::from_secs(arguments.seconds))?;
+    let mut pcpm = world.pcpm(words(&arguments.view, &recording))?;
+    for (name, value) in LOOKS {
+        pcpm = pcpm.env(name, value);
+    }
+    pcpm.run()
 }
 
 /// Watches a pool under load, and returns where the recording is in the world.

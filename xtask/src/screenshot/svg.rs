@@ -25,7 +25,7 @@ pub(super) fn picture(lines: &[Vec<Cell>]) -> String {
         drawing.line(line, row);
     }
     let paper = hex(PAPER);
-    let fonts = "ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace";
+    let fonts = "'DejaVu Sans Mono',Menlo,Consolas,ui-monospace,monospace";
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
          font-family=\"{fonts}\" font-size=\"13\" role=\"img\" aria-label=\"pcpm top under load\">\n\
@@ -94,10 +94,12 @@ impl Drawing {
         let escaped = shown
             .trim_start()
             .replace('&', "&amp;")
-            .replace('<', "&lt;");
+            .replace('<', "&lt;")
+            // Spaces between words stay as many as they are.
+            .replace(' ', "\u{a0}");
         let _ = writeln!(
             self.0,
-            "<text x=\"{x:.1}\" y=\"{:.1}\" textLength=\"{length}\" xml:space=\"preserve\" fill=\"{}\"{weight}>{escaped}</text>",
+            "<text x=\"{x:.1}\" y=\"{:.1}\" textLength=\"{length}\" fill=\"{}\"{weight}>{escaped}</text>",
             y + 13.0,
             ink(look)
         );
@@ -112,14 +114,15 @@ impl Drawing {
         match sign {
             '▁'..='█' => {
                 let part = height * f64::from(u32::from(sign) - 0x2580) / 8.0;
-                self.rect([x, y + height - part, width, part], &colour);
+                // A little wider than the cell, so that no seam is seen between neighbours.
+                self.rect([x, y + height - part, width + 0.4, part + 0.4], &colour);
             }
             '─' => self.rect([x, middle_y - 0.5, width, 1.0], &colour),
             '╌' => {
                 self.rect([x, middle_y - 0.5, width * 0.4, 1.2], &colour);
                 self.rect([x + width / 2.0, middle_y - 0.5, width * 0.4, 1.2], &colour);
             }
-            '━' => self.rect([x, middle_y - 2.5, width, 5.0], &colour),
+            '━' => self.rect([x, middle_y - 2.5, width + 0.4, 5.0], &colour),
             '│' => self.rect([middle_x - 0.5, y, 1.0, height], &colour),
             '╭' => self.corner([middle_x, y + height], [x + width, middle_y], &colour),
             '╮' => self.corner([middle_x, y + height], [x, middle_y], &colour),

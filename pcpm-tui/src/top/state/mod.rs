@@ -357,7 +357,9 @@ impl State {
             return None;
         }
         let model = self.model();
-        let rows = self.slots.rows(model.slots.rows(), model.now_ms);
-        rows.get(self.slots.position(&rows)).copied()
+        let selected = self.slots.selected().and_then(|name| model.slots.get(name));
+        let is_shown = |row: &&slots::Row| self.slots.filter.lets_through(*row, model.now_ms);
+        let first = || self.slots.first(model.slots.rows(), model.now_ms);
+        selected.filter(is_shown).or_else(first)
     }
 }

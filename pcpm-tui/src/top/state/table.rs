@@ -102,20 +102,44 @@ impl Table {
         rows: impl Iterator<Item = &'a R>,
         now_ms: u64,
     ) -> Vec<&'a R> {
-        let column = &R::COLUMNS[self.sort.min(R::COLUMNS.len() - 1)];
+        let column = self.column::<R>();
         let shown = rows.filter(|row| self.filter.lets_through(*row, now_ms));
         let mut keyed: Vec<_> = shown.map(|row| ((column.value)(row), row)).collect();
-        // Rows that have nothing there come last, whichever way round.
+        keyed.sort_by(|(one, _), (other, _)| self.order(column, one, other));
+        keyed.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// The first of [`rows`](Self::rows), without ordering the others.
+    pub(crate) fn first<'a, R: Record>(
+        &self,
+        rows: impl Iterator<Item = &'a R>,
+        now_ms: u64,
+    ) -> Option<&'a R> {
+        let column = self.column::<R>();
+        let shown = rows.filter(|row| self.filter.lets_through(*row, now_ms));
+        let keyed = shown.map(|row| ((column.value)(row), row));
+        let first = keyed.min_by(|(one, _), (other, _)| self.order(column, one, other));
+        first.map(|(_, row)| row)
+    }
+
+    /// What was selected last; it may be gone.
+    pub(crate) fn selected(&self) -> Option<&str> {
+        self.selected.as_deref()
+    }
+
+    fn column<R: Record>(&self) -> &'static Column<R> {
+        &R::COLUMNS[self.sort.min(R::COLUMNS.len() - 1)]
+    }
+
+    /// Rows that have nothing in the column come last, whichever way round.
+    fn order<R>(&self, column: &Column<R>, one: &Value<'_>, other: &Value<'_>) -> Ordering {
         // The youngest began last.
         let reverse = self.reverse != (column.unit == Unit::Age);
         let missing = |value: &Value<'_>| *value == Value::Missing;
-        keyed.sort_by(|(one, _), (other, _)| {
-            missing(one).cmp(&missing(other)).then_with(|| {
-                let order = one.order(other);
-                if reverse { order.reverse() } else { order }
-            })
-        });
-        keyed.into_iter().map(|(_, row)| row).collect()
+        missing(one).cmp(&missing(other)).then_with(|| {
+            let order = one.order(other);
+            if reverse { order.reverse() } else { order }
+        })
     }
 
     /// Where the selected row stands; the first if it is gone.
@@ -190,6 +214,7 @@ mod tests {
         assert_eq!(names(&table), ["a", "b", "c"]);
         table.sort_by(1);
         assert_eq!(names(&table), ["c", "a", "b"]);
+        assert_eq!(table.first(THINGS.iter(), 0).unwrap().0, "c");
         table.sort_by(1);
         assert_eq!(names(&table), ["a", "c", "b"]);
     }
