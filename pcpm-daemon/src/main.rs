@@ -20,6 +20,7 @@ mod open_files;
 mod pin_note;
 mod policy;
 mod pool;
+mod privileges;
 mod process;
 mod reaper;
 mod reload;
@@ -62,7 +63,12 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return check(&config, args.json);
     }
     let filter = config.log_filter(args, std::env::var("RUST_LOG").ok());
+    let kept = privileges::drop_unneeded().context("give up privileges")?;
     let log = Rc::new(Log::start(config.log.format, &filter)?);
+    tracing::debug!(
+        capabilities = kept.join(","),
+        "gave up all other privileges"
+    );
     let done = if args.cleanup {
         clean_up(&config, &log)
     } else {

@@ -206,18 +206,16 @@ fn a_journal_of_a_later_version_is_refused_and_nothing_is_touched() -> Result<()
     kill(&mut daemon)?;
     let ours = fs::read_to_string(world.path(JOURNAL))?;
     let (_, rest) = ours.split_once('\n').context("no lines")?;
-    // The checksum of the line stands before it; this is one for `{"pcpm_journal":3}`.
-    let line = format!(
-        "{:08x} {{\"pcpm_journal\":3}}",
-        crc32(b"{\"pcpm_journal\":3}")
-    );
+    // The checksum of a line stands before it.
+    let later = "{\"pcpm_journal\":1000}";
+    let line = format!("{:08x} {later}", crc32(later.as_bytes()));
     fs::write(world.path(JOURNAL), format!("{line}\n{rest}"))?;
     let refused = world
         .spawn_daemon(&["--capacity", "2"])
         .unwrap_err()
         .to_string();
     assert!(
-        refused.contains("it has format 3 and this pcpmd knows 2"),
+        refused.contains("it has format 1000 and this pcpmd knows"),
         "{refused}"
     );
     place.tool("ping -c1 -W5 198.51.100.1").run()?;
