@@ -6,6 +6,7 @@ mod bpf;
 mod collector;
 mod config;
 mod doctor;
+mod duty;
 mod engine;
 mod found;
 mod host_world;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::{
     bpf::{HubWays, SocketHooks},
+    duty::Duty,
     engine::unix_time_ms,
     net::{Host, HostChanges, HostKernel as _, Hub, HubSpec, HubState, Programs},
 };
@@ -68,16 +69,26 @@ struct Told {
 }
 
 impl Reaper {
-    /// Starts the thread, which ends with the process.
-    pub(crate) fn start(self, findings: UnboundedSender<Finding>) -> anyhow::Result<()> {
+    /// Starts the thread, which ends with its duty.
+    pub(crate) fn start(
+        self,
+        findings: UnboundedSender<Finding>,
+        duty: Duty,
+    ) -> anyhow::Result<()> {
         let host = Host::open(&self.state_dir)?;
         let changes = HostChanges::listen()?;
-        let run = move || self.run(host, &changes, &findings);
+        let run = move || self.run(host, &changes, &findings, &duty);
         let thread = thread::Builder::new().name("pcpm-reaper".to_owned());
         thread.spawn(run).context("start the reaper").map(drop)
     }
 
-    fn run(mut self, mut host: Host, changes: &HostChanges, findings: &UnboundedSender<Finding>) {
+    fn run(
+        mut self,
+        mut host: Host,
+        changes: &HostChanges,
+        findings: &UnboundedSender<Finding>,
+        duty: &Duty,
+    ) {
         let mut told = Told::default();
         let mut looked = Instant::now();
         loop {
@@ -86,12 +97,18 @@ impl Reaper {
                 tracing::error!("hubs and slots are no longer looked after: {error}");
                 return;
             }
-            let mut found = self.look_at_hubs(&mut host, &mut told);
-            if looked.elapsed() >= self.interval {
-                found.extend(self.look_at_sockets(&mut told));
-                found.extend(self.look_at_slots(&mut host, &mut told));
-                looked = Instant::now();
-            }
+            let look = || {
+                let mut found = self.look_at_hubs(&mut host, &mut told);
+                if looked.elapsed() >= self.interval {
+                    found.extend(self.look_at_sockets(&mut told));
+                    found.extend(self.look_at_slots(&mut host, &mut told));
+                    looked = Instant::now();
+                }
+                found
+            };
+            let Some(found) = duty.on(look) else {
+                return;
+            };
             if found
                 .into_iter()
                 .any(|finding| findings.send(finding).is_err())

@@ -23,6 +23,7 @@ use crate::{
     bpf::DropEvents,
     collector::{Collector, FillChange},
     config::{self, Args, Config, Egress},
+    duty::Duty,
     engine::{
         Engine, Settings, Shared,
         recycling::Recycler,
@@ -141,10 +142,11 @@ pub(crate) fn until_stopped(
     let collector = Collector::start(Box::new(built.flows), collected, fills)
         .context("start the thread that collects dead flows")?;
     let (found, findings) = mpsc::unbounded_channel();
+    let duty = Duty::default();
     let looked_after = built
         .uplinks
-        .follow(changes, found.clone())
-        .and_then(|()| built.reaper.start(found));
+        .follow(changes, found.clone(), duty.clone())
+        .and_then(|()| built.reaper.start(found, duty.clone()));
     let served = looked_after.and_then(|()| {
         let inboxes = (inbox, uplinks, fill_changes, built.drop_events, findings);
         let locks = insight.history.clone();
@@ -153,6 +155,7 @@ pub(crate) fn until_stopped(
             serve((args, config, log), engine, locks, inboxes, signals),
         )
     });
+    duty.end();
     collector.stop();
     workers.stop();
     insight.stop();

@@ -8,6 +8,7 @@ use pcpm_api::types;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::bpf::{HostAddresses, Uplinks};
+use crate::duty::Duty;
 use crate::host_world::shown;
 use crate::net::{FoundUplinks, Host, HostChanges, HostEgress, HostKernel as _, UplinkChoice};
 use crate::reaper::Finding;
@@ -27,19 +28,20 @@ pub(crate) struct UplinkFollower {
 }
 
 impl UplinkFollower {
-    /// Starts the thread, which ends with the process. Whenever the uplinks have become others, they
+    /// Starts the thread, which ends with its duty. Whenever the uplinks have become others, they
     /// are sent, and what they had lost of the program is told.
     pub(crate) fn follow(
         self,
         changes: UnboundedSender<Vec<types::Uplink>>,
         findings: UnboundedSender<Finding>,
+        duty: Duty,
     ) -> anyhow::Result<()> {
         let host = Host::open(&self.state_dir)?;
         let notifications = match self.egress {
             Some(_) => HostChanges::listen_with_firewall()?,
             None => HostChanges::listen()?,
         };
-        let run = move || self.run(host, &notifications, &changes, &findings);
+        let run = move || self.run(host, &notifications, &changes, &findings, &duty);
         let thread = thread::Builder::new()
             .name("pcpm-uplink".to_owned())
             .spawn(run);
@@ -54,11 +56,14 @@ impl UplinkFollower {
         notifications: &HostChanges,
         changes: &UnboundedSender<Vec<types::Uplink>>,
         findings: &UnboundedSender<Finding>,
+        duty: &Duty,
     ) {
         loop {
             // Looked at once before the first notification: it may have changed since the start.
             let before = self.followed.clone();
-            self.look(&mut host);
+            if duty.on(|| self.look(&mut host)).is_none() {
+                return;
+            }
             if self.followed != before && changes.send(self.followed.clone()).is_err() {
                 return;
             }
