@@ -1,6 +1,11 @@
 //! The edges of slots that all have the same inner address, see `pcpm_ebpf::clone`.
 
-use pcpm_ebpf::{clone, drop_reason::DropReason, icmp_error::QuotedAddresses, packet::Frame};
+use pcpm_ebpf::{
+    clone,
+    drop_reason::DropReason,
+    icmp_error::QuotedAddresses,
+    packet::{Frame, protocol},
+};
 
 use crate::{maps, skb::Skb};
 
@@ -25,6 +30,10 @@ pub(crate) fn enter(skb: Skb, frame: &Frame, slot: u32) -> Result<(), DropReason
 /// The addresses that the frame quotes, if it is an ICMP error.
 #[inline(always)]
 fn quoted(skb: Skb, frame: &Frame) -> Option<QuotedAddresses> {
+    // A call costs some nanoseconds, which every packet would pay.
+    if !matches!(frame.protocol, protocol::ICMP | protocol::ICMPV6) {
+        return None;
+    }
     let header = skb.quoted_header(frame).ok()?;
     Some(QuotedAddresses::of(&skb, frame, header))
 }
