@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use pcpm_api::types::{DropCount, DroppedPackets, DropsReply, DropsRequest};
 use serde::Serialize;
 
-use super::watch::{ended, nobody_reads};
+use super::watch::{end_with_the_reader, ended};
 use super::{Session, print_text};
 use crate::cli::DropsArgs;
 use crate::render::{drops as screen, json};
@@ -57,10 +57,8 @@ pub(super) fn drops(session: &Session, args: &DropsArgs) -> Result<ExitCode> {
 }
 
 fn follow(session: &Session, request: &DropsRequest) -> Result<ExitCode> {
+    end_with_the_reader();
     for frame in session.connect()?.follow_drops(request)? {
-        if nobody_reads() {
-            return Ok(ExitCode::SUCCESS);
-        }
         print_text(&lines(session, &frame?)?)?;
     }
     Err(ended(session, "Drops").into())

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use pcpm_api::types::{LocksReply, LocksRequest};
 
-use super::watch::{ended, nobody_reads};
+use super::watch::{end_with_the_reader, ended};
 use super::{Session, print_text};
 use crate::cli::{LocksArgs, milliseconds};
 use crate::render::{json, locks as screen};
@@ -50,10 +50,8 @@ fn observe(session: &Session, wanted_ms: u64) -> Result<u64> {
 }
 
 fn follow(session: &Session, request: &LocksRequest, args: &LocksArgs) -> Result<ExitCode> {
+    end_with_the_reader();
     for frame in session.connect()?.follow_locks(request)? {
-        if nobody_reads() {
-            return Ok(ExitCode::SUCCESS);
-        }
         let frame = frame?;
         print_text(&if session.json {
             json::line(&frame)?

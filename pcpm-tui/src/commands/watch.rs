@@ -20,10 +20,8 @@ pub(super) fn watch(session: &Session, args: &WatchArgs) -> Result<ExitCode> {
         locks: args.locks.then_some(true),
         ..WatchRequest::default()
     };
+    end_with_the_reader();
     for frame in session.connect()?.watch(&request)? {
-        if nobody_reads() {
-            return Ok(ExitCode::SUCCESS);
-        }
         print_text(&lines(session, &frame?)?)?;
     }
     Err(ended(session, "Watch").into())
@@ -36,15 +34,18 @@ fn lines(session: &Session, frame: &WatchFrame) -> Result<String> {
     Ok(events::lines(frame, session.look))
 }
 
-/// Most frames print nothing: without this, `pcpm watch | head -1` would stay until the next event.
-pub(super) fn nobody_reads() -> bool {
-    let stdout = io::stdout();
-    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    let polled = poll(&mut fds, PollTimeout::ZERO);
-    polled.is_ok_and(|ready| ready > 0)
-        && fds[0]
-            .revents()
-            .is_some_and(|e| e.contains(PollFlags::POLLERR))
+/// Ends the process as soon as nobody reads what it prints any more: `pcpm watch | head -1` would stay until the
+/// next event otherwise.
+pub(super) fn end_with_the_reader() {
+    std::thread::spawn(|| {
+        let stdout = io::stdout();
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        let polled = poll(&mut fds, PollTimeout::NONE);
+        let revents = fds[0].revents().unwrap_or(PollFlags::empty());
+        if polled.is_ok() && revents.contains(PollFlags::POLLERR) {
+            std::process::exit(0);
+        }
+    });
 }
 
 /// The daemon went away while it was listened to.

@@ -302,14 +302,12 @@ fn watch_prints_lines_and_exits_3_when_the_daemon_goes_away() {
 
 #[test]
 fn watch_prints_one_json_frame_a_line_and_ends_quietly_with_its_reader() {
-    let many = || {
-        Answer::Frames(vec![
-            json!({"full": true, "time_ms": 1, "counts": counts(),
-        "slots": [], "events": [], "events_lost": 0});
-            10_000
-        ])
+    // Then nothing happens any more.
+    let one = || {
+        Answer::Frames(vec![json!({"full": true, "time_ms": 1, "counts": counts(),
+        "slots": [], "events": [], "events_lost": 0})])
     };
-    let daemon = Daemon::answering(many);
+    let daemon = Daemon::answering(one);
     let mut command = daemon.pcpm(["--json", "watch"]);
     let mut child = command
         .stdout(Stdio::piped())
@@ -325,6 +323,8 @@ fn watch_prints_one_json_frame_a_line_and_ends_quietly_with_its_reader() {
         (&frame["full"], &frame["counts"]),
         (&json!(true), &counts())
     );
+    assert!(matches!(daemon.next(), Seen::Call(..)));
+    assert_eq!(daemon.next(), Seen::Closed);
     let outcome = child.wait_with_output().unwrap();
     assert_eq!(
         (outcome.status.code(), outcome.stderr.as_slice()),

@@ -11,8 +11,8 @@ use pcpm_tests::{Daemon, Process, World};
 use serde::Serialize;
 use serde_json::json;
 
-use super::AttachArguments;
 use super::crowd::Crowd;
+use super::{AttachArguments, detach_everybody};
 use crate::report::{Spread, median, ratio, table, write_json};
 use crate::{plain, progress};
 
@@ -114,7 +114,7 @@ impl Bench {
         let reply = daemon.attach("size-of-a-reply", TENANT)?;
         // Every reply carries the braces of its message and the closing zero.
         let reply_bytes = serde_json::to_vec(&json!({"parameters": reply}))?.len() + 1;
-        detach_all(&daemon, &["size-of-a-reply".to_owned()])?;
+        detach_everybody(&daemon)?;
         daemon.wait_until_ready(slots)?;
         let echo = Echo::start(&world, reply_bytes)?;
         let request_bytes = attach_request(&owner(0)).len();
@@ -191,16 +191,7 @@ impl Bench {
     }
 
     fn refill(&self) -> Result<()> {
-        let held = self
-            .daemon
-            .connect()?
-            .call::<pcpm_api::types::ListReply>("List", &json!({}));
-        let owners: Vec<_> = held?
-            .attachments
-            .into_iter()
-            .map(|held| held.owner)
-            .collect();
-        detach_all(&self.daemon, &owners)?;
+        detach_everybody(&self.daemon)?;
         self.daemon.wait_until_ready(self.slots)?;
         plain::settle()
     }
@@ -234,14 +225,6 @@ fn attach_request(owner: &str) -> Vec<u8> {
         "parameters": {"owner": owner, "tenant": TENANT, "on_empty": "fail"},
     });
     [call.to_string().as_bytes(), b"\0"].concat()
-}
-
-fn detach_all(daemon: &Daemon, owners: &[String]) -> Result<()> {
-    let mut wire = daemon.connect()?;
-    for owner in owners {
-        wire.call::<serde_json::Value>("Detach", &json!({"owner": owner}))?;
-    }
-    Ok(())
 }
 
 /// Asker and answerer share a CPU: waking an idle one, above all in a virtual machine, takes several

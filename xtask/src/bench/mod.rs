@@ -1,15 +1,22 @@
 //! Benchmarks: release builds, in private worlds, always beside a floor measured in the same run.
 
 mod attach;
+mod burst;
 mod crowd;
 mod datapath;
 mod fill;
+mod recycle;
+mod restart;
+mod spread;
 mod top;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use pcpm_api::types::ListReply;
+use pcpm_tests::Daemon;
+use serde_json::{Value, json};
 
 use self::datapath::DatapathArguments;
 
@@ -24,6 +31,90 @@ pub(crate) enum BenchPart {
     Datapath(DatapathArguments),
     /// What the dashboard costs, itself and the daemon, with many slots and updates.
     Top(TopArguments),
+    /// How soon a daemon that was killed serves again, beside an empty start.
+    Restart(RestartArguments),
+    /// What a used slot costs until it can be had again, used again or destroyed and made anew.
+    Recycle(RecycleArguments),
+    /// What becomes of twice as many attaches at once as slots are ready, and of the pool behind them.
+    Burst(BurstArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestartArguments {
+    /// In half a minute: few slots, two rounds.
+    #[arg(long)]
+    quick: bool,
+    /// Slots that the daemon is killed with [default: 4000; quick: 200].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(8..=10_000))]
+    slots: Option<u32>,
+    /// How often each start is measured, one after the other [default: 5; quick: 2].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl RestartArguments {
+    fn slots(&self) -> u32 {
+        self.slots.unwrap_or(if self.quick { 200 } else { 4000 })
+    }
+
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecycleArguments {
+    /// In half a minute: few slots, two rounds.
+    #[arg(long)]
+    quick: bool,
+    /// Slots that are given back at once [default: 200; quick: 32].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(8..=2_000))]
+    slots: Option<u32>,
+    /// How often both ways are measured, one after the other [default: 7; quick: 2].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl RecycleArguments {
+    fn slots(&self) -> u32 {
+        self.slots.unwrap_or(if self.quick { 32 } else { 200 })
+    }
+
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 7 })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BurstArguments {
+    /// In half a minute: a shallow pool, two rounds.
+    #[arg(long)]
+    quick: bool,
+    /// Slots kept ready; twice as many are asked for [default: 100; quick: 20].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=1_000))]
+    ready: Option<u32>,
+    /// How often each way is measured, one after the other [default: 7; quick: 2].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl BurstArguments {
+    fn ready(&self) -> u32 {
+        self.ready.unwrap_or(if self.quick { 20 } else { 100 })
+    }
+
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 7 })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -69,5 +160,18 @@ pub(crate) fn run(part: BenchPart) -> Result<()> {
         BenchPart::Attach(arguments) => attach::run(&arguments),
         BenchPart::Datapath(arguments) => datapath::run(&arguments),
         BenchPart::Top(arguments) => top::run(&arguments),
+        BenchPart::Restart(arguments) => restart::run(&arguments),
+        BenchPart::Recycle(arguments) => recycle::run(&arguments),
+        BenchPart::Burst(arguments) => burst::run(&arguments),
     }
+}
+
+/// Ends all attachments.
+fn detach_everybody(daemon: &Daemon) -> Result<()> {
+    let mut wire = daemon.connect()?;
+    let list: ListReply = wire.call("List", &json!({}))?;
+    for held in list.attachments {
+        wire.call::<Value>("Detach", &json!({"owner": held.owner}))?;
+    }
+    Ok(())
 }
