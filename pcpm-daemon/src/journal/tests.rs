@@ -168,6 +168,28 @@ proptest! {
     }
 
     #[test]
+    fn what_was_written_whole_is_read_again_wherever_the_file_ends_and_whatever_follows(
+        choices in choices(40), at in any::<proptest::sample::Index>(),
+        junk in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let records = plausible(&choices);
+        let intact = written(&records).content(NAME).unwrap();
+        let mut bytes = intact[..at.index(intact.len() + 1)].to_vec();
+        bytes.extend(junk);
+        // What follows may be what was cut off, for a byte or two.
+        let same = bytes.iter().zip(&intact).take_while(|(now, before)| now == before);
+        let same = same.count();
+        let lines = |bytes: &[u8]| bytes.split(|&byte| byte == b'\n').count() - 1;
+        let head = lines(&written(&[]).content(NAME).unwrap());
+        let whole = lines(&intact[..same]).saturating_sub(head);
+        let cut = MemoryStorage::with(NAME, &bytes);
+        let mut opened = open(&cut);
+        prop_assert_eq!(&opened.history, &histories(&records)[whole]);
+        opened.journal.write(&ready(2, 1000)).unwrap();
+        prop_assert_eq!(open(&cut).findings, []);
+    }
+
+    #[test]
     fn a_changed_byte_leaves_a_beginning_and_is_named(
         choices in choices(40), at in any::<proptest::sample::Index>(), bit in 0..8_u8,
     ) {

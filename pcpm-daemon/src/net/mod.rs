@@ -35,6 +35,10 @@ mod egress;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod faults;
 mod golden;
 mod host;
 mod hub;

@@ -32,6 +32,8 @@ pub(super) fn enter(netns: impl AsFd) -> Result<(), NetError> {
 
 /// Moves the calling thread into a new, empty network namespace.
 pub(super) fn enter_new() -> Result<(), NetError> {
+    #[cfg(test)]
+    super::faults::step("create a network namespace")?;
     unshare(CloneFlags::CLONE_NEWNET).during(|| "create a network namespace".to_owned())
 }
 
@@ -56,8 +58,14 @@ impl Drop for Away<'_> {
 
 /// Runs `work` in a thread of its own, which may change namespaces as it likes.
 pub(super) fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    #[cfg(test)]
+    let plan = super::faults::plan();
     std::thread::scope(|scope| {
-        let worker = scope.spawn(work);
+        let worker = scope.spawn(|| {
+            #[cfg(test)]
+            super::faults::adopt(plan);
+            work()
+        });
         worker
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -66,21 +74,29 @@ pub(super) fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// Mounts the calling thread's network namespace at `path`, which must not exist.
 pub(super) fn mount_current(path: &Path) -> Result<(), NetError> {
+    #[cfg(test)]
+    super::faults::step("create a mount point")?;
     OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
         .during(|| format!("create {}", path.display()))?;
-    let mounted = mount(
+    let mounted = bind_own(path);
+    mounted.map_err(|error| error.and(unlink(path).err()))
+}
+
+fn bind_own(path: &Path) -> Result<(), NetError> {
+    #[cfg(test)]
+    super::faults::step("mount a network namespace")?;
+    mount(
         Some(OWN),
         path,
         None::<&str>,
         MsFlags::MS_BIND,
         None::<&str>,
     )
-    .during(|| format!("mount a network namespace at {}", path.display()));
-    mounted.map_err(|error| error.and(unlink(path).err()))
+    .during(|| format!("mount a network namespace at {}", path.display()))
 }
 
 /// Mounts `netns` at `path` unless it is what is mounted there. Returns whether it was not.
@@ -112,6 +128,8 @@ pub(super) fn unmount(path: &Path) -> Result<(), NetError> {
 
 /// Takes the topmost mount off `path`, even when it is busy. False: nothing was mounted there.
 pub(super) fn detach(path: &Path) -> Result<bool, NetError> {
+    #[cfg(test)]
+    super::faults::step("unmount")?;
     match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(true),
         // EINVAL: not a mount point.
@@ -121,6 +139,8 @@ pub(super) fn detach(path: &Path) -> Result<bool, NetError> {
 }
 
 fn unlink(path: &Path) -> Result<(), NetError> {
+    #[cfg(test)]
+    super::faults::step("remove a mount point")?;
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.during(|| format!("remove {}", path.display())),

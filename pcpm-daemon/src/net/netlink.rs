@@ -20,6 +20,10 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 
 const HEADER_LEN: usize = 16;
 
+/// No request has this type: the kernel refuses it (`RTM_MAX` in linux/rtnetlink.h is less).
+#[cfg(test)]
+const NO_SUCH_REQUEST: u16 = 1000;
+
 /// The kernel sends dumps in pieces of at most 32 KiB (`max_recvmsg_len` in `af_netlink.c`).
 const RECEIVE_LEN: usize = 32 * 1024;
 
@@ -75,6 +79,10 @@ impl Batch {
         for (request, sequence) in self.requests.iter().zip(first_sequence..) {
             let mut header = NetlinkBuffer::new(&mut self.buffer[request.offset..]);
             header.set_sequence_number(sequence);
+            #[cfg(test)]
+            if super::faults::hits() {
+                header.set_message_type(NO_SUCH_REQUEST);
+            }
         }
         if let Some(last) = self.requests.last() {
             let mut header = NetlinkBuffer::new(&mut self.buffer[last.offset..]);

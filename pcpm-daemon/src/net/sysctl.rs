@@ -89,6 +89,8 @@ impl Sysctls {
 
     /// Sets a sysctl below `net/`.
     pub(super) fn set(&self, name: &str, value: &str) -> Result<(), NetError> {
+        #[cfg(test)]
+        super::faults::step("set a sysctl")?;
         self.write(name, value)
             .during(|| format!("set sysctl net/{name} to {value}"))
     }

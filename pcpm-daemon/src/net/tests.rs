@@ -39,7 +39,7 @@ pub(super) fn in_private_world(test: impl FnOnce(&Path) + Send) {
 }
 
 /// The programs that the daemon ships.
-fn programs() -> Programs {
+pub(super) fn programs() -> Programs {
     let object = aya::include_bytes_aligned!("../../../pcpm-ebpf/prebuilt/steer.o");
     let mut object = aya::Ebpf::load(object).unwrap();
     let mut load = |name: &str| -> Program {
@@ -60,7 +60,7 @@ fn programs() -> Programs {
     }
 }
 
-fn hub_spec(number: u32) -> HubSpec {
+pub(super) fn hub_spec(number: u32) -> HubSpec {
     HubSpec {
         number,
         mtu: 1400,
@@ -92,14 +92,14 @@ pub(super) fn host_with(state_dir: &Path, hubs: u32) -> (Host, Arc<[Hub]>) {
 }
 
 /// What a look around shows.
-fn look(state_dir: &Path) -> (Tables, String) {
+pub(super) fn look(state_dir: &Path) -> (Tables, String) {
     let mut socket = Netlink::open().unwrap();
     let tables = Tables::read(&mut socket, &mark(state_dir)).unwrap();
     let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
     (tables, mounts)
 }
 
-fn look_into(netns: &OwnedFd, state_dir: &Path) -> Tables {
+pub(super) fn look_into(netns: &OwnedFd, state_dir: &Path) -> Tables {
     namespace::in_thread(|| {
         namespace::enter(netns).unwrap();
         look(state_dir).0
@@ -351,7 +351,7 @@ fn doubts(state: HubState) -> Vec<(u32, Option<String>)> {
     doubts
 }
 
-fn run_in(netns: &OwnedFd, commands: &str) {
+pub(super) fn run_in(netns: &OwnedFd, commands: &str) {
     namespace::in_thread(|| {
         namespace::enter(netns).unwrap();
         let mut ip = std::process::Command::new("ip")

@@ -6,6 +6,7 @@
 
 mod client;
 mod connection;
+mod moment;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,13 +22,12 @@ use serde_json::json;
 
 use self::client::{Client, Told};
 use self::connection::Connections;
+use self::moment::{Moment, Waiting};
 use crate::daemon::Daemon;
 use crate::snapshot::HostState;
 use crate::world::World;
 use crate::{PATIENCE, random::Random};
 
-/// The longest that a daemon lives under load.
-const LIFE_MS: u64 = 250;
 /// Findings that are told in full.
 const TOLD: usize = 20;
 
@@ -47,6 +47,10 @@ pub struct ChaosPlan {
 pub struct Chaos {
     /// Times that the daemon was killed.
     pub cycles: u32,
+    /// Of them while slots were made and destroyed.
+    pub in_refill: u32,
+    /// Of them while the journal was written anew.
+    pub in_compaction: u32,
     /// Attaches that were answered.
     pub attaches: u64,
     /// Detaches that were answered.
@@ -97,8 +101,14 @@ impl fmt::Display for Chaos {
         let longest = restarts.last().copied().unwrap_or_default();
         writeln!(
             f,
-            "{} cycles: {} attaches and {} detaches answered, {} calls unanswered",
-            self.cycles, self.attaches, self.detaches, self.unanswered
+            "{} cycles, {} of them in the middle of refill and {} of compaction: {} attaches and {} detaches answered, \
+             {} calls unanswered",
+            self.cycles,
+            self.in_refill,
+            self.in_compaction,
+            self.attaches,
+            self.detaches,
+            self.unanswered
         )?;
         writeln!(
             f,
@@ -130,8 +140,14 @@ pub fn chaos(plan: ChaosPlan) -> Result<Chaos> {
     let mut clients: Vec<_> = (0..plan.clients)
         .map(|number| Client::new(number, random.next()))
         .collect();
-    for _ in 0..plan.cycles {
-        load_and_kill(&mut daemon, &mut clients, random.below(LIFE_MS))?;
+    for cycle in 0..plan.cycles {
+        let moment = Moment::of(cycle);
+        let waiting = Waiting::begin(moment, &world.path("/"))?;
+        load_and_kill(&mut daemon, &mut clients, |daemon| {
+            waiting.wait(daemon, &mut random)
+        })?;
+        run.in_refill += u32::from(moment == Moment::Refill);
+        run.in_compaction += u32::from(moment == Moment::Compaction);
         let begun = Instant::now();
         daemon = start(&world, capacity).context("restart")?;
         run.restarts.push(begun.elapsed());
@@ -155,8 +171,12 @@ fn start(world: &World, capacity: u32) -> Result<Daemon> {
     world.spawn_daemon(&["--capacity", &capacity.to_string()])
 }
 
-/// All clients attach and detach until the daemon is killed under them.
-fn load_and_kill(daemon: &mut Daemon, clients: &mut [Client], life_ms: u64) -> Result<()> {
+/// All clients attach and detach until the daemon is killed under them, in the moment that is waited for.
+fn load_and_kill(
+    daemon: &mut Daemon,
+    clients: &mut [Client],
+    wait: impl FnOnce(&Daemon) -> Result<()>,
+) -> Result<()> {
     let over = Arc::new(AtomicBool::new(false));
     let socket = daemon.socket().to_owned();
     thread::scope(|scope| {
@@ -167,14 +187,14 @@ fn load_and_kill(daemon: &mut Daemon, clients: &mut [Client], life_ms: u64) -> R
                 scope.spawn(move || client.work(socket, &over))
             })
             .collect();
-        thread::sleep(Duration::from_millis(life_ms));
+        let waited = wait(daemon);
         daemon.signal(Signal::SIGKILL)?;
         daemon.wait(PATIENCE)?;
         over.store(true, Ordering::Relaxed);
         for thread in threads {
             thread.join().map_err(|_| anyhow!("a client panicked"))?;
         }
-        Ok(())
+        waited
     })
 }
 
