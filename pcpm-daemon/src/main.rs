@@ -120,7 +120,7 @@ fn locked_daemon(
     log: &Rc<Log>,
 ) -> anyhow::Result<()> {
     let stop = serve::StopSignals::listen()?;
-    let room_for_ports = open_files::room_for_ports(config, open_files::raise_limit());
+    let open_files = open_files::raise_limit();
     let mut host = net::Host::open(&config.state_dir)?;
     let netns = net::HostKernel::netns_cookie(&mut host)?;
     let journal = journal::Journal::of_host(&config.state_dir, netns)?;
@@ -137,7 +137,7 @@ fn locked_daemon(
         return built.map(drop);
     }
     let served = built.and_then(|built| {
-        serve::until_stopped((args, config, log), room_for_ports, built, journal, stop)
+        serve::until_stopped((args, config, log), open_files, built, journal, stop)
     });
     if served.is_ok() && config.on_exit == OnExit::Keep {
         tracing::info!("slots, attachments and traffic are kept for the next start");

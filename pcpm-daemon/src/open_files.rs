@@ -1,4 +1,5 @@
-//! The limit on open files: a slot holds one, a client up to three, a published port one.
+//! The limit on open files: a slot holds one, and one more while it is leased to a process, a client up to
+//! three, a published port one.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -13,6 +14,17 @@ pub(crate) const OTHERS: u64 = 256;
 /// What the daemon cannot do without. Published ports come on top, as many as there is room for.
 pub(crate) fn needed(config: &Config) -> u64 {
     u64::from(config.slots()) + PER_CLIENT * u64::from(config.api.max_clients) + OTHERS
+}
+
+/// What it holds when every slot is leased to a process and all ports are published.
+pub(crate) fn at_most(config: &Config) -> u64 {
+    needed(config) + u64::from(config.slots()) + u64::from(config.publish.max_ports)
+}
+
+/// How many slots there can be when `limit` files can be open.
+pub(crate) fn room_for_slots(config: &Config, limit: u64) -> u32 {
+    let others = needed(config) - u64::from(config.slots());
+    u32::try_from(limit.saturating_sub(others)).unwrap_or(u32::MAX)
 }
 
 /// How many ports can be published when `limit` files can be open.

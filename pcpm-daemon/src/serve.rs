@@ -34,6 +34,7 @@ use crate::{
     locks::{Insight, LockHistory},
     log::Log,
     metrics::Metrics,
+    open_files,
     process::ProcessLeases,
     reaper::Finding,
     reload::Reload,
@@ -91,10 +92,10 @@ impl StopSignals {
     }
 }
 
-/// Serves until a signal stops it, and publishes at most `room_for_ports` ports.
+/// Serves until a signal stops it, with at most `open_files` file descriptors.
 pub(crate) fn until_stopped(
     (args, config, log): (&Args, &Config, &Rc<Log>),
-    room_for_ports: u32,
+    open_files: u64,
     built: Built,
     journal: Opened,
     stop: StopSignals,
@@ -109,13 +110,14 @@ pub(crate) fn until_stopped(
         shared: config.max_capacity,
         creating: config.workers * CREATING_PER_WORKER,
         quotas: config.quotas.clone(),
+        most_slots: open_files::room_for_slots(config, open_files),
     };
     let mut engine = Engine::new(
         built.world,
         settings,
         Box::new(built.steering),
         Box::new(work),
-        reservations(config, room_for_ports),
+        reservations(config, open_files::room_for_ports(config, open_files)),
         journal,
         ProcessLeases::new().context("watch processes")?,
     );

@@ -36,6 +36,14 @@ pub(crate) struct LeaseOption {
 }
 
 impl LeaseOption {
+    /// That of this process, whatever becomes of the daemon meanwhile.
+    pub(crate) fn this_process() -> Self {
+        Self {
+            lease: Lease::Pid,
+            pid: None,
+        }
+    }
+
     /// That of a command that holds what it attached.
     pub(crate) fn connection() -> Self {
         Self {

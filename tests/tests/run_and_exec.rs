@@ -138,3 +138,30 @@ fn two_runs_do_not_share_a_slot() -> Result<()> {
     assert_eq!(daemon.status()?.slots.attached, 1);
     Ok(())
 }
+
+#[test]
+fn a_command_keeps_its_network_over_a_restart_and_gives_it_back_when_it_is_killed() -> Result<()> {
+    let world = World::new()?;
+    let keep = ["--capacity", "2", "--on-exit", "keep"];
+    let mut first = world.spawn_daemon(&keep)?;
+    first.wait_until_ready(2)?;
+    let (running, _) = run_until_first_line(&world, "echo started; exec sleep 1000")?;
+    let held = first.get("job")?.attachment;
+    first.stop(PATIENCE)?;
+
+    let mut second = world.spawn_daemon(&keep)?;
+    let kept = second.get("job")?.attachment;
+    assert_eq!(kept.id, held.id);
+    world
+        .slot(&kept.netns)
+        .tool("ping -c1 -W5 198.51.100.1")
+        .run()?;
+    second.stop(PATIENCE)?;
+
+    running.signal(Signal::SIGKILL)?;
+    drop(running);
+    let third = world.spawn_daemon(&keep)?;
+    third.wait_until_ready(2)?;
+    assert_eq!(third.status()?.slots.attached, 0);
+    Ok(())
+}

@@ -38,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) uid: u32,
     /// What it may do.
     pub(crate) role: Role,
+    /// Its process, where the daemon can see that.
+    pub(crate) pid: Option<u32>,
 }
 
 impl Caller {
@@ -109,6 +111,7 @@ impl Access {
         Caller {
             uid: peer.uid,
             role: found.map_or(Role::Stranger, |(_, role)| role),
+            pid: peer.pid,
         }
     }
 }
@@ -209,14 +212,22 @@ mod tests {
             (1001, vec![700], Role::Viewer),
             (1001, vec![1000], Role::Stranger),
         ] {
-            let caller = access.caller(&Peer { uid, gids });
+            let caller = access.caller(&Peer {
+                pid: None,
+                uid,
+                gids,
+            });
             assert_eq!(caller.role, role, "{caller:?}");
         }
     }
 
     #[test]
     fn users_touch_their_own_and_administrators_everything() {
-        let caller = |uid, role| Caller { uid, role };
+        let caller = |uid, role| Caller {
+            uid,
+            role,
+            pid: None,
+        };
         assert!(caller(1000, Role::User).may_touch(1000));
         assert!(!caller(1000, Role::User).may_touch(0));
         assert!(!caller(1000, Role::Viewer).may_touch(1000));

@@ -14,9 +14,11 @@ use nix::{
 /// More groups than most processes are in; where they are more, the kernel says how many.
 const GROUPS: usize = 64;
 
-/// The user and the groups of a process.
+/// The user and the groups of a process, and its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
+    /// Its number where the daemon runs, if it has one there.
+    pub(super) pid: Option<u32>,
     /// Its user.
     pub(super) uid: u32,
     /// Its group and its supplementary groups.
@@ -30,7 +32,10 @@ impl Peer {
         let credentials = getsockopt(&socket, PeerCredentials)?;
         let mut gids = supplementary_groups(socket)?;
         gids.push(credentials.gid());
+        // 0 where it is in another process namespace.
+        let pid = u32::try_from(credentials.pid()).ok();
         Ok(Self {
+            pid: pid.filter(|&pid| pid > 0),
             uid: credentials.uid(),
             gids,
         })

@@ -205,21 +205,23 @@ fn control_groups(host: &dyn HostFacts) -> Check {
 
 fn open_files(config: &Config, host: &dyn HostFacts) -> Check {
     let name = "open-files";
-    let (needed, ports) = (open_files::needed(config), config.publish.max_ports);
-    let with_ports = needed + u64::from(ports);
+    let (needed, at_most) = (open_files::needed(config), open_files::at_most(config));
     let limit = match host.open_files() {
         Err(e) => return unknown(name, e),
         Ok(limit) => limit.hard,
     };
-    let advice = format!("set LimitNOFILE={with_ports} in the unit or run ulimit -n {with_ports}");
-    if limit >= with_ports {
-        return ok(name, format!("{with_ports} needed, up to {limit} allowed"));
+    let advice = format!("set LimitNOFILE={at_most} in the unit or run ulimit -n {at_most}");
+    if limit >= at_most {
+        return ok(name, format!("{at_most} needed, up to {limit} allowed"));
     }
     if limit >= needed {
-        let room = open_files::room_for_ports(config, limit);
+        let (room, ports) = (limit - needed, config.publish.max_ports);
         return warning(
             name,
-            format!("up to {limit} allowed: room for {room} published ports, not {ports}"),
+            format!(
+                "up to {limit} allowed: room for {room} published ports and leases of processes, not for \
+                 {ports} ports and a lease for every slot"
+            ),
             format!("{advice}, or lower publish.max_ports"),
         );
     }

@@ -356,7 +356,7 @@ fn a_limit_of_open_files_below_the_need_fails_with_the_numbers() {
         "1000 slots",
         "500 clients",
         "up to 2755",
-        "LimitNOFILE=6852",
+        "LimitNOFILE=7852",
     ];
     assert_complaint_with(&config, &host, CheckStatus::Failed, "open-files", &words);
     let few_ports = FakeHost {
@@ -368,8 +368,8 @@ fn a_limit_of_open_files_below_the_need_fails_with_the_numbers() {
     };
     let words = [
         "up to 2856",
-        "room for 100 published ports, not 4096",
-        "6852",
+        "room for 100 published ports and leases of processes",
+        "7852",
     ];
     assert_complaint_with(
         &config,

@@ -113,7 +113,7 @@ impl Engine {
         let class = self.class_named(request.class.as_deref())?;
         let before = self.pool.counts_of(class).capacity;
         let capacity = request.capacity.unwrap_or(before);
-        let room = self.pool.room_for(class);
+        let room = self.room_for(class);
         if capacity == 0 || capacity > room {
             let reason = format!("{capacity} is not from 1 to {room} ({})", self.bound(class));
             return Err(PoolError::invalid("capacity", reason));
@@ -131,9 +131,22 @@ impl Engine {
         })
     }
 
+    /// How large the class can be made, as the others are now.
+    fn room_for(&self, class: ClassIndex) -> u32 {
+        self.pool.room_for(class).min(self.room_in_files(class))
+    }
+
+    /// The same as far as file descriptors go. What there is already may stay.
+    fn room_in_files(&self, class: ClassIndex) -> u32 {
+        let own = self.pool.counts_of(class).capacity;
+        let others = self.pool.counts().capacity - own;
+        self.most_slots.saturating_sub(others).max(own)
+    }
+
     /// What bounds the size of a class.
     fn bound(&self, class: ClassIndex) -> &'static str {
         match self.classes.len() {
+            _ if self.room_in_files(class) < self.pool.room_for(class) => "the limit on open files",
             1 => "max_capacity",
             _ if self.pool.has_own_indexes(class) => "its addresses",
             _ => "max_capacity, less what other classes have of it",
@@ -148,7 +161,7 @@ impl Engine {
             for (class, &(capacity, target)) in sizes.iter().enumerate() {
                 let before = self.pool.counts_of(class).capacity;
                 if (capacity > before) == growing {
-                    let room = self.pool.room_for(class);
+                    let room = self.room_for(class);
                     fits &= capacity <= room;
                     self.classes[class].sizes = Sizes::of(target);
                     self.set_size(class, capacity.min(room), target);

@@ -95,6 +95,8 @@ pub(crate) struct Settings {
     pub(crate) creating: u32,
     /// How much of it one tenant or user may have.
     pub(crate) quotas: Quotas,
+    /// Slots of all classes that there are file descriptors for.
+    pub(crate) most_slots: u32,
 }
 
 /// A slot that was granted to a request that then failed.
@@ -138,6 +140,8 @@ pub(crate) struct Engine {
     pool: Pool,
     /// In the order of the pool's.
     classes: Vec<Class>,
+    /// Slots of all classes that there are file descriptors for.
+    most_slots: u32,
     /// Keys of the configuration that wait for the next start.
     restart_needed: Vec<String>,
     datapath: Box<dyn Datapath>,
@@ -208,6 +212,7 @@ impl Engine {
             shared,
             creating,
             quotas,
+            most_slots,
         } = settings;
         let pool = Pool::new(PoolSettings {
             classes: classes.iter().map(|class| class.pool.clone()).collect(),
@@ -229,6 +234,7 @@ impl Engine {
             policies: Policies::new(Ranges::new(world.ranges())),
             world,
             classes: classes.iter().map(Class::new).collect(),
+            most_slots,
             restart_needed: Vec::new(),
             datapath,
             work,

@@ -192,7 +192,7 @@ impl Engine {
             ));
         }
         let lease = request.lease.unwrap_or(Lease::Explicit);
-        let process = leased_to(lease, request.lease_pid)?;
+        let process = leased_to(lease, request.lease_pid, caller)?;
         let (process, pidfd) = process.unzip();
         let options = Options::of(&request)?;
         let asked_at = self.now();
@@ -239,14 +239,21 @@ pub(super) fn foreign(owner: &str) -> PoolError {
 }
 
 /// The process that a lease is about, and what tells of its end.
-fn leased_to(lease: Lease, pid: Option<u32>) -> Result<Option<(Process, OwnedFd)>, PoolError> {
+fn leased_to(
+    lease: Lease,
+    pid: Option<u32>,
+    caller: Caller,
+) -> Result<Option<(Process, OwnedFd)>, PoolError> {
     let invalid = |reason: String| PoolError::invalid("lease_pid", reason);
-    match (lease, pid) {
+    // The caller's process is known to be there: it waits for the answer.
+    match (lease, pid.or(caller.pid.filter(|_| lease == Lease::Pid))) {
         (Lease::Pid, Some(pid)) => {
             let opened = Process::open(pid);
             opened.map(Some).map_err(|error| invalid(error.to_string()))
         }
-        (Lease::Pid, None) => Err(invalid("the lease pid needs a process".to_owned())),
+        (Lease::Pid, None) => Err(invalid(
+            "the caller's process is not visible here; name one, or lease by connection".to_owned(),
+        )),
         (_, Some(_)) => Err(invalid(format!("goes with the lease pid, not {lease}"))),
         (_, None) => Ok(None),
     }

@@ -29,16 +29,19 @@ use crate::{
 const ROOT: Caller = Caller {
     uid: 0,
     role: Role::Administrator,
+    pid: None,
 };
 
 const ALICE: Caller = Caller {
     uid: 1000,
     role: Role::User,
+    pid: None,
 };
 
 const BOB: Caller = Caller {
     uid: 1001,
     role: Role::User,
+    pid: None,
 };
 
 fn settings(capacity: u32, ready: u32, recycle: Recycle) -> Settings {
@@ -47,6 +50,7 @@ fn settings(capacity: u32, ready: u32, recycle: Recycle) -> Settings {
         shared: capacity.max(8),
         creating: capacity,
         quotas: Quotas::default(),
+        most_slots: u32::MAX,
     }
 }
 
@@ -421,7 +425,11 @@ fn what_is_leased_to_a_process_ends_with_it() {
 fn a_lease_names_a_process_that_lives_or_none() {
     let bench = Bench::filled(1);
     for (lease, pid, reason) in [
-        (Lease::Pid, None, "the lease pid needs a process"),
+        (
+            Lease::Pid,
+            None,
+            "the caller's process is not visible here; name one, or lease by connection",
+        ),
         (
             Lease::Explicit,
             Some(1),

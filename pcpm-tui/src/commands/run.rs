@@ -1,6 +1,7 @@
 //! `run` and `exec`: commands inside a slot.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{self, Child, ExitCode, ExitStatus};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,16 +34,12 @@ const FORWARDED: [Signal; 9] = [
     Signal::SIGTSTP,
 ];
 
-/// Attaches for as long as this process is connected, so that the slot is given back even if it is
-/// killed, and runs the command.
+/// Attaches for as long as this process lives, so that the slot is given back even if it is killed, and
+/// runs the command.
 pub(super) fn run(session: &Session, args: &RunArgs) -> Result<ExitCode> {
     let owner = args.name.clone().unwrap_or_else(made_up_owner);
-    let request = AttachRequest {
-        exclusive: Some(true),
-        ..args.options.request(&owner, LeaseOption::connection())
-    };
     let mut client = session.connect()?;
-    let (attachment, netns) = client.attach_with_netns(&request)?;
+    let (attachment, netns) = attach(&mut client, args, &owner)?;
     // Not before: a wait for a slot can be interrupted.
     let signals = catch_signals()?;
     let command = namespace::command(&args.command, &attachment);
@@ -50,6 +47,27 @@ pub(super) fn run(session: &Session, args: &RunArgs) -> Result<ExitCode> {
     let ended = child.and_then(|child| follow(child, &signals));
     give_back(&mut client, &attachment);
     Ok(code_of(ended?).into())
+}
+
+/// By the process, which outlives a restart of the daemon; by the connection where the daemon is in a process
+/// namespace that this one is not seen from.
+fn attach(
+    client: &mut Client,
+    args: &RunArgs,
+    owner: &str,
+) -> Result<(Attachment, OwnedFd), ClientError> {
+    let leased = |lease| AttachRequest {
+        exclusive: Some(true),
+        ..args.options.request(owner, lease)
+    };
+    match client.attach_with_netns(&leased(LeaseOption::this_process())) {
+        Err(ClientError::Pool(PoolError::InvalidArgument { field, .. }))
+            if field == "lease_pid" =>
+        {
+            client.attach_with_netns(&leased(LeaseOption::connection()))
+        }
+        attached => attached,
+    }
 }
 
 pub(super) fn exec(session: &Session, owner: &str, words: &[OsString]) -> Result<ExitCode> {

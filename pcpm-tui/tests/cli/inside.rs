@@ -118,12 +118,12 @@ fn both_run_the_command_in_the_namespace_of_the_descriptor() {
 
 #[test]
 #[ignore = "joins a network namespace: run as root with --include-ignored"]
-fn run_holds_the_slot_by_its_connection_and_detaches_at_the_end() {
+fn run_holds_the_slot_by_its_process_and_detaches_at_the_end() {
     let daemon = daemon();
     let words = "run --name web-1 --tenant t --label a=b --on-empty wait --timeout 1s -- true";
     assert_eq!(daemon.run(words).code, 0);
     let asked = json!({"owner": "web-1", "tenant": "t", "labels": {"a": "b"}, "on_empty": "wait",
-                       "timeout_ms": 1000, "lease": "connection", "exclusive": true, "pass_fd": true});
+                       "timeout_ms": 1000, "lease": "pid", "exclusive": true, "pass_fd": true});
     assert_eq!(daemon.next(), Seen::Call("Attach".into(), asked));
     // By its id: whoever holds the name by then keeps its slot.
     let given_back = json!({"owner": "web-1", "id": attachment("web-1")["id"]});

@@ -167,6 +167,26 @@ fn one_class_is_resized_and_drained_without_the_other() {
 }
 
 #[test]
+fn a_class_is_not_made_larger_than_there_are_file_descriptors_for() {
+    let mut settings = two_classes();
+    settings.most_slots = 6;
+    let bench = filled(settings);
+    let mut engine = bench.engine.borrow_mut();
+    let mut resize = |capacity| {
+        engine.resize(&types::ResizeRequest {
+            capacity: Some(capacity),
+            ..types::ResizeRequest::default()
+        })
+    };
+    let refused = resize(5).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "capacity: 5 is not from 1 to 4 (the limit on open files)"
+    );
+    assert_eq!(resize(4).unwrap().slots.capacity, 4);
+}
+
+#[test]
 fn a_restart_keeps_who_is_attached_and_what_is_ready_in_its_class() {
     let bench = filled(two_classes());
     bench.attach(of_class("big", "a")).unwrap();
