@@ -225,11 +225,11 @@ impl Wait {
     }
 }
 
-/// Waits that are counted together.
+/// Waits that are counted together. All zero: those for which there was no room; they belong to no generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct WaiterKey {
-    /// The lock's address; 0: of all locks for which there was no room.
+    /// The lock's address.
     pub lock: u64,
     /// Who asked for it: an address in the kernel's text, 0 if not known.
     pub caller: u64,
@@ -267,6 +267,23 @@ impl Waiters {
         max_ns: 0,
         histogram: [0; BUCKETS],
     };
+
+    /// The waits since `earlier`, of figures that are never reset. The longest of them is known as exactly as the histogram
+    /// is.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut histogram = self.histogram;
+        for (count, earlier) in histogram.iter_mut().zip(earlier.histogram) {
+            *count = count.wrapping_sub(earlier);
+        }
+        let longest = histogram.iter().rposition(|&count| count > 0);
+        Self {
+            count: self.count - earlier.count,
+            total_ns: self.total_ns - earlier.total_ns,
+            max_ns: longest.map_or(0, |bucket| bucket_end_ns(bucket).min(self.max_ns)),
+            histogram,
+        }
+    }
 }
 
 /// Who was waited for.

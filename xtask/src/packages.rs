@@ -21,6 +21,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("iptables", "iptables"),
     ("ethtool", "ethtool"),
     ("bpftool", "bpftool"),
+    ("bpftrace", "bpftrace"),
     ("busybox", "busybox-static"),
     ("runc", "runc"),
     ("podman", "podman"),

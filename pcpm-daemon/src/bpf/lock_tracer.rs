@@ -8,7 +8,7 @@ use std::sync::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod, RawTracePointRunOptions, TestRun as _,
-    maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf},
     programs::RawTracePoint,
 };
 use pcpm_ebpf::{
@@ -44,6 +44,8 @@ pub(crate) struct LockTracer {
     blockers: PerCpuHashMap<MapData, Plain<BlockerKey>, Plain<Blocked>>,
     missed: PerCpuArray<MapData, Plain<Missed>>,
     long_waits: RingBuf<MapData>,
+    /// The waits that had found no room by the last time.
+    nameless: Waiters,
     /// Attached as long as somebody has them.
     programs: Arc<Ebpf>,
 }
@@ -100,15 +102,17 @@ impl LockTracer {
         let operations = SharedWords::map(operations.fd(), locks::WORKERS as usize)
             .map_err(|e| BpfError::new(format!("map {} into memory", names::OPERATIONS), &e))?;
         let pressure = take_map(&mut ebpf, names::PRESSURE)?;
-        let tracer = Self {
+        let mut tracer = Self {
             tracing: take_map(&mut ebpf, names::TRACING)?,
             settings,
             waiters: take_map(&mut ebpf, names::WAITERS)?,
             blockers: take_map(&mut ebpf, names::BLOCKERS)?,
             missed: take_map(&mut ebpf, names::MISSED)?,
             long_waits: take_map(&mut ebpf, names::LONG_WAITS)?,
+            nameless: Waiters::ZERO,
             programs: Arc::new(ebpf),
         };
+        tracer.make_room()?;
         let marks = WorkerMarks {
             operations: Box::leak(Box::new(operations)).words(),
             next: AtomicU32::new(0),
@@ -128,22 +132,20 @@ impl LockTracer {
     pub(crate) fn next_generation(&mut self) -> Result<u32, BpfError> {
         let over = self.settings.generation;
         let next = if over == 1 { 2 } else { 1 };
-        // Waits that find no room are counted here, so this one has to be there.
-        let catch_all = WaiterKey {
-            generation: next,
-            ..WaiterKey::default()
-        };
-        let cpus = aya::util::nr_cpus().map_err(|(_, e)| BpfError::new("count processors", &e))?;
-        let none = aya::maps::PerCpuValues::try_from(vec![Plain(Waiters::ZERO); cpus])
-            .map_err(|e| BpfError::new("make an entry for each processor", &e))?;
-        self.waiters
-            .insert(Plain(catch_all), none, 0)
-            .map_err(|e| failed("write", names::WAITERS, &e))?;
         self.settings.generation = next;
         self.tracing
             .set(0, Plain(self.settings), 0)
             .map_err(|e| failed("write", names::TRACING, &e))?;
         Ok(over)
+    }
+
+    /// Waits that find no room are counted under no name, for which there has to be room.
+    fn make_room(&mut self) -> Result<(), BpfError> {
+        let none = PerCpuValues::try_from(vec![Plain(Waiters::ZERO); possible_cpus() as usize])
+            .map_err(|e| BpfError::new("make an entry for each processor", &e))?;
+        self.waiters
+            .insert(Plain(WaiterKey::default()), none, 0)
+            .map_err(|e| failed("write", names::WAITERS, &e))
     }
 
     /// Takes what was counted in a generation that is over, and the long waits so far.
@@ -154,16 +156,15 @@ impl LockTracer {
         };
         let waiters = self.waiters.keys().collect::<Result<Vec<_>, _>>();
         for key in waiters.map_err(|e| failed("read", names::WAITERS, &e))? {
-            if key.0.generation != generation {
-                continue;
+            if key.0.generation == generation {
+                counted.waiters.push((key.0, self.sum_of(key)?));
+                let _gone = self.waiters.remove(&key);
             }
-            let found = self.waiters.get(&key, 0);
-            let values = found.map_err(|e| failed("read", names::WAITERS, &e))?;
-            let mut sum = Waiters::ZERO;
-            values.iter().for_each(|cpu| add(&mut sum, &cpu.0));
-            counted.waiters.push((key.0, sum));
-            let _gone = self.waiters.remove(&key);
         }
+        let nameless = self.sum_of(Plain(WaiterKey::default()))?;
+        let new = nameless.since(&self.nameless);
+        self.nameless = nameless;
+        counted.waiters.push((WaiterKey::default(), new));
         let blockers = self.blockers.keys().collect::<Result<Vec<_>, _>>();
         for key in blockers.map_err(|e| failed("read", names::BLOCKERS, &e))? {
             if key.0.generation != generation {
@@ -180,6 +181,14 @@ impl LockTracer {
             let _gone = self.blockers.remove(&key);
         }
         Ok(counted)
+    }
+
+    fn sum_of(&self, key: Plain<WaiterKey>) -> Result<Waiters, BpfError> {
+        let found = self.waiters.get(&key, 0);
+        let values = found.map_err(|e| failed("read", names::WAITERS, &e))?;
+        let mut sum = Waiters::ZERO;
+        values.iter().for_each(|cpu| add(&mut sum, &cpu.0));
+        Ok(sum)
     }
 
     /// What could not be told since the tracer was attached.

@@ -7,7 +7,7 @@ use pcpm_ebpf::locks::{BUCKETS, bucket_end_ns};
 use super::operation::Operation;
 
 /// Groups of waits, and of blockers, kept of one interval.
-pub(super) const GROUPS: usize = 64;
+pub(super) const GROUPS: usize = 128;
 
 /// Waits that are counted together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

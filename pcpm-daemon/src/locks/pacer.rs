@@ -146,7 +146,8 @@ impl Pacing for Pacer {
 impl State {
     /// Takes all waits so far.
     fn look(&mut self, all: &Waiters, now: Instant) {
-        let waits = difference(all, &self.known);
+        let waits = all.since(&self.known);
+        let waits = figures(waits.count, waits.total_ns, waits.max_ns, &waits.histogram);
         self.known = *all;
         self.controller
             .observe(&waits, now.duration_since(self.looked));
@@ -193,16 +194,6 @@ fn explain(figures: &Figures) -> String {
         (0, _) => format!("full speed: {waits}, {slots_per_s}/s"),
         _ => format!("held back: {waits}, {slots_per_s}/s"),
     }
-}
-
-fn difference(all: &Waiters, known: &Waiters) -> interval::Figures {
-    let mut histogram = all.histogram;
-    for (count, known) in histogram.iter_mut().zip(known.histogram) {
-        *count = count.wrapping_sub(known);
-    }
-    let count = all.count - known.count;
-    // The longest wait of all is no bound of the last ones, but none is needed.
-    figures(count, all.total_ns - known.total_ns, all.max_ns, &histogram)
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -180,11 +180,8 @@ impl Ended {
             if let Some(missed) = maps::missed() {
                 missed.waiters += 1;
             }
-            // The daemon keeps this one in place.
-            key = WaiterKey {
-                generation: tracing.generation,
-                ..WaiterKey::default()
-            };
+            // The daemon has put this one in place.
+            key = WaiterKey::default();
             waiters = maps::waiters(&key);
         }
         if let Some(waiters) = waiters {
