@@ -73,6 +73,22 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// The numbers of the programs that it has on raw tracepoints.
+    ///
+    /// # Errors
+    /// When it cannot be looked into.
+    pub fn tracing_programs(&self) -> Result<Vec<String>> {
+        let mut programs = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.process.pid()))? {
+            // Descriptors come and go.
+            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+            let is_link = text.contains("link_type:\traw_tracepoint");
+            let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+            programs.extend(id.filter(|_| is_link).map(|id| id.trim().to_owned()));
+        }
+        Ok(programs)
+    }
+
     /// Sends it `signal`.
     ///
     /// # Errors

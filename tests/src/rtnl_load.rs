@@ -25,13 +25,18 @@ pub struct RtnlLoad {
 }
 
 /// What the threads measured.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Asked {
     /// How often they asked for the lock.
     pub calls: u64,
     /// How long these calls took in all.
     pub took: Duration,
+    /// How long each took, in nanoseconds; the first of a thread only where they are very many.
+    pub times_ns: Vec<u64>,
 }
+
+/// Times that a thread keeps.
+const TIMES: usize = 100_000;
 
 impl RtnlLoad {
     /// Starts threads of that name, each in a network namespace of its own. Each asks what is to come before its next
@@ -71,6 +76,7 @@ impl RtnlLoad {
             let asked = thread.join().map_err(|_| anyhow!("a thread panicked"))??;
             sum.calls += asked.calls;
             sum.took += asked.took;
+            sum.times_ns.extend(asked.times_ns);
         }
         Ok(sum)
     }
@@ -90,8 +96,12 @@ fn ask_until(ended: &AtomicBool, all: &AtomicU64, before: fn(u64)) -> Result<Ask
         before(asked.calls);
         let begun = Instant::now();
         set_queue_length(&socket).context("ask for the lock")?;
-        asked.took += begun.elapsed();
+        let took = begun.elapsed();
+        asked.took += took;
         asked.calls += 1;
+        if asked.times_ns.len() < TIMES {
+            asked.times_ns.push(u64::try_from(took.as_nanos())?);
+        }
         all.fetch_add(1, Ordering::Relaxed);
     }
     Ok(asked)

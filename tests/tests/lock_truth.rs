@@ -284,18 +284,6 @@ fn resident_kib(pid: u32) -> Result<u64> {
     Ok(kib.context("no VmRSS")?.parse()?)
 }
 
-/// The numbers of the tracing programs that a process has.
-fn tracing_programs(pid: u32) -> Result<Vec<String>> {
-    let mut programs = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
-        let is_link = text.contains("link_type:\traw_tracepoint");
-        let id = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
-        programs.extend(id.filter(|_| is_link).map(|id| id.trim().to_owned()));
-    }
-    Ok(programs)
-}
-
 #[test]
 fn a_flood_of_waits_is_bounded_counted_and_leaves_nothing_behind() -> Result<()> {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -304,7 +292,7 @@ fn a_flood_of_waits_is_bounded_counted_and_leaves_nothing_behind() -> Result<()>
     let mut daemon = world.spawn_daemon(&["--config", "/run/pcpmd.toml", "--capacity", "1"])?;
     collected(&daemon)?;
     let pid = daemon.main_thread().as_raw().cast_unsigned();
-    let programs = tracing_programs(pid)?;
+    let programs = daemon.tracing_programs()?;
     ensure!(programs.len() == 2, "{programs:?}");
     let before = resident_kib(pid)?;
     let flood = RtnlLoad::start("flood", 8, another_name)?;

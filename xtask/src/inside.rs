@@ -13,6 +13,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 pub(crate) use burst::{BurstResult, Mode};
+pub(crate) use on_demand::THREAD as ON_DEMAND_THREAD;
 
 /// Hidden verbs.
 #[derive(Debug, Subcommand)]

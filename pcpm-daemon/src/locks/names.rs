@@ -22,7 +22,7 @@ pub(crate) const fn kind(flags: u32) -> &'static str {
 }
 
 /// Functions that ask for one certain lock of a kind; a name that ends in `*` stands for all that begin so.
-const KNOWN: [(&str, &str, &[&str]); 9] = [
+const KNOWN: [(&str, &str, &[&str]); 12] = [
     (
         "mutex",
         RTNL,
@@ -44,6 +44,14 @@ const KNOWN: [(&str, &str, &[&str]); 9] = [
             "tc_get_qdisc",
             "tc_new_tfilter",
             "tc_del_tfilter",
+            "tcx_*",
+            "cls_bpf_delete_prog_work",
+            "register_nexthop_notifier",
+            "ops_undo_list",
+            "fib_net_exit_batch",
+            "fib6_rules_net_exit_batch",
+            "ipmr_net_exit_batch",
+            "ip6mr_net_exit_batch",
             "fib_new*",
             "ip_rt_ioctl",
         ],
@@ -89,9 +97,19 @@ const KNOWN: [(&str, &str, &[&str]); 9] = [
     (
         "pcpu-sem",
         "cgroup_threadgroup_rwsem",
-        &["cgroup_*", "copy_process", "do_exit", "begin_new_exec"],
+        &[
+            "cgroup_*",
+            "copy_process",
+            "exit_signals",
+            "do_exit",
+            "begin_new_exec",
+        ],
     ),
     ("rwsem", "kernfs_rwsem", &["kernfs_*"]),
+    // Waits for readers of RCU, which links that go away, unmounting and the like have in common.
+    ("mutex", "rcu_exp_mutex", &["exp_funnel_lock"]),
+    ("mutex", "rcu_barrier_mutex", &["rcu_barrier"]),
+    ("mutex", "pipe_mutex", &["pipe_*", "anon_pipe_*"]),
     (
         "rwsem",
         "mmap_lock",
@@ -115,6 +133,7 @@ const KNOWN: [(&str, &str, &[&str]); 9] = [
             "lookup_slow",
             "walk_component",
             "open_last_lookups",
+            "path_openat",
             "do_unlinkat",
             "do_rmdir",
             "filename_create",
@@ -159,6 +178,13 @@ mod tests {
                 "cgroup_attach_lock",
                 Some("cgroup_threadgroup_rwsem"),
             ),
+            ("mutex", "cgroup_kn_lock_live", Some("cgroup_mutex")),
+            (
+                "pcpu-sem:R",
+                "exit_signals",
+                Some("cgroup_threadgroup_rwsem"),
+            ),
+            ("mutex", "exp_funnel_lock", Some("rcu_exp_mutex")),
             ("mutex", "ext4_readdir", None),
         ] {
             assert_eq!(known(kind, caller), name, "{kind} {caller}");

@@ -39,6 +39,7 @@ pub(super) struct Watcher {
     /// When counting began.
     begun: Instant,
     lock_text: TextRange,
+    knows_rtnl: bool,
     /// By address; only those that are sure.
     lock_names: HashMap<u64, &'static str>,
     history: Arc<LockHistory>,
@@ -54,6 +55,7 @@ impl Watcher {
             early: traced.counted,
             begun: traced.begun,
             lock_text: traced.lock_text,
+            knows_rtnl: rtnl.is_some(),
             lock_names: rtnl.map(|lock| (lock, names::RTNL)).into_iter().collect(),
             history,
             missed: 0,
@@ -146,7 +148,10 @@ impl Watcher {
         if let Some(name) = self.lock_names.get(&lock) {
             return (*name).into();
         }
-        let Some(name) = names::known(kind, caller) else {
+        // There is one rtnl lock: where its address is known, no other lock is it, whoever asks.
+        let known =
+            names::known(kind, caller).filter(|name| *name != names::RTNL || !self.knows_rtnl);
+        let Some(name) = known else {
             return names::by_caller(caller).into();
         };
         // Locks come and go; those of an address that was freed are named anew some time.

@@ -209,17 +209,23 @@ impl Clients {
     /// Tells the answers that are refusals.
     fn refusal(self) -> fn(&[u8]) -> bool {
         match self {
-            Self::Daemon => |answer| answer.starts_with(b"{\"error\""),
+            Self::Daemon => refuses,
             Self::Echo => |_| false,
         }
     }
+}
+
+/// Whether an answer of the daemon is a refusal.
+pub(super) fn refuses(answer: &[u8]) -> bool {
+    answer.starts_with(b"{\"error\"")
 }
 
 fn owner(number: usize) -> String {
     format!("client-{number:05}")
 }
 
-fn attach_request(owner: &str) -> Vec<u8> {
+/// The call that attaches a slot to `owner`.
+pub(super) fn attach_request(owner: &str) -> Vec<u8> {
     let call = json!({
         "method": "io.pcpm.Pool.Attach",
         "parameters": {"owner": owner, "tenant": TENANT, "on_empty": "fail"},

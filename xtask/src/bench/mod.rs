@@ -2,9 +2,13 @@
 
 mod attach;
 mod burst;
+mod chart;
+mod contention;
 mod crowd;
 mod datapath;
 mod fill;
+mod insight;
+mod pacing;
 mod recycle;
 mod restart;
 mod spread;
@@ -29,6 +33,12 @@ pub(crate) enum BenchPart {
     Attach(AttachArguments),
     /// What packets cost, beside a veth pair, a bridge, and bridges with firewalls.
     Datapath(DatapathArguments),
+    /// What watching the kernel's locks costs: a load that waits for the rtnl lock, with and without; and each event.
+    Locks(LocksArguments),
+    /// Networks made on demand, more and more at once, and which locks they wait for; beside pooled ones.
+    Contention(ContentionArguments),
+    /// What others wait for the rtnl lock while the pool fills, with and without a bound on that.
+    Pacing(PacingArguments),
     /// What the dashboard costs, itself and the daemon, with many slots and updates.
     Top(TopArguments),
     /// How soon a daemon that was killed serves again, beside an empty start.
@@ -118,6 +128,39 @@ impl BurstArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct LocksArguments {
+    /// A few seconds in all, for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ContentionArguments {
+    /// One round of each, for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PacingArguments {
+    /// Slots to fill.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(50..=10_000))]
+    slots: u32,
+    /// 200 slots, once, for a first impression.
+    #[arg(long)]
+    quick: bool,
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct FillArguments {
     /// Slots to fill.
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(8..=10_000))]
@@ -159,6 +202,9 @@ pub(crate) fn run(part: BenchPart) -> Result<()> {
         BenchPart::Fill(arguments) => fill::run(&arguments),
         BenchPart::Attach(arguments) => attach::run(&arguments),
         BenchPart::Datapath(arguments) => datapath::run(&arguments),
+        BenchPart::Locks(arguments) => insight::run(&arguments),
+        BenchPart::Contention(arguments) => contention::run(&arguments),
+        BenchPart::Pacing(arguments) => pacing::run(&arguments),
         BenchPart::Top(arguments) => top::run(&arguments),
         BenchPart::Restart(arguments) => restart::run(&arguments),
         BenchPart::Recycle(arguments) => recycle::run(&arguments),

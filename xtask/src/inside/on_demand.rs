@@ -10,6 +10,9 @@ use anyhow::{Result, anyhow};
 
 use crate::plain::{Netns, OnDemand, prepare_host};
 
+/// What its threads are called.
+pub(crate) const THREAD: &str = "on-demand";
+
 pub(super) const DIRECTORY: &str = "/run/on-demand";
 
 /// How long each network took, in microseconds.
@@ -21,9 +24,10 @@ pub(super) fn run(count: u32) -> Result<Vec<u64>> {
         let makers: Vec<_> = (0..count)
             .map(|index| {
                 let (host, together) = (&host, &together);
-                scope.spawn(move || make(host, index, together))
+                let thread = thread::Builder::new().name(THREAD.to_owned());
+                thread.spawn_scoped(scope, move || make(host, index, together))
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         let times = makers.into_iter().map(|maker| {
             maker
                 .join()
