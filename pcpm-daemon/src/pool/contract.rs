@@ -125,7 +125,7 @@ impl AttachRequest {
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Time passed, see [`Pool::next_deadline`].
+    /// Time passed, see [`super::Pool::next_deadline`].
     Tick,
     /// Somebody asks for a slot.
     Attach(AttachRequest),
