@@ -182,13 +182,11 @@ impl Journal {
         mut lines: Lines<'_>,
         bytes: &[u8],
     ) -> Result<Opened, JournalError> {
-        let (history, flaw) = replay(&mut lines);
-        let finding = flaw.map(|flaw| finding(&flaw, lines.intact, bytes.len() - lines.intact));
+        let (history, finding) = read(&*storage, &mut lines, bytes);
         let file = storage
             .open(NAME)
             .map_err(|e| failed("open", &*storage, &e))?;
-        if let Some(finding) = &finding {
-            keep_damaged(&*storage, finding, bytes);
+        if finding.is_some() {
             file.truncate(lines.intact as u64)
                 .map_err(|e| failed("cut off the end of", &*storage, &e))?;
         }
@@ -212,11 +210,7 @@ impl Journal {
         mut lines: Lines<'_>,
         bytes: &[u8],
     ) -> Result<Opened, JournalError> {
-        let (history, flaw) = replay(&mut lines);
-        let finding = flaw.map(|flaw| finding(&flaw, lines.intact, bytes.len() - lines.intact));
-        if let Some(finding) = &finding {
-            keep_damaged(&*storage, finding, bytes);
-        }
+        let (history, finding) = read(&*storage, &mut lines, bytes);
         let new = compact::write_new(&*storage, &identity, &history)?;
         rename(&*storage)?;
         Ok(Opened {
@@ -353,6 +347,16 @@ fn finding(flaw: &Flaw, offset: usize, lost: usize) -> Finding {
             reason: flaw.to_string(),
         },
     }
+}
+
+/// What is written, up to where it is intact; what is wrong from there on is kept beside.
+fn read(storage: &dyn Storage, lines: &mut Lines<'_>, bytes: &[u8]) -> (History, Option<Finding>) {
+    let (history, flaw) = replay(lines);
+    let finding = flaw.map(|flaw| finding(&flaw, lines.intact, bytes.len() - lines.intact));
+    if let Some(finding) = &finding {
+        keep_damaged(storage, finding, bytes);
+    }
+    (history, finding)
 }
 
 /// Best effort: it is for people.

@@ -5,7 +5,10 @@ use std::fmt;
 use pcpm_api::types::Status;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, text::encode},
+    encoding::{
+        DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
+        text::encode,
+    },
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -277,13 +280,19 @@ struct Families<'a>(DescriptorEncoder<'a>);
 type About<'a> = (&'a str, &'a str);
 
 impl Families<'_> {
+    fn family<'s>(
+        &'s mut self,
+        (name, about): About<'s>,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'s>, fmt::Error> {
+        self.0.encode_descriptor(name, about, None, kind)
+    }
+
     fn gauge<V>(&mut self, name: &str, about: &str, value: V) -> fmt::Result
     where
         V: EncodeGaugeValue + Copy,
     {
-        let mut family = self
-            .0
-            .encode_descriptor(name, about, None, MetricType::Gauge)?;
+        let mut family = self.family((name, about), MetricType::Gauge)?;
         family.encode_gauge(&value)
     }
 
@@ -293,18 +302,14 @@ impl Families<'_> {
         label: &str,
         values: impl IntoIterator<Item = (&'l str, V)>,
     ) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, about, None, MetricType::Gauge)?;
+        let mut family = self.family((name, about), MetricType::Gauge)?;
         values
             .into_iter()
             .try_for_each(|(of, value)| family.encode_family(&[(label, of)])?.encode_gauge(&value))
     }
 
     fn counter(&mut self, name: &str, about: &str, value: u64) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, about, None, MetricType::Counter)?;
+        let mut family = self.family((name, about), MetricType::Counter)?;
         family.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
@@ -314,9 +319,7 @@ impl Families<'_> {
         label: &str,
         values: impl IntoIterator<Item = (&'l str, V)>,
     ) -> fmt::Result {
-        let mut family = self
-            .0
-            .encode_descriptor(name, about, None, MetricType::Counter)?;
+        let mut family = self.family((name, about), MetricType::Counter)?;
         values.into_iter().try_for_each(|(of, value)| {
             let label = [(label, of)];
             let mut series = family.encode_family(&label)?;
