@@ -23,10 +23,12 @@ mod policy;
 mod pool;
 mod privileges;
 mod process;
+mod read_only;
 mod reaper;
 mod reload;
 mod reservation;
 mod serve;
+mod supervisor;
 mod unix_socket;
 mod uplink;
 
@@ -65,9 +67,11 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let filter = config.log_filter(args, std::env::var("RUST_LOG").ok());
     let kept = privileges::drop_unneeded().context("give up privileges")?;
+    let protection = read_only::protect(&config).context("protect the host's files")?;
     let log = Rc::new(Log::start(config.log.format, &filter)?);
     tracing::debug!(
         capabilities = kept.join(","),
+        files = ?protection,
         "gave up all other privileges"
     );
     let done = if args.cleanup {

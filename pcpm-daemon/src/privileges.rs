@@ -61,3 +61,24 @@ pub(crate) fn drop_unneeded() -> io::Result<Vec<&'static str>> {
     let names = NEEDED.iter().filter(|(one, _)| kept.contains(*one));
     Ok(names.map(|(_, name)| *name).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_unit_leaves_it_what_it_keeps_and_nothing_else() {
+        let unit = include_str!("../../contrib/systemd/pcpmd.service");
+        let mut lines = unit.lines();
+        let bounds = lines.find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+        let bounds: BTreeSet<_> = bounds.unwrap().split(' ').map(str::to_owned).collect();
+        let kept = NEEDED.iter();
+        let kept: BTreeSet<_> = kept
+            .map(|(_, name)| format!("CAP_{}", name.to_uppercase()))
+            .collect();
+        assert_eq!(bounds, kept);
+        assert!(lines.any(|line| line == "NoNewPrivileges=yes"));
+    }
+}

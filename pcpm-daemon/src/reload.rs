@@ -15,6 +15,7 @@ use crate::{
     engine::Shared,
     log::Log,
     pool::Target,
+    supervisor::Supervisor,
 };
 
 /// Keys, or tables, that take effect at once.
@@ -51,6 +52,7 @@ pub(crate) struct Reload {
     engine: Shared,
     live: Rc<Live>,
     log: Rc<Log>,
+    supervisor: Rc<Supervisor>,
     /// As it was read at the start; what waits for the next one is told against this.
     started_with: Config,
     /// As it was read last.
@@ -59,17 +61,18 @@ pub(crate) struct Reload {
 
 impl Reload {
     pub(crate) fn new(
-        args: Args,
-        config: Config,
+        (args, config): (Args, Config),
         engine: Shared,
         live: Rc<Live>,
         log: Rc<Log>,
+        supervisor: Rc<Supervisor>,
     ) -> Self {
         Self {
             args,
             engine,
             live,
             log,
+            supervisor,
             started_with: config.clone(),
             read: RefCell::new(config),
         }
@@ -80,7 +83,7 @@ impl Reload {
     /// # Errors
     /// What is wrong with it; nothing changed then.
     pub(crate) fn run(&self) -> Result<ReloadReply, String> {
-        let done = self.apply();
+        let done = self.supervisor.reloading(|| self.apply());
         match &done {
             Ok(reply) => {
                 let restart = reply.restart_needed.clone();

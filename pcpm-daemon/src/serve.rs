@@ -39,6 +39,7 @@ use crate::{
     reaper::Finding,
     reload::Reload,
     reservation::{HostSockets, Reservations},
+    supervisor::Supervisor,
 };
 
 /// Slots that may be in creation for each worker; more would only wait before the workers.
@@ -49,6 +50,9 @@ const DOCTORS_AT_ONCE: usize = 2;
 
 /// How long what failed is left alone.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the service manager waits at most to hear that the pool is ready: one that cannot be filled serves, too.
+const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long clients that waited for a slot have to take the answer that there will be none.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
@@ -207,12 +211,13 @@ async fn serve(
     };
     tracing::info!(socket = %config.socket.display(), slots = config.slots(), "serving");
     let live = Rc::new(Live::new(access, config.api.max_clients));
+    let supervisor = Rc::new(Supervisor::default());
     let reload = Reload::new(
-        args.clone(),
-        config.clone(),
+        (args.clone(), config.clone()),
         engine.clone(),
         live.clone(),
         log.clone(),
+        supervisor.clone(),
     );
     let service = Rc::new(Service {
         engine: engine.clone(),
@@ -231,7 +236,8 @@ async fn serve(
     tokio::task::spawn_local(take_findings(engine.clone(), findings));
     tokio::task::spawn_local(keep_up(engine.clone()));
     tokio::task::spawn_local(end_process_leases(engine.clone()));
-    tokio::task::spawn_local(announce_ready(engine.clone()));
+    tokio::task::spawn_local(announce_ready(engine.clone(), supervisor.clone()));
+    tokio::task::spawn_local(reassure(engine.clone(), supervisor.clone()));
     tokio::task::spawn_local(async move { listener.serve(clients).await });
     if let Some(metrics) = metrics {
         tokio::task::spawn_local(metrics.serve(engine.clone(), service.locks.clone()));
@@ -239,7 +245,7 @@ async fn serve(
     // The outermost future is polled whenever any task was woken, so it should have little to do.
     let stopped = tokio::task::spawn_local(stop_signal(signals, service.clone()));
     stopped.await.context("wait for a signal")?;
-    notify(sd_notify::NotifyState::Stopping);
+    supervisor.stopping();
     engine.borrow_mut().refuse_everybody();
     // Whoever waited is told why it gets nothing; one that does not read is not waited for.
     let answered = async {
@@ -357,22 +363,34 @@ async fn keep_up(engine: Shared) {
     }
 }
 
-/// Begins the fill and tells the service manager when the warm target is reached.
-async fn announce_ready(engine: Shared) {
+/// Begins the fill and tells the service manager when the warm target is reached, or is not in time.
+async fn announce_ready(engine: Shared, supervisor: Rc<Supervisor>) {
     let begun = Instant::now();
-    let filled = engine.borrow_mut().start();
-    if filled.await.is_ok() {
+    let mut filled = engine.borrow_mut().start();
+    let in_time = tokio::time::timeout(READY_WITHIN, &mut filled).await;
+    supervisor.ready();
+    let done = if let Ok(done) = in_time {
+        done
+    } else {
+        let within = READY_WITHIN.as_secs();
+        tracing::warn!("the warm target is not reached within {within} s: serving what there is");
+        filled.await
+    };
+    if done.is_ok() {
         let took_ms = begun.elapsed().as_millis();
         let slots = engine.borrow().status().slots.ready;
         tracing::info!(slots, took_ms, "the warm target is reached");
-        notify(sd_notify::NotifyState::Ready);
     }
 }
 
-fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(false, &[state]) {
-        tracing::warn!("tell the service manager: {error}");
-    }
+/// Has the service manager know that this thread is not stuck.
+async fn reassure(engine: Shared, supervisor: Rc<Supervisor>) {
+    let status = || {
+        let slots = engine.borrow().status().slots;
+        let (ready, attached) = (slots.ready, slots.attached);
+        format!("{ready} slots ready, {attached} attached")
+    };
+    supervisor.reassure(status).await;
 }
 
 /// The checks of the host for `Doctor`.

@@ -34,16 +34,22 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// `before` are words in front of the command: of a program that becomes the daemon in the end.
     pub(crate) fn spawn(
         world: &World,
+        before: &[&str],
         args: &[&str],
         change: impl FnOnce(Tool) -> Tool,
     ) -> Result<Self> {
         let (log, file) = world.log_file("pcpmd")?;
         let socket = world.path(STATE_DIRECTORY).join("pcpm.sock");
         let settings = settings(world, args)?;
-        let args = args.iter().copied().chain(settings);
-        let command = world.host().command(binary("pcpmd")?, args);
+        let pcpmd = binary("pcpmd")?;
+        let pcpmd = pcpmd.to_str().context("the path of pcpmd is no text")?;
+        let words = before.iter().copied().chain([pcpmd]);
+        let mut words = words.chain(args.iter().copied()).chain(settings);
+        let program = words.next().unwrap_or(pcpmd);
+        let command = world.host().command(program, words);
         let command = command.with(|command| {
             command.stdout(std::process::Stdio::null()).stderr(file);
         });

@@ -162,7 +162,7 @@ impl World {
     /// # Errors
     /// When it ends before, with what it wrote.
     pub fn spawn_daemon(&self, args: &[&str]) -> Result<Daemon> {
-        Daemon::spawn(self, args, |tool| tool)
+        Daemon::spawn(self, &[], args, |tool| tool)
     }
 
     /// Like [`Self::spawn_daemon`], with the command changed before it starts.
@@ -174,7 +174,20 @@ impl World {
         args: &[&str],
         change: impl FnOnce(Tool) -> Tool,
     ) -> Result<Daemon> {
-        Daemon::spawn(self, args, change)
+        Daemon::spawn(self, &[], args, change)
+    }
+
+    /// Like [`Self::spawn_daemon_with`], behind the words of a program that becomes `pcpmd` in the end.
+    ///
+    /// # Errors
+    /// When it ends before, with what it wrote.
+    pub fn spawn_daemon_behind(
+        &self,
+        before: &[&str],
+        args: &[&str],
+        change: impl FnOnce(Tool) -> Tool,
+    ) -> Result<Daemon> {
+        Daemon::spawn(self, before, args, change)
     }
 
     /// Starts `pcpmd` on the host and waits until all of `slots` slots are ready.

@@ -82,25 +82,6 @@ fn memory_is_reported_once_the_pool_was_filled() -> Result<()> {
 }
 
 #[test]
-fn the_pool_is_announced_when_it_is_full() -> Result<()> {
-    let world = World::new()?;
-    let socket = world.path("/run/notify");
-    let notified = std::os::unix::net::UnixDatagram::bind(&socket)?;
-    notified.set_read_timeout(Some(pcpm_tests::PATIENCE))?;
-    let daemon = world.spawn_daemon_with(&["--capacity", "8"], |tool| {
-        tool.env("NOTIFY_SOCKET", "/run/notify")
-    })?;
-    let mut said = String::new();
-    while !said.contains("READY=1") {
-        let mut message = [0; 1024];
-        let length = notified.recv(&mut message)?;
-        said.push_str(&String::from_utf8_lossy(&message[..length]));
-    }
-    assert_eq!(daemon.status()?.slots.ready, 8);
-    Ok(())
-}
-
-#[test]
 fn without_an_uplink_the_daemon_runs_and_says_so() -> Result<()> {
     let world = World::without_uplink()?;
     let daemon = world.pool_of(4)?;

@@ -32,6 +32,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("tmux", "tmux"),
     ("ps", "procps"),
     ("nsenter", "util-linux"),
+    ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
     ("python3", "python3"),
 ];
 /// `python3 -m venv` wants this package, which brings no program.

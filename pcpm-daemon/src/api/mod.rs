@@ -66,9 +66,14 @@ impl Live {
 pub(crate) struct Listener(UnixSocket);
 
 impl Listener {
-    /// Listens at `path`, which only root and the configured group may connect to.
+    /// Listens at `path`, which only root and the configured group may connect to, or takes over from a
+    /// service manager that does.
     pub(crate) fn bind(path: &Path, access: &Access) -> anyhow::Result<Self> {
-        UnixSocket::bind(path, access.socket_group).map(Self)
+        let socket = match UnixSocket::passed(path, access.socket_group)? {
+            Some(passed) => passed,
+            None => UnixSocket::bind(path, access.socket_group)?,
+        };
+        Ok(Self(socket))
     }
 
     /// Serves clients for ever. Must run inside a `LocalSet`.

@@ -80,6 +80,7 @@ pub(crate) use egress::{
 };
 pub(crate) use error::NetError;
 pub(crate) use host::Host;
+pub(crate) use namespace::is_shared;
 pub(crate) use tamper::{TamperWatch, Tampered};
 
 /// What the kernel needs to know to make one slot.

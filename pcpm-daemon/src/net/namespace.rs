@@ -162,7 +162,7 @@ pub(super) fn share_directory(path: &Path) -> Result<(), NetError> {
 }
 
 /// Whether mounts made in a directory spread to other mount namespaces.
-fn is_shared(directory: &Path) -> io::Result<bool> {
+pub(crate) fn is_shared(directory: &Path) -> io::Result<bool> {
     let opened = File::open(directory)?;
     let fdinfo = format!("/proc/thread-self/fdinfo/{}", opened.as_raw_fd());
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
