@@ -18,13 +18,13 @@ pub mod names {
     pub const WHO_AM_I: &str = "who_am_i";
     /// `BPF_MAP_TYPE_ARRAY` with one [`super::Tracing`].
     pub const TRACING: &str = "TRACING";
-    /// `BPF_MAP_TYPE_LRU_HASH`: [`super::WaitKey`] to [`super::Wait`].
+    /// `BPF_MAP_TYPE_ARRAY` of [`super::WaitSet`], by [`super::wait_set`].
     pub const WAITS: &str = "WAITS";
     /// `BPF_MAP_TYPE_PERCPU_HASH`: [`super::WaiterKey`] to [`super::Waiters`].
     pub const WAITERS: &str = "WAITERS";
     /// `BPF_MAP_TYPE_PERCPU_HASH`: [`super::BlockerKey`] to [`super::Blocked`].
     pub const BLOCKERS: &str = "BLOCKERS";
-    /// `BPF_MAP_TYPE_LRU_HASH`: lock to [`super::Holder`].
+    /// `BPF_MAP_TYPE_ARRAY` of [`super::Holder`], by [`super::holder_place`].
     pub const HOLDERS: &str = "HOLDERS";
     /// `BPF_MAP_TYPE_HASH`: thread id of one of the daemon's workers to its place in `OPERATIONS`.
     pub const WORKERS: &str = "WORKERS";
@@ -48,6 +48,15 @@ pub const COMM_BYTES: usize = 16;
 /// Frames of a stack that are looked at to find who asked for a lock: those of the tracepoint and of
 /// the lock's own functions come first.
 pub const CALLER_FRAMES: usize = 12;
+
+/// Sets of waits under way.
+pub const WAIT_SETS: u32 = 2048;
+
+/// Waits in one of them.
+pub const WAIT_PLACES: usize = 4;
+
+/// Places for the last holders of locks.
+pub const HOLDER_PLACES: u32 = 1024;
 
 /// Frames kept of a long wait.
 pub const STACK_FRAMES: usize = 32;
@@ -142,18 +151,6 @@ pub struct Tracing {
     pub wrappers: [TextRange; WRAPPERS],
 }
 
-/// One task's wait for one lock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct WaitKey {
-    /// The lock's address.
-    pub lock: u64,
-    /// The waiting thread.
-    pub tid: u32,
-    /// Zero.
-    pub padding: u32,
-}
-
 /// Who held a lock at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -172,11 +169,13 @@ pub struct HeldBy {
     pub comm: [u8; COMM_BYTES],
 }
 
-/// A wait that has begun.
+/// A wait that has begun. What its end needs is put together here, at the beginning: then the thread waits anyway, while
+/// at the end it has the lock, and others wait for whatever it does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Wait {
-    /// The `task_struct` of the thread: its number may be that of one that died waiting.
+    /// The `task_struct` of the waiting thread, 0 where nobody waits. Its number alone may be that of one that died
+    /// waiting.
     pub task: u64,
     /// When it began, by `bpf_ktime_get_ns`.
     pub begun_ns: u64,
@@ -184,27 +183,25 @@ pub struct Wait {
     pub phase_ns: u64,
     /// How long the daemon's workers were waited for, in the phases before.
     pub behind_workers_ns: u64,
-    /// [`flag`]s.
-    pub flags: u32,
+    /// The number of the thread.
+    pub tid: u32,
+    /// Whether it is neither the daemon's nor the kernel's own.
+    pub is_foreign: u32,
     /// Whether a worker held the rtnl lock when this phase began.
     pub behind_worker: u32,
-    /// Who held the lock when the wait began.
-    pub holder: HeldBy,
+    /// Zero.
+    pub padding: u32,
+    /// What it will be counted with, but for the generation.
+    pub waiter: WaiterKey,
+    /// Who held the lock when the wait began, but for the generation.
+    pub blocker: BlockerKey,
 }
 
 impl Wait {
-    /// One that begins now.
+    /// Whether it is that thread's, for that lock.
     #[inline(always)]
-    pub const fn begin(task: u64, now_ns: u64, flags: u32, holder: HeldBy, is_rtnl: bool) -> Self {
-        Self {
-            task,
-            begun_ns: now_ns,
-            phase_ns: now_ns,
-            behind_workers_ns: 0,
-            flags,
-            behind_worker: (is_rtnl && holder.operation != 0) as u32,
-            holder,
-        }
+    pub const fn is_of(&self, task: u64, tid: u32, lock: u64) -> bool {
+        self.task == task && self.tid == tid && self.waiter.lock == lock
     }
 
     /// Goes on in another way; `behind_worker` says whether a worker holds the rtnl lock by now.
@@ -223,6 +220,21 @@ impl Wait {
         }
         self.behind_workers_ns + now_ns.saturating_sub(self.phase_ns)
     }
+}
+
+/// Waits of threads whose numbers end alike: where four of them wait at one time, the fifth takes the place of the one
+/// that has waited longest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct WaitSet {
+    /// In no order.
+    pub places: [Wait; WAIT_PLACES],
+}
+
+/// The set of a thread. Numbers of threads are given one after the other, which spreads them best.
+#[inline(always)]
+pub const fn wait_set(tid: u32) -> u32 {
+    tid % WAIT_SETS
 }
 
 /// Waits that are counted together. All zero: those for which there was no room; they belong to no generation.
@@ -310,10 +322,25 @@ pub struct Blocked {
     pub total_ns: u64,
 }
 
+/// The place of a lock's last holder. Locks that share one are told apart by their address.
+#[inline(always)]
+pub const fn holder_place(lock: u64) -> u32 {
+    (hash(lock) >> 32) as u32 % HOLDER_PLACES
+}
+
+/// Spreads addresses.
+#[inline(always)]
+pub const fn hash(address: u64) -> u64 {
+    // The golden ratio (Knuth, The Art of Computer Programming, 6.4): neighbours end up far apart.
+    address.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 /// The last thread that got a lock after it had waited for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Holder {
+    /// The lock's address.
+    pub lock: u64,
     /// Who asked for it.
     pub caller: u64,
     /// The thread.
@@ -414,13 +441,12 @@ const fn log2(n: u64) -> u64 {
 
 const _: () = {
     assert!(size_of::<Tracing>() == 184);
-    assert!(size_of::<WaitKey>() == 16);
     assert!(size_of::<HeldBy>() == 40);
-    assert!(size_of::<Wait>() == 80);
+    assert!(size_of::<Wait>() == 152);
     assert!(size_of::<WaiterKey>() == 48);
     assert!(size_of::<Waiters>() == 24 + 4 * BUCKETS);
     assert!(size_of::<BlockerKey>() == 56);
-    assert!(size_of::<Holder>() == 16);
+    assert!(size_of::<Holder>() == 24);
     assert!(size_of::<LongWait>() == 112 + 8 * STACK_FRAMES);
     assert!(bucket(u64::MAX) == BUCKETS - 1);
 };

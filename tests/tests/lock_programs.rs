@@ -14,15 +14,15 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, RawTracePointRunOptions, TestRun as _,
-    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
+    maps::{Array, PerCpuArray, PerCpuHashMap},
     programs::RawTracePoint,
 };
 use pcpm_ebpf::{
     LOCKS_OBJECT,
     locks::{
-        Blocked, BlockerKey, Missed, Tracing, Wait, WaitKey, WaiterKey, Waiters,
+        Blocked, BlockerKey, Missed, Tracing, WAIT_PLACES, Wait, WaitSet, WaiterKey, Waiters,
         flag::{MUTEX, READ, SPIN, WRITE},
-        names,
+        names, wait_set,
     },
 };
 
@@ -38,9 +38,7 @@ struct Plain<T>(T);
 // SAFETY: plain numbers without padding, any of which are valid.
 unsafe impl Pod for Plain<Tracing> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<WaitKey> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Wait> {}
+unsafe impl Pod for Plain<WaitSet> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<WaiterKey> {}
 // SAFETY: as above.
@@ -120,11 +118,16 @@ impl Tracer {
         Ok(counted)
     }
 
-    fn waits_under_way(&mut self) -> Result<Vec<WaitKey>> {
+    /// What has not ended.
+    fn waits_under_way(&mut self) -> Result<Vec<Wait>> {
         let map = self.0.map(names::WAITS).context("WAITS")?;
-        let map = HashMap::<_, Plain<WaitKey>, Plain<Wait>>::try_from(map)?;
-        let keys = map.keys().map(|key| Ok(key?.0));
-        keys.collect()
+        let map = Array::<_, Plain<WaitSet>>::try_from(map)?;
+        let mut waits = Vec::new();
+        for set in map.iter() {
+            waits.extend(set?.0.places);
+        }
+        waits.retain(|wait| wait.task != 0);
+        Ok(waits)
     }
 
     fn missed(&mut self) -> Result<Missed> {
@@ -249,18 +252,37 @@ fn a_thread_with_the_number_of_one_that_died_waiting_begins_anew() -> Result<()>
     let mut tracer = Tracer::load()?;
     tracer.begin(LOCK, MUTEX)?;
     // As if another task had left it.
-    let key = tracer.waits_under_way()?.remove(0);
+    let mut left = tracer.waits_under_way()?.remove(0);
+    left.task += 64;
+    left.begun_ns -= 3_600_000_000_000;
+    let set = wait_set(left.tid);
+    let mut waits = WaitSet::default();
+    waits.places[0] = left;
     let map = tracer.0.map_mut(names::WAITS).context("WAITS")?;
-    let mut map = HashMap::<_, Plain<WaitKey>, Plain<Wait>>::try_from(map)?;
-    let mut wait = map.get(&Plain(key), 0)?.0;
-    wait.task += 64;
-    wait.begun_ns -= 3_600_000_000_000;
-    map.insert(Plain(key), Plain(wait), 0)?;
+    Array::<_, Plain<WaitSet>>::try_from(map)?.set(set, Plain(waits), 0)?;
     tracer.begin(LOCK, MUTEX)?;
     tracer.end(LOCK, 0)?;
     let counted = tracer.counted()?;
     assert_eq!(counted[0].1.count, 1);
     assert!(counted[0].1.total_ns < 60_000_000_000, "{counted:?}");
+    Ok(())
+}
+
+#[test]
+fn where_too_many_wait_the_oldest_wait_gives_way_and_is_counted_as_missed() -> Result<()> {
+    let mut tracer = Tracer::load()?;
+    let locks: Vec<_> = (0..=WAIT_PLACES as u64).map(|n| LOCK + n * 16).collect();
+    for &lock in &locks {
+        tracer.begin(lock, MUTEX)?;
+    }
+    assert_eq!(tracer.missed()?.begins, 1);
+    for &lock in locks.iter().rev() {
+        tracer.end(lock, 0)?;
+    }
+    let counted = tracer.counted()?;
+    let told: Vec<_> = counted.iter().map(|(key, _)| key.lock).collect();
+    assert_eq!(told, locks[1..]);
+    assert!(tracer.waits_under_way()?.is_empty());
     Ok(())
 }
 

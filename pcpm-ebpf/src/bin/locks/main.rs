@@ -5,6 +5,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
+mod caller;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod task;
@@ -21,7 +23,7 @@ mod entry {
 
     #[raw_tracepoint]
     fn contention_begin(ctx: RawTracePointContext) -> i32 {
-        wait::begins(ctx.arg(0), ctx.arg(1));
+        wait::begins(&ctx, ctx.arg(0), ctx.arg(1));
         0
     }
 
@@ -34,15 +36,13 @@ mod entry {
     /// Attached to nothing: the daemon's workers run it themselves.
     #[raw_tracepoint]
     fn worker_joins(ctx: RawTracePointContext) -> i32 {
-        let (tid, _) = task::current();
-        i32::from(maps::worker_joins(tid, ctx.arg(0)))
+        i32::from(maps::worker_joins(task::current().tid, ctx.arg(0)))
     }
 
     /// As above, run by the daemon.
     #[raw_tracepoint]
     fn who_am_i(_: RawTracePointContext) -> i32 {
-        let (_, pid) = task::current();
-        pid.cast_signed()
+        task::current().pid.cast_signed()
     }
 }
 

@@ -3,18 +3,16 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
 use pcpm_ebpf::locks::{
-    Blocked, BlockerKey, Holder, Missed, Tracing, WORKERS as MOST_WORKERS, Wait, WaitKey,
-    WaiterKey, Waiters,
+    Blocked, BlockerKey, HOLDER_PLACES, Holder, Missed, Tracing, WAIT_PLACES, WAIT_SETS,
+    WORKERS as MOST_WORKERS, Wait, WaitSet, WaiterKey, Waiters, holder_place, wait_set,
 };
 
-/// Tasks that wait at one time; those of tasks that died waiting give way.
-const WAITS_UNDER_WAY: usize = 16_384;
-/// Locks whose last holder is known.
-const LOCKS_HELD: usize = 4096;
+use crate::caller::{LESSONS, Lesson, Stack};
+
 /// Groups of waits in both generations. Memory is taken for what is there only: there are as many values
 /// as processors.
 const GROUPS: usize = 8192;
@@ -24,7 +22,7 @@ const LONG_WAITS_BYTES: usize = 512 * 1024;
 static TRACING: Array<Tracing, 1> = Array::new();
 
 #[btf_map]
-pub(crate) static WAITS: LruHashMap<WaitKey, Wait, WAITS_UNDER_WAY> = LruHashMap::new();
+static WAITS: Array<WaitSet, { WAIT_SETS as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static WAITERS: PerCpuHashMap<
@@ -43,7 +41,14 @@ pub(crate) static BLOCKERS: PerCpuHashMap<
 > = PerCpuHashMap::new();
 
 #[btf_map]
-pub(crate) static HOLDERS: LruHashMap<u64, Holder, LOCKS_HELD> = LruHashMap::new();
+static HOLDERS: Array<Holder, { HOLDER_PLACES as usize }> = Array::new();
+
+#[btf_map]
+static LEARNT: PerCpuArray<Lesson, { LESSONS as usize }> = PerCpuArray::new();
+
+/// Room for what is read of the waiting thread's stack, for which the program's own is too small.
+#[btf_map]
+static STACK: PerCpuArray<Stack, 1> = PerCpuArray::new();
 
 #[btf_map]
 static WORKERS: HashMap<u32, u32, { MOST_WORKERS as usize }> = HashMap::new();
@@ -70,6 +75,39 @@ static NEW_WAITERS: PerCpuArray<Waiters, 1> = PerCpuArray::new();
 #[inline(always)]
 pub(crate) fn tracing() -> Option<&'static Tracing> {
     TRACING.get(0).filter(|tracing| tracing.generation != 0)
+}
+
+/// The places for waits of threads like `tid`.
+#[inline(always)]
+pub(crate) fn waits(tid: u32) -> Option<&'static mut [Wait; WAIT_PLACES]> {
+    // SAFETY: array elements live as long as the map. Two threads of one set may write to it at one time, each to a place
+    // of its own, or else one of both waits is missed, as `wait::begins` says.
+    let set = WAITS
+        .get_ptr_mut(wait_set(tid))
+        .map(|set| unsafe { &mut *set })?;
+    Some(&mut set.places)
+}
+
+/// The last holder of `lock`, or of another one in its place.
+#[inline(always)]
+pub(crate) fn holder(lock: u64) -> Option<*mut Holder> {
+    HOLDERS.get_ptr_mut(holder_place(lock))
+}
+
+/// This CPU's place for a lesson.
+#[inline(always)]
+pub(crate) fn lesson(place: u32) -> Option<&'static mut Lesson> {
+    // SAFETY: as in `missed`.
+    LEARNT
+        .get_ptr_mut(place)
+        .map(|lesson| unsafe { &mut *lesson })
+}
+
+/// This CPU's room for a stack.
+#[inline(always)]
+pub(crate) fn stack() -> Option<&'static mut Stack> {
+    // SAFETY: as in `missed`.
+    STACK.get_ptr_mut(0).map(|stack| unsafe { &mut *stack })
 }
 
 /// What the worker `tid` of the daemon is doing; 0 for everybody else.

@@ -1,4 +1,4 @@
-//! What the kernel tells of tasks: the one that runs, the one that owns a lock, and who called whom.
+//! What the kernel tells of tasks: the one that runs, its stack, and the one that owns a lock.
 #![expect(unsafe_code, reason = "calls kernel helpers")]
 
 use core::ffi::c_void;
@@ -11,41 +11,47 @@ use aya_ebpf::{
     },
     programs::RawTracePointContext,
 };
-use pcpm_ebpf::locks::{CALLER_FRAMES, COMM_BYTES, HeldBy, Tracing, owner_offset, owner_task};
+use pcpm_ebpf::locks::{COMM_BYTES, HeldBy, Tracing, owner_offset, owner_task};
 
 /// Of `task_struct::flags`: a thread of the kernel (`include/linux/sched.h`).
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// The running thread, and its process.
-#[inline(always)]
-pub(crate) fn current() -> (u32, u32) {
-    // SAFETY: no arguments.
-    let ids = unsafe { bpf_get_current_pid_tgid() };
-    (ids as u32, (ids >> 32) as u32)
+/// The running thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Thread {
+    /// Its `task_struct`.
+    pub(crate) task: u64,
+    pub(crate) tid: u32,
+    /// Its process.
+    pub(crate) pid: u32,
 }
 
-/// The name of the running thread.
 #[inline(always)]
-pub(crate) fn current_comm() -> [u8; COMM_BYTES] {
-    let mut comm = [0; COMM_BYTES];
+pub(crate) fn current() -> Thread {
+    // SAFETY: no arguments.
+    let (task, ids) = unsafe { (bpf_get_current_task(), bpf_get_current_pid_tgid()) };
+    Thread {
+        task,
+        tid: ids as u32,
+        pid: (ids >> 32) as u32,
+    }
+}
+
+/// Writes the name of the running thread to `comm`.
+#[inline(always)]
+pub(crate) fn current_comm(comm: &mut [u8; COMM_BYTES]) {
     // SAFETY: the helper writes at most that many bytes.
     unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), COMM_BYTES as u32) };
-    comm
 }
 
-/// The running thread's `task_struct`.
-#[inline(always)]
-pub(crate) fn current_task() -> u64 {
-    // SAFETY: no arguments.
-    unsafe { bpf_get_current_task() }
-}
-
-/// Whether the running thread is one of the kernel's own.
-#[inline(always)]
-pub(crate) fn is_kernel_thread(tracing: &Tracing) -> bool {
-    let mut flags = 0_u32;
-    read(&mut flags, current_task() + u64::from(tracing.task_flags));
-    flags & PF_KTHREAD != 0
+impl Thread {
+    /// Whether it is one of the kernel's own.
+    #[inline(always)]
+    pub(crate) fn is_of_kernel(&self, tracing: &Tracing) -> bool {
+        let mut flags = 0_u32;
+        read(&mut flags, self.task + u64::from(tracing.task_flags));
+        flags & PF_KTHREAD != 0
+    }
 }
 
 #[inline(always)]
@@ -68,33 +74,38 @@ fn owner_of(tracing: &Tracing, lock: u64, flags: u32) -> u64 {
     owner_task(flags, word)
 }
 
-/// The number of the thread that owns `lock`, 0 if that is not known.
+/// The thread that owns `lock` and its process, 0 if that is not known.
 #[inline(always)]
-pub(crate) fn owner_tid(tracing: &Tracing, lock: u64, flags: u32) -> u32 {
-    let mut tid = 0;
-    let task = owner_of(tracing, lock, flags);
-    if task != 0 {
-        read(&mut tid, task + u64::from(tracing.task_pid));
-    }
-    tid
+pub(crate) fn owner_ids(tracing: &Tracing, lock: u64, flags: u32) -> (u32, u32) {
+    ids(tracing, owner_of(tracing, lock, flags))
 }
 
-/// The thread that owns `lock`, as far as its `task_struct` says; all zero if it is not known.
+/// Writes to `holder` who owns `lock`, as far as its `task_struct` says; all zero if it is not known.
 #[inline(always)]
-pub(crate) fn owner(tracing: &Tracing, lock: u64, flags: u32) -> HeldBy {
-    let mut holder = HeldBy::default();
+pub(crate) fn owner(tracing: &Tracing, lock: u64, flags: u32, holder: &mut HeldBy) {
     let task = owner_of(tracing, lock, flags);
-    if task != 0 {
-        read(&mut holder.tid, task + u64::from(tracing.task_pid));
-        read(&mut holder.pid, task + u64::from(tracing.task_tgid));
+    (holder.tid, holder.pid) = ids(tracing, task);
+    if task == 0 {
+        holder.comm = [0; COMM_BYTES];
+    } else {
         read(&mut holder.comm, task + u64::from(tracing.task_comm));
     }
-    holder
+}
+
+/// The numbers of a task and its process.
+#[inline(always)]
+fn ids(tracing: &Tracing, task: u64) -> (u32, u32) {
+    let (mut tid, mut pid) = (0, 0);
+    if task != 0 {
+        read(&mut tid, task + u64::from(tracing.task_pid));
+        read(&mut pid, task + u64::from(tracing.task_tgid));
+    }
+    (tid, pid)
 }
 
 /// Reads kernel memory, which may be gone by now: then it is all zeroes.
 #[inline(always)]
-fn read<T: Copy>(to: &mut T, from: u64) {
+pub(crate) fn read<T: Copy>(to: &mut T, from: u64) {
     let size = size_of::<T>() as u32;
     let to = (&raw mut *to).cast();
     // SAFETY: the helper writes `size` bytes to `to` whatever stands at `from`; `T` is plain numbers.
@@ -108,50 +119,4 @@ pub(crate) fn stack(ctx: &RawTracePointContext, stack: &mut [u64]) -> i32 {
     let bytes = size_of_val(stack) as u32;
     // SAFETY: the helper writes at most that many bytes.
     unsafe { bpf_get_stack(ctx.as_ptr(), stack.as_mut_ptr().cast(), bytes, 0) as i32 }
-}
-
-/// Who asked for the lock: the first frame behind those of locks, 0 if that is not known.
-#[inline(always)]
-pub(crate) fn caller(ctx: &RawTracePointContext, tracing: &Tracing) -> u64 {
-    let mut frames = [0; CALLER_FRAMES];
-    stack(ctx, &mut frames);
-    let mut in_lock = false;
-    for frame in frames {
-        // SAFETY: a reference.
-        match unsafe { kind_of_frame(tracing, frame) } {
-            LOCK_FRAME => in_lock = true,
-            OTHER_FRAME if in_lock => return frame,
-            _ => {}
-        }
-    }
-    0
-}
-
-const LOCK_FRAME: u32 = 1;
-const OTHER_FRAME: u32 = 2;
-
-/// Whether `frame` is one of locks, or neither that nor a wrapper. A global function (its name is
-/// exported), which the verifier follows once instead of for every way to every frame: 122,000
-/// instructions without.
-///
-/// # Safety
-/// `tracing` is null or valid.
-#[unsafe(no_mangle)]
-#[inline(never)]
-unsafe extern "C" fn kind_of_frame(tracing: *const Tracing, frame: u64) -> u32 {
-    // SAFETY: the caller's promise.
-    match unsafe { tracing.as_ref() } {
-        Some(tracing) if tracing.lock_text.contains(frame) => LOCK_FRAME,
-        Some(tracing) if !is_wrapper(tracing, frame) => OTHER_FRAME,
-        _ => 0,
-    }
-}
-
-#[inline(always)]
-fn is_wrapper(tracing: &Tracing, frame: u64) -> bool {
-    let mut found = false;
-    for wrapper in &tracing.wrappers {
-        found |= wrapper.contains(frame);
-    }
-    found
 }

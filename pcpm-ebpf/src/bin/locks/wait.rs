@@ -5,47 +5,98 @@ use core::hint::black_box;
 
 use aya_ebpf::programs::RawTracePointContext;
 use pcpm_ebpf::locks::{
-    BlockerKey, Holder, LongWait, Tracing, Wait, WaitKey, WaiterKey, Waiters, bucket, flag,
-    is_slept_for,
+    Holder, LongWait, Tracing, WAIT_PLACES, Wait, WaiterKey, Waiters, bucket, flag, is_slept_for,
 };
 
 use crate::{
-    maps::{self, HOLDERS, LONG_WAITS, WAITS},
-    task,
+    caller::caller,
+    maps::{self, LONG_WAITS},
+    task::{self, Thread},
 };
 
 /// The running task begins to wait for `lock`, or goes on in another way: a mutex is spun for, slept for,
 /// and spun for again. All of that is one wait.
 #[inline(always)]
-pub(crate) fn begins(lock: u64, flags: u32) {
+pub(crate) fn begins(ctx: &RawTracePointContext, lock: u64, flags: u32) {
     if !is_slept_for(flags) {
         return;
     }
     let Some(tracing) = maps::tracing() else {
         return;
     };
-    let key = key(lock);
-    let task = task::current_task();
-    if let Some(wait) = WAITS.get_ptr_mut(&key) {
-        // SAFETY: an entry of this task, which does nothing else now; plain numbers.
-        let wait = unsafe { &mut *wait };
-        if wait.task == task {
-            goes_on(tracing, wait, lock, flags);
-            return;
+    let me = task::current();
+    let Some(places) = maps::waits(me.tid) else {
+        return;
+    };
+    match find(places, &me, lock) {
+        Some(wait) => goes_on(tracing, wait, lock, flags),
+        None => begin(ctx, tracing, free(places), &me, lock, flags),
+    }
+}
+
+/// The wait of that thread for that lock.
+#[inline(always)]
+fn find<'a>(places: &'a mut [Wait; WAIT_PLACES], me: &Thread, lock: u64) -> Option<&'a mut Wait> {
+    places
+        .iter_mut()
+        .find(|wait| wait.is_of(me.task, me.tid, lock))
+}
+
+/// A place for one more wait: a free one, or that of the oldest wait, which is missed then. Its thread has died, or there
+/// are too many that wait.
+#[inline(always)]
+fn free(places: &mut [Wait; WAIT_PLACES]) -> &mut Wait {
+    let mut oldest = 0;
+    for place in 0..WAIT_PLACES {
+        if places[place].task == 0 {
+            return &mut places[place];
         }
-        // Its thread died waiting, and this one has its number: it gives way.
+        if places[place].begun_ns < places[oldest].begun_ns {
+            oldest = place;
+        }
     }
-    let mut holder = task::owner(tracing, lock, flags);
-    if holder.tid != 0 {
-        holder.operation = maps::operation(holder.tid);
-        holder.caller = caller_of(lock, holder.tid);
-    }
-    let is_rtnl = lock == tracing.rtnl;
-    let wait = Wait::begin(task, task::now_ns(), flags, holder, is_rtnl);
-    if WAITS.insert(&key, wait, 0).is_err()
-        && let Some(missed) = maps::missed()
-    {
+    miss_begin();
+    &mut places[oldest]
+}
+
+#[inline(always)]
+fn miss_begin() {
+    if let Some(missed) = maps::missed() {
         missed.begins += 1;
+    }
+}
+
+#[inline(always)]
+fn begin(
+    ctx: &RawTracePointContext,
+    tracing: &Tracing,
+    wait: &mut Wait,
+    me: &Thread,
+    lock: u64,
+    flags: u32,
+) {
+    let now_ns = task::now_ns();
+    wait.task = me.task;
+    wait.begun_ns = now_ns;
+    wait.phase_ns = now_ns;
+    wait.tid = me.tid;
+    wait.behind_workers_ns = 0;
+    wait.is_foreign = u32::from(me.pid != tracing.daemon && !me.is_of_kernel(tracing));
+    wait.waiter.lock = lock;
+    wait.waiter.kind = kind(flags);
+    wait.waiter.operation = operation(tracing, me.tid, me.pid);
+    task::current_comm(&mut wait.waiter.comm);
+    wait.waiter.caller = caller(ctx, tracing);
+    let holder = &mut wait.blocker.holder;
+    task::owner(tracing, lock, flags, holder);
+    holder.operation = operation(tracing, holder.tid, holder.pid);
+    holder.caller = caller_of(lock, holder.tid);
+    wait.behind_worker = u32::from(lock == tracing.rtnl && holder.operation != 0);
+    wait.blocker.lock = lock;
+    // SAFETY: a field.
+    if unsafe { (&raw const wait.task).read_volatile() } != me.task {
+        // Another thread of this set took the place in the same moment.
+        miss_begin();
     }
 }
 
@@ -53,57 +104,59 @@ pub(crate) fn begins(lock: u64, flags: u32) {
 #[inline(always)]
 fn goes_on(tracing: &Tracing, wait: &mut Wait, lock: u64, flags: u32) {
     if lock == tracing.rtnl {
-        let holder = task::owner_tid(tracing, lock, flags);
-        let behind_worker = holder != 0 && maps::operation(holder) != 0;
-        wait.next_phase(task::now_ns(), behind_worker);
+        let (tid, pid) = task::owner_ids(tracing, lock, flags);
+        wait.next_phase(task::now_ns(), operation(tracing, tid, pid) != 0);
     }
 }
 
-/// The running task waits no more for `lock`: it has it if `failure` is 0.
+/// What a thread is doing, if it is a worker of the daemon, else 0.
+#[inline(always)]
+fn operation(tracing: &Tracing, tid: u32, pid: u32) -> u32 {
+    if pid != tracing.daemon {
+        return 0;
+    }
+    maps::operation(tid)
+}
+
+/// The running task waits no more for `lock`: it has it if `failure` is 0, and whatever is done here adds to the waits of
+/// others.
 #[inline(always)]
 pub(crate) fn ends(ctx: &RawTracePointContext, lock: u64, failure: i32) {
     let Some(tracing) = maps::tracing() else {
         return;
     };
-    let key = key(lock);
-    let Some(wait) = WAITS.get_ptr(&key) else {
-        // Spinlocks end here, too, and cannot be told apart.
+    let me = task::current();
+    let Some(places) = maps::waits(me.tid) else {
         return;
     };
-    // SAFETY: an entry of this task, which does nothing else now; plain numbers.
-    let wait = unsafe { wait.read() };
-    let _ = WAITS.remove(&key);
-    let now_ns = task::now_ns();
-    let ended = Ended {
-        lock,
-        tid: key.tid,
-        waited_ns: now_ns.saturating_sub(wait.begun_ns),
-        caller: task::caller(ctx, tracing),
-        operation: maps::operation(key.tid),
+    // Spinlocks end here, too, and cannot be told apart.
+    let Some(wait) = find(places, &me, lock) else {
+        return;
     };
-    if failure == 0 && wait.flags & flag::MUTEX != 0 {
-        ended.now_holds();
+    let now_ns = task::now_ns();
+    let waited_ns = now_ns.saturating_sub(wait.begun_ns);
+    if failure == 0 && wait.waiter.kind & flag::MUTEX != 0 {
+        now_holds(wait);
     }
-    ended.count(tracing, &wait);
-    ended.count_blocker(tracing, &wait);
-    press(tracing, wait.behind_workers_until(now_ns));
-    if ended.waited_ns >= tracing.long_wait_ns {
-        ended.tell(ctx, &wait);
+    count(tracing, wait, waited_ns);
+    count_blocker(tracing, wait, waited_ns);
+    let behind_workers_ns = wait.behind_workers_until(now_ns);
+    if behind_workers_ns != 0 {
+        press(wait, behind_workers_ns);
     }
+    if waited_ns >= tracing.long_wait_ns {
+        tell(ctx, wait, &me, waited_ns);
+    }
+    wait.task = 0;
 }
 
 /// Counts a wait for the daemon's workers, if it was somebody else's. The kernel's own threads have nobody who waits
 /// for them, and mostly come after what the workers did.
 #[inline(always)]
-fn press(tracing: &Tracing, behind_workers_ns: u64) {
-    if behind_workers_ns == 0 {
-        return;
-    }
-    let (_, pid) = task::current();
-    if pid == tracing.daemon || task::is_kernel_thread(tracing) {
-        return;
-    }
-    if let Some(pressure) = maps::pressure() {
+fn press(wait: &Wait, behind_workers_ns: u64) {
+    if wait.is_foreign != 0
+        && let Some(pressure) = maps::pressure()
+    {
         add(pressure, behind_workers_ns);
     }
 }
@@ -123,123 +176,95 @@ fn add(waiters: &mut Waiters, waited_ns: u64) {
     }
 }
 
-#[inline(always)]
-fn key(lock: u64) -> WaitKey {
-    let (tid, _) = task::current();
-    WaitKey {
-        lock,
-        tid,
-        padding: 0,
-    }
-}
-
 /// Where the thread that holds a lock had asked for it, if it had to wait for it itself.
 #[inline(always)]
 fn caller_of(lock: u64, tid: u32) -> u64 {
-    let Some(holder) = HOLDERS.get_ptr(lock) else {
+    let Some(holder) = maps::holder(lock) else {
         return 0;
     };
-    // SAFETY: plain numbers; a mixture of two holders is told by the thread.
+    // SAFETY: plain numbers; a mixture of two holders is told by lock and thread.
     let holder = unsafe { holder.read_volatile() };
-    if holder.tid == tid { holder.caller } else { 0 }
+    if holder.lock == lock && holder.tid == tid {
+        holder.caller
+    } else {
+        0
+    }
 }
 
-/// A wait of the running task that is over.
-struct Ended {
-    lock: u64,
-    tid: u32,
-    waited_ns: u64,
-    caller: u64,
-    operation: u32,
-}
-
-impl Ended {
-    #[inline(always)]
-    fn now_holds(&self) {
+#[inline(always)]
+fn now_holds(wait: &Wait) {
+    if let Some(place) = maps::holder(wait.waiter.lock) {
         let holder = Holder {
-            caller: self.caller,
-            tid: self.tid,
+            lock: wait.waiter.lock,
+            caller: wait.waiter.caller,
+            tid: wait.tid,
             padding: 0,
         };
-        let _ = HOLDERS.insert(self.lock, holder, 0);
+        // SAFETY: array elements live as long as the map.
+        unsafe { place.write_volatile(holder) };
     }
+}
 
-    #[inline(always)]
-    fn count(&self, tracing: &Tracing, wait: &Wait) {
-        let mut key = WaiterKey {
-            lock: self.lock,
-            caller: self.caller,
-            generation: tracing.generation,
-            operation: self.operation,
-            kind: kind(wait.flags),
-            padding: 0,
-            comm: task::current_comm(),
-        };
-        let mut waiters = maps::waiters(&key);
-        if waiters.is_none() {
+#[inline(always)]
+fn count(tracing: &Tracing, wait: &mut Wait, waited_ns: u64) {
+    wait.waiter.generation = tracing.generation;
+    let mut waiters = maps::waiters(&wait.waiter);
+    if waiters.is_none() {
+        if let Some(missed) = maps::missed() {
+            missed.waiters += 1;
+        }
+        // The daemon has put this one in place.
+        waiters = maps::waiters(&WaiterKey::default());
+    }
+    if let Some(waiters) = waiters {
+        add(waiters, waited_ns);
+    }
+}
+
+#[inline(always)]
+fn count_blocker(tracing: &Tracing, wait: &mut Wait, waited_ns: u64) {
+    if wait.blocker.holder.tid == 0 {
+        return;
+    }
+    wait.blocker.generation = tracing.generation;
+    match maps::blocked(&wait.blocker) {
+        Some(blocked) => {
+            blocked.count += 1;
+            blocked.total_ns += waited_ns;
+        }
+        None => {
             if let Some(missed) = maps::missed() {
-                missed.waiters += 1;
+                missed.blockers += 1;
             }
-            // The daemon has put this one in place.
-            key = WaiterKey::default();
-            waiters = maps::waiters(&key);
-        }
-        if let Some(waiters) = waiters {
-            add(waiters, self.waited_ns);
         }
     }
+}
 
-    #[inline(always)]
-    fn count_blocker(&self, tracing: &Tracing, wait: &Wait) {
-        if wait.holder.tid == 0 {
-            return;
+#[inline(always)]
+fn tell(ctx: &RawTracePointContext, wait: &Wait, me: &Thread, waited_ns: u64) {
+    let Some(mut entry) = LONG_WAITS.reserve_untyped::<LongWait>(0) else {
+        if let Some(missed) = maps::missed() {
+            missed.long_waits += 1;
         }
-        let key = BlockerKey {
-            lock: self.lock,
-            holder: wait.holder,
-            generation: tracing.generation,
-            padding: 0,
-        };
-        match maps::blocked(&key) {
-            Some(blocked) => {
-                blocked.count += 1;
-                blocked.total_ns += self.waited_ns;
-            }
-            None => {
-                if let Some(missed) = maps::missed() {
-                    missed.blockers += 1;
-                }
-            }
-        }
+        return;
+    };
+    // SAFETY: the entry has room for a record, all of whose fields are written here.
+    unsafe {
+        let record = entry.as_mut_ptr();
+        (*record).lock = wait.waiter.lock;
+        (*record).begun_ns = wait.begun_ns;
+        (*record).waited_ns = waited_ns;
+        (*record).caller = wait.waiter.caller;
+        (*record).pid = me.pid;
+        (*record).tid = me.tid;
+        (*record).holder = wait.blocker.holder;
+        (*record).operation = wait.waiter.operation;
+        (*record).kind = wait.waiter.kind;
+        (*record).padding = 0;
+        (*record).comm = wait.waiter.comm;
+        (*record).stack_bytes = task::stack(ctx, &mut (*record).stack);
     }
-
-    #[inline(always)]
-    fn tell(&self, ctx: &RawTracePointContext, wait: &Wait) {
-        let Some(mut entry) = LONG_WAITS.reserve_untyped::<LongWait>(0) else {
-            if let Some(missed) = maps::missed() {
-                missed.long_waits += 1;
-            }
-            return;
-        };
-        let (_, pid) = task::current();
-        // SAFETY: the entry has room for a record, all of whose fields are written here.
-        unsafe {
-            let record = entry.as_mut_ptr();
-            (*record).lock = self.lock;
-            (*record).begun_ns = wait.begun_ns;
-            (*record).waited_ns = self.waited_ns;
-            (*record).caller = self.caller;
-            (*record).pid = pid;
-            (*record).tid = self.tid;
-            (*record).holder = wait.holder;
-            (*record).operation = self.operation;
-            (*record).kind = kind(wait.flags);
-            (*record).padding = 0;
-            (*record).comm = task::current_comm();
-            (*record).stack_bytes = task::stack(ctx, &mut (*record).stack);
-        }
-        entry.submit(0);
-    }
+    entry.submit(0);
 }
 
 /// What tells the kind of a lock and the wish to read or write, not the way of waiting.
