@@ -1,6 +1,8 @@
 //! What a node of the policy table says about a packet, and where in the table to look.
 
-use crate::abi::{GATEWAY_V4, GATEWAY_V6, PolicyKey, PolicyNode, PolicyRule, verdict};
+use crate::abi::{
+    Config, GATEWAY_V4, GATEWAY_V6, PolicyKey, PolicyNode, PolicyRule, settings_flag, verdict,
+};
 use crate::address::Address;
 use crate::drop_reason::DropReason;
 use crate::packet::{Transport, TransportKind, tcp_flag};
@@ -146,7 +148,17 @@ pub const fn gateway(is_v4: bool) -> Address {
     }
 }
 
-/// Whether a packet to the world may pass, as far as addresses tell. `is_closed` is the pool's default.
+/// Whether the world is closed where no rule says, to an attachment with these settings: as they say, or
+/// as the pool's default is.
+#[inline(always)]
+pub const fn world_is_closed(config: &Config, flags: u32) -> bool {
+    // Without branches, each of which the verifier would follow wherever this is asked.
+    let is_opened = flags / settings_flag::WORLD_OPEN;
+    let is_closed = flags / settings_flag::WORLD_CLOSED;
+    (is_closed | config.world_is_closed & !is_opened) & 1 != 0
+}
+
+/// Whether a packet to the world may pass, as far as addresses tell. `is_closed` is the default.
 ///
 /// # Errors
 /// Why it may not, unless its address was learned for a name.

@@ -9,6 +9,10 @@ pub mod settings_flag {
     pub const LIMIT_UP: u32 = 2;
     /// [`super::Settings::down`] limits something.
     pub const LIMIT_DOWN: u32 = 4;
+    /// The world is open where no rule says, whatever the pool's default.
+    pub const WORLD_OPEN: u32 = 8;
+    /// The world is closed where no rule says, whatever the pool's default.
+    pub const WORLD_CLOSED: u32 = 16;
 }
 
 /// Settings of the attachment `epoch` of a slot. They are written before the attachment word and may

@@ -42,6 +42,16 @@ fn bind(lab: &mut Lab, slot: u32, policy: u32) -> Result<()> {
     lab.set_settings(slot, settings)
 }
 
+/// The attachment of slot `slot` has these flags alone.
+fn set_flags(lab: &mut Lab, slot: u32, flags: u32) -> Result<()> {
+    let settings = Settings {
+        epoch: EPOCH,
+        flags,
+        ..Settings::default()
+    };
+    lab.set_settings(slot, settings)
+}
+
 fn passes(lab: &mut Lab, hook: Hook, packet: &Packet) -> Result<()> {
     let fate = lab.send(hook, packet)?;
     assert!(
@@ -108,6 +118,47 @@ fn a_closed_world_opens_where_a_rule_says_so() -> Result<()> {
             &elsewhere,
             DropReason::WorldClosed,
         )
+    })
+}
+
+#[test]
+fn the_world_is_open_or_closed_to_an_attachment_as_its_settings_say() -> Result<()> {
+    in_both(|net| {
+        for (flag, pool_is_closed) in [
+            (settings_flag::WORLD_OPEN, true),
+            (settings_flag::WORLD_CLOSED, false),
+        ] {
+            let mut lab = lab()?;
+            lab.configure(|config| config.world_is_closed = pool_is_closed.into())?;
+            let packet = Packet::of_slot(1, net.peer, HTTPS);
+            let reason = DropReason::WorldClosed;
+            let send = |lab: &mut Lab, is_closed| {
+                if is_closed {
+                    dropped(lab, Hook::FromSlot(1), &packet, reason)
+                } else {
+                    passes(lab, Hook::FromSlot(1), &packet)
+                }
+            };
+            send(&mut lab, pool_is_closed)?;
+            set_flags(&mut lab, 1, flag)?;
+            send(&mut lab, !pool_is_closed)?;
+            // Another attachment of the slot is as all others.
+            lab.publish(1, AttachmentWord::attached(EPOCH + 1, 1))?;
+            send(&mut lab, pool_is_closed)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_world_that_closes_cuts_a_connection_both_ways() -> Result<()> {
+    in_both(|net| {
+        let mut lab = lab()?;
+        let packet = Packet::of_slot(1, net.peer, HTTPS);
+        let port = translate(&mut lab, net, 1, &packet)?;
+        set_flags(&mut lab, 1, settings_flag::WORLD_CLOSED)?;
+        let answer = answer_to(net, HTTPS, port);
+        dropped(&mut lab, Hook::FromUplink, &answer, DropReason::WorldClosed)
     })
 }
 

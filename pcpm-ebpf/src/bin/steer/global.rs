@@ -136,10 +136,10 @@ global! {
     fn check_between(skb: Skb, frame: &Frame, sender: &Holder, receiver: &Holder, is_stranger: bool)
         -> Result<(), DropReason> = policy::check_between;
     /// See [`policy::check_peer`].
-    fn check_peer(skb: Skb, frame: &Frame, sender: &Holder) -> Result<(), DropReason>
-        = policy::check_peer;
+    fn check_peer(skb: Skb, frame: &Frame, sender: &Holder, is_closed: bool)
+        -> Result<(), DropReason> = policy::check_peer;
     /// See [`policy::check_peer_of`].
-    fn check_peer_of(receiver: &Holder, ingress: &FlowKey, standing: Standing)
+    fn check_peer_of(receiver: &Holder, ingress: &FlowKey, standing: Standing, is_closed: bool)
         -> Result<(), DropReason> = policy::check_peer_of;
     /// See [`policy::check_public_port`].
     fn check_public_port(slot: u32, word: AttachmentWord, address: &Address, protocol: u8, port: u16)

@@ -184,18 +184,23 @@ pub(crate) fn check_world(
     sender: &Holder,
     is_link_local: bool,
 ) -> Result<(), DropReason> {
-    let is_checked =
-        sender.granted.policy() != 0 || maps::config()?.world_is_closed != 0 || is_link_local;
+    let is_closed = sender.granted.world_is_closed(maps::config()?);
+    let is_checked = sender.granted.policy() != 0 || is_closed || is_link_local;
     // Later fragments follow the first one, which was checked.
     if !is_checked || frame.fragment.is_later() || host::is_own(&frame.destination) {
         return Ok(());
     }
-    global::check_peer(*skb, frame, sender)
+    global::check_peer(*skb, frame, sender, is_closed)
 }
 
 /// Whether a slot's packet may pass to the world where rules have a say.
 #[inline(always)]
-pub(crate) fn check_peer(skb: Skb, frame: &Frame, sender: &Holder) -> Result<(), DropReason> {
+pub(crate) fn check_peer(
+    skb: Skb,
+    frame: &Frame,
+    sender: &Holder,
+    is_closed: bool,
+) -> Result<(), DropReason> {
     let key = &mut maps::pair()?.egress;
     let talk = match skb.transport(frame) {
         Err(DropReason::NotReply) => {
@@ -210,7 +215,7 @@ pub(crate) fn check_peer(skb: Skb, frame: &Frame, sender: &Holder) -> Result<(),
         }
     };
     let (peer, protocol, port) = (&frame.destination, talk.protocol, talk.receiver_port);
-    check_rules(sender, peer, protocol, port).or_else(|refusal| {
+    check_rules(sender, peer, protocol, port, is_closed).or_else(|refusal| {
         let standing = global::standing(key, sender.slot, sender.word);
         make_exception(sender, peer, protocol, port, refusal, standing)
     })
@@ -225,10 +230,11 @@ pub(crate) fn check_answer(
     ingress: &FlowKey,
     standing: Standing,
 ) -> Result<(), DropReason> {
-    if receiver.granted.policy() == 0 && config.world_is_closed == 0 {
+    let is_closed = receiver.granted.world_is_closed(config);
+    if receiver.granted.policy() == 0 && !is_closed {
         return Ok(());
     }
-    global::check_peer_of(receiver, ingress, standing)
+    global::check_peer_of(receiver, ingress, standing, is_closed)
 }
 
 /// Whether what a peer answers may pass where rules have a say.
@@ -237,6 +243,7 @@ pub(crate) fn check_peer_of(
     receiver: &Holder,
     ingress: &FlowKey,
     standing: Standing,
+    is_closed: bool,
 ) -> Result<(), DropReason> {
     let FlowKey {
         remote,
@@ -244,7 +251,7 @@ pub(crate) fn check_peer_of(
         remote_port,
         ..
     } = ingress;
-    check_rules(receiver, remote, *protocol, *remote_port).or_else(|refusal| {
+    check_rules(receiver, remote, *protocol, *remote_port, is_closed).or_else(|refusal| {
         make_exception(receiver, remote, *protocol, *remote_port, refusal, standing)
     })
 }
@@ -273,18 +280,23 @@ pub(crate) fn check_public_port(
 ) -> Result<(), DropReason> {
     let granted = Granted::to(slot, word);
     let ruling = global::ruling(granted.policy(), address, protocol, port);
-    let is_closed = maps::config()?.world_is_closed != 0;
+    let is_closed = granted.world_is_closed(maps::config()?);
     check_world_address(ruling, is_closed).map_err(Refusal::reason)
 }
 
 /// What rules about addresses say.
 #[inline(always)]
-fn check_rules(holder: &Holder, peer: &Address, protocol: u8, port: u16) -> Result<(), Refusal> {
+fn check_rules(
+    holder: &Holder,
+    peer: &Address,
+    protocol: u8,
+    port: u16,
+    is_closed: bool,
+) -> Result<(), Refusal> {
     let ruling = global::ruling(holder.granted.policy(), peer, protocol, port);
     if is_link_local(peer) {
         return check_link_local(ruling);
     }
-    let is_closed = maps::config().is_ok_and(|config| config.world_is_closed != 0);
     check_world_address(ruling, is_closed)
 }
 

@@ -1,7 +1,10 @@
 //! What the holder of a slot may do.
 #![expect(unsafe_code, reason = "settings change while they are read")]
 
-use pcpm_ebpf::abi::{AttachmentWord, RateLimit, Settings, settings_flag};
+use pcpm_ebpf::{
+    abi::{AttachmentWord, Config, RateLimit, Settings, settings_flag},
+    policy,
+};
 
 use crate::maps;
 
@@ -45,6 +48,12 @@ impl Granted {
     #[inline(always)]
     pub(crate) fn is_limited_down(self) -> bool {
         self.flags & settings_flag::LIMIT_DOWN != 0
+    }
+
+    /// Whether the world is closed to it where no rule says.
+    #[inline(always)]
+    pub(crate) fn world_is_closed(self, config: &Config) -> bool {
+        policy::world_is_closed(config, self.flags)
     }
 
     /// Whether its DNS answers teach addresses.
