@@ -116,6 +116,20 @@ impl Options {
         })
     }
 
+    /// The rules and limits of these options and of `template` together, without ports: the limits of
+    /// the template count where there is none here.
+    ///
+    /// # Errors
+    /// [`PoolError::InvalidArgument`] naming the parameter.
+    pub fn over(&self, template: &Self) -> Result<Self, PoolError> {
+        Ok(Self {
+            rules: self.rules.over(&template.rules)?,
+            up: self.up.over(template.up),
+            down: self.down.over(template.down),
+            ..Self::default()
+        })
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.publish.is_empty() && !self.has_settings()
@@ -259,6 +273,50 @@ mod tests {
         assert_eq!(after.rules.allow(), before.rules.allow());
         assert_eq!(after.rules.deny().len(), 1);
         assert_eq!(after.down.packets, Some(10));
+    }
+
+    #[test]
+    fn a_template_counts_where_nothing_else_is_said() {
+        let template = AttachRequest {
+            allow: Some(texts(&["192.0.2.0/24", "host:53"])),
+            deny: Some(texts(&["198.51.100.0/24", "203.0.113.0/24"])),
+            rate_up: Some(8_000),
+            rate_down: Some(8_000),
+            ..AttachRequest::default()
+        };
+        let asked = AttachRequest {
+            publish: Some(texts(&["80:80"])),
+            allow: Some(texts(&["198.51.100.0/24", "198.51.100.7:443"])),
+            deny: Some(texts(&["192.0.2.0/24"])),
+            rate_up: Some(16_000),
+            ..AttachRequest::default()
+        };
+        let both = AttachRequest {
+            allow: Some(texts(&["host:53", "198.51.100.0/24", "198.51.100.7:443"])),
+            deny: Some(texts(&["192.0.2.0/24", "203.0.113.0/24"])),
+            rate_up: Some(16_000),
+            rate_down: Some(8_000),
+            ..AttachRequest::default()
+        };
+        let of = |request| Options::of(&request).unwrap();
+        assert_eq!(of(asked).over(&of(template)), Ok(of(both)));
+    }
+
+    #[test]
+    fn a_template_leaves_no_room_for_more_rules_than_there_may_be() {
+        let many = |second: u8| {
+            let rules = (0..200).map(|last| format!("10.0.{second}.{last}"));
+            let request = AttachRequest {
+                allow: Some(rules.collect()),
+                ..AttachRequest::default()
+            };
+            Options::of(&request).unwrap()
+        };
+        let refused = many(1).over(&many(2)).unwrap_err();
+        assert!(
+            refused.to_string().starts_with("allow: 400 rules"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -16,6 +16,17 @@ pub struct Rate {
     pub packets: Option<u64>,
 }
 
+impl Rate {
+    /// These limits, and those of `template` where there is none.
+    #[must_use]
+    pub fn over(self, template: Self) -> Self {
+        Self {
+            bits: self.bits.or(template.bits),
+            packets: self.packets.or(template.packets),
+        }
+    }
+}
+
 /// Checks a limit in bits a second. 0 is no limit.
 ///
 /// # Errors

@@ -329,6 +329,25 @@ impl Rules {
         Ok(rules)
     }
 
+    /// These rules and those of `template` together. Where both say something about the same peer, ports
+    /// and protocol, these count.
+    ///
+    /// # Errors
+    /// [`PoolError::InvalidArgument`] naming `allow` or `deny`: more than [`RULES`] together.
+    pub fn over(&self, template: &Self) -> Result<Self, PoolError> {
+        let joined = |own: &[Rule], given: &[Rule], against: &[Rule]| {
+            let given = given.iter().filter(|rule| !against.contains(rule));
+            let mut all: Vec<Rule> = own.iter().chain(given).cloned().collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        Self::new(
+            joined(&self.allow, &template.allow, &self.deny),
+            joined(&self.deny, &template.deny, &self.allow),
+        )
+    }
+
     /// What may pass, ascending.
     pub fn allow(&self) -> &[Rule] {
         &self.allow

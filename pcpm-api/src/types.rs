@@ -61,6 +61,7 @@ macro_rules! words {
 words!(OnEmpty { Wait = "wait", Create = "create", Fail = "fail" });
 words!(Lease { Explicit = "explicit", Connection = "connection", Pid = "pid" });
 words!(TargetMode { Fixed = "fixed", Adaptive = "adaptive" });
+words!(DefaultPolicy { Open = "open", Closed = "closed" });
 words!(Source { Warm = "warm", Cold = "cold" });
 words!(SlotState {
     Vacant = "vacant",
@@ -472,6 +473,8 @@ pub struct ResizeReply {
 pub struct ReloadReply {
     pub changed: Vec<String>,
     pub restart_needed: Vec<String>,
+    #[serde(default)]
+    pub updated: u32,
 }
 
 /// Parameters of `Get`.
@@ -537,7 +540,27 @@ pub struct ClassStatus {
     pub mtu: u32,
     pub addresses: String,
     pub recycle: String,
+    #[serde(default)]
+    pub policy: ClassPolicy,
     pub reservations: Vec<Reservation>,
+}
+
+/// Rules and limits that all attachments of a class have beside their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "async", derive(zlink::introspect::CustomType))]
+pub struct ClassPolicy {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<DefaultPolicy>,
+    pub allow: Vec<String>,
+    pub deny: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_up: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_down: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_up_packets: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_down_packets: Option<u64>,
 }
 
 /// Ready slots held back for some tenants.

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use ipnet::{Ipv4Net, Ipv6Net};
-use pcpm_api::types::{self, Check};
+use pcpm_api::types::{self, Check, DefaultPolicy};
 use pcpm_ebpf::{
     abi::{self, SLOTS_PER_HUB},
     address::Address,
@@ -485,7 +485,7 @@ fn programs_config(config: &Config) -> abi::Config {
         nat_port_last: config.nat.ports.last,
         host_forwards: (config.egress == config::Egress::Host).into(),
         ipv6_is_routed: (config.ipv6.egress == config::Ipv6Egress::Routed).into(),
-        world_is_closed: (config.policy.default == config::DefaultPolicy::Closed).into(),
+        world_is_closed: (config.policy.default == DefaultPolicy::Closed).into(),
         ..abi::Config::default()
     }
 }
@@ -534,6 +534,8 @@ fn share_of(pool: Ipv4Net, hub: u32) -> Ipv4Net {
 
 #[cfg(test)]
 mod tests {
+    use pcpm_api::options::Options;
+
     use super::*;
 
     #[test]
@@ -553,6 +555,8 @@ mod tests {
             addresses: Some("10.213.16.0/22".parse().unwrap()),
             mtu: None,
             refill: Config::default().refill,
+            default: None,
+            template: Options::default(),
         };
         let config = Config {
             classes: vec![class],

@@ -12,14 +12,14 @@ use pcpm_api::types::ReloadReply;
 use crate::{
     api::{Access, Live},
     config::{Args, Class, Config},
-    engine::Shared,
+    engine::{ClassSpec, Shared},
     log::Log,
-    pool::Target,
+    pool::{Target, Terms},
     supervisor::Supervisor,
 };
 
 /// Keys, or tables, that take effect at once.
-const LIVE: [&str; 13] = [
+const LIVE: [&str; 19] = [
     "capacity",
     "ready",
     "refill.target",
@@ -27,6 +27,12 @@ const LIVE: [&str; 13] = [
     "refill.ceiling",
     "refill.one_in",
     "refill.window_s",
+    "policy.allow",
+    "policy.deny",
+    "policy.rate_up",
+    "policy.rate_down",
+    "policy.rate_up_packets",
+    "policy.rate_down_packets",
     "quota",
     "access.viewers",
     "access.users",
@@ -88,7 +94,7 @@ impl Reload {
             Ok(reply) => {
                 let restart = reply.restart_needed.clone();
                 let mut engine = self.engine.borrow_mut();
-                engine.reloaded(&reply.changed, restart);
+                engine.reloaded(&reply.changed, restart, reply.updated);
             }
             Err(reason) => self.engine.borrow_mut().reload_failed(reason),
         }
@@ -109,6 +115,7 @@ impl Reload {
         if changed.iter().any(sizes) && !engine.resize_as_configured(&self.sizes(&config)) {
             restart_needed.push("capacity".to_owned());
         }
+        let updated = engine.set_terms(self.terms(&config));
         engine.set_quotas(config.quotas.clone());
         self.live.set(access, config.api.max_clients);
         let rust_log = std::env::var("RUST_LOG").ok();
@@ -119,6 +126,7 @@ impl Reload {
         Ok(ReloadReply {
             changed,
             restart_needed,
+            updated,
         })
     }
 }
@@ -127,8 +135,11 @@ impl Reload {
     /// Whether a change of the key takes effect at once.
     fn is_live(&self, key: &str, config: &Config) -> bool {
         let within = self.within_class(key, config);
-        let live: &[&str] = if within == key { &LIVE } else { &SIZES };
-        is_one_of(within, live)
+        if within == key {
+            is_one_of(key, &LIVE)
+        } else {
+            is_one_of(within, &SIZES) || is_one_of(within, &["policy"])
+        }
     }
 
     /// The key as it stands in the table of its class, if that is a class which was there at the start and
@@ -145,12 +156,24 @@ impl Reload {
 
     /// The sizes of the classes that there are, in their order.
     fn sizes(&self, config: &Config) -> Vec<(u32, Target)> {
+        let classes = self.classes(config).into_iter();
+        let sizes = classes.map(|class| (class.pool.capacity, class.pool.target));
+        sizes.collect()
+    }
+
+    /// What they say of rules and limits.
+    fn terms(&self, config: &Config) -> Vec<Option<Rc<Terms>>> {
+        let classes = self.classes(config).into_iter();
+        classes.map(|class| class.terms).collect()
+    }
+
+    /// The classes that there are, as they are configured now, or as they were where they are no more.
+    fn classes(&self, config: &Config) -> Vec<ClassSpec> {
         let now = config.class_specs();
         let started = self.started_with.class_specs().into_iter();
         let all = started.map(|class| {
             let now = now.iter().find(|now| now.name == class.name);
-            let pool = now.map_or(class.pool, |now| now.pool.clone());
-            (pool.capacity, pool.target)
+            now.cloned().unwrap_or(class)
         });
         all.collect()
     }

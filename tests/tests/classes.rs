@@ -3,7 +3,8 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use pcpm_tests::{Daemon, PATIENCE, World};
+use nix::sys::signal::Signal;
+use pcpm_tests::{Daemon, HttpServer, PATIENCE, World};
 use serde_json::json;
 
 const TWO: &str = r#"
@@ -201,5 +202,111 @@ fn a_reload_changes_the_sizes_of_classes_and_names_what_waits_for_a_restart() ->
     );
     ensure!(!waits.contains("class.big.ready"), "{reply}");
     daemon.wait_until_ready(7)?;
+    Ok(())
+}
+
+/// Slots of the class shut reach the world where a rule says so, and nobody else.
+const SHUT: &str = r#"
+capacity = 2
+
+[class.shut]
+capacity = 3
+
+[class.shut.policy]
+default = "closed"
+allow = ["198.51.100.1"]
+deny = ["198.51.100.1:81"]
+rate_down = "100M"
+"#;
+
+/// Web servers of the world, at two addresses.
+fn servers(world: &World) -> Result<[HttpServer; 2]> {
+    let internet = world.internet();
+    internet.tool("ip addr add 198.51.100.80/32 dev lo").run()?;
+    let start = |port| HttpServer::start(&internet, &format!("0.0.0.0:{port}"));
+    Ok([start(80)?, start(81)?])
+}
+
+fn reaches(daemon: &Daemon, held: &pcpm_api::types::AttachReply, url: &str) -> Result<bool> {
+    let place = daemon.place(held);
+    let curl = place.command("curl", ["-sS", "-m2", url]);
+    Ok(curl.output()?.status.success())
+}
+
+#[test]
+fn a_class_gives_rules_and_limits_to_all_its_attachments_and_a_request_adds_its_own() -> Result<()>
+{
+    let world = World::new()?;
+    let _servers = servers(&world)?;
+    let daemon = daemon(&world, SHUT, &[])?;
+    daemon.wait_until_ready(5)?;
+    let [allowed, denied, elsewhere] =
+        ["1/", "1:81/", "80/"].map(|rest| format!("http://198.51.100.{rest}"));
+    let plain = attach(&daemon, "plain", "default")?;
+    ensure!(reaches(&daemon, &plain, &elsewhere)?, "the pool is open");
+    let shut = attach(&daemon, "shut", "shut")?;
+    ensure!(reaches(&daemon, &shut, &allowed)?);
+    ensure!(!reaches(&daemon, &shut, &denied)?);
+    ensure!(!reaches(&daemon, &shut, &elsewhere)?);
+    daemon
+        .place(&shut)
+        .tool(&format!("ping -c1 -W5 {}", plain.attachment.addresses[0]))
+        .run()?;
+    let own = json!({
+        "owner": "own", "class": "shut", "tenant": "t",
+        "allow": ["198.51.100.1:81", "198.51.100.80"], "rate_down": 50_000_000,
+    });
+    let own = daemon.attach_with(&own)?;
+    for url in [&allowed, &denied, &elsewhere] {
+        ensure!(reaches(&daemon, &own, url)?, "{url}");
+    }
+    assert_eq!(own.attachment.rate_down, Some(50_000_000));
+    let text = world.pcpm(["show", "shut"])?.run()?;
+    ensure!(
+        text.contains("198.51.100.1:81") && text.contains("100M"),
+        "{text}"
+    );
+    // What was asked for is taken back, what the class gives stays.
+    world.pcpm(["update", "own", "--no-allow"])?.run()?;
+    ensure!(!reaches(&daemon, &own, &denied)?);
+    ensure!(!reaches(&daemon, &own, &elsewhere)?);
+    ensure!(reaches(&daemon, &own, &allowed)?);
+    Ok(())
+}
+
+#[test]
+fn what_a_class_gives_is_another_thing_at_once_by_a_reload_and_by_a_restart() -> Result<()> {
+    let world = World::new()?;
+    let _servers = servers(&world)?;
+    let mut first = daemon(&world, SHUT, &["--on-exit", "keep"])?;
+    first.wait_until_ready(5)?;
+    let url = "http://198.51.100.1/";
+    let shut = attach(&first, "shut", "shut")?;
+    let plain = attach(&first, "plain", "default")?;
+    ensure!(reaches(&first, &shut, url)?);
+
+    let other = SHUT.replace("allow = [\"198.51.100.1\"]", "allow = [\"198.51.100.80\"]");
+    fs::write(world.path("/run/pcpmd.toml"), &other)?;
+    let reply = world.pcpm(["--json", "reload"])?.json()?;
+    assert_eq!(reply["changed"], json!(["class.shut.policy.allow"]));
+    assert_eq!(
+        (&reply["restart_needed"], &reply["updated"]),
+        (&json!([]), &json!(1))
+    );
+    ensure!(!reaches(&first, &shut, url)?);
+    ensure!(reaches(&first, &shut, "http://198.51.100.80/")?);
+    ensure!(reaches(&first, &plain, url)?);
+    first.signal(Signal::SIGKILL)?;
+    first.wait(PATIENCE)?;
+
+    let mut second = daemon(&world, &other, &["--on-exit", "keep"])?;
+    ensure!(!reaches(&second, &shut, url)?);
+    ensure!(reaches(&second, &shut, "http://198.51.100.80/")?);
+    second.stop(PATIENCE)?;
+
+    let third = daemon(&world, SHUT, &[])?;
+    ensure!(reaches(&third, &shut, url)?);
+    ensure!(!reaches(&third, &shut, "http://198.51.100.80/")?);
+    assert_eq!(third.get("shut")?.attachment.allow, ["198.51.100.1"]);
     Ok(())
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use ipnet::Ipv4Net;
 use pcpm_api::limits::{self, DEFAULT_CLASS};
+use pcpm_api::options::Options;
 
 use super::error::{ConfigError, Origin};
-use super::layer::{ClassLayer, Given, Layer, ReserveLayer};
+use super::layer::{ClassLayer, Given, Layer, PolicyLayer, ReserveLayer};
+use super::policy;
 use super::validate::{MOST_SLOTS, addresses, check, number, overlap, ready, refill, set};
 use super::{Class, Config, Refill, Reserve};
 
@@ -19,6 +21,8 @@ const MOST_TENANTS: usize = 256;
 
 /// IPv6 needs this (RFC 8200, section 5).
 const SMALLEST_MTU: u32 = 1280;
+/// The table of rules and limits of the class default.
+const POLICY: &str = "policy";
 /// What a veth takes.
 const LARGEST_MTU: u32 = 65_535;
 
@@ -30,11 +34,19 @@ impl Places {
         let classes = layer.classes.iter().flat_map(|(name, class)| {
             let addresses = class.addresses.as_ref();
             let addresses = addresses.map(|given| (addresses_key(&name.value), &given.origin));
-            std::iter::once((class_key(&name.value), &name.origin)).chain(addresses)
+            let policy = rules_of(&class.policy).unwrap_or(&name.origin);
+            [
+                (class_key(&name.value), &name.origin),
+                (policy_key(&name.value), policy),
+            ]
+            .into_iter()
+            .chain(addresses)
         });
+        let policy = rules_of(&layer.policy);
+        let policy = policy.map(|origin| (POLICY.to_owned(), origin));
         let reserves = layer.reserves.iter();
         let reserves = reserves.map(|(name, _)| (reserve_key(&name.value), &name.origin));
-        let all = classes.chain(reserves);
+        let all = classes.chain(reserves).chain(policy);
         Self(all.map(|(key, origin)| (key, origin.clone())).collect())
     }
 
@@ -50,12 +62,22 @@ impl Places {
     }
 }
 
+/// Where the rules stand.
+fn rules_of(layer: &PolicyLayer) -> Option<&Origin> {
+    let rules = layer.allow.as_ref().or(layer.deny.as_ref());
+    rules.map(|given| &given.origin)
+}
+
 fn class_key(name: &str) -> String {
     format!("class.{name}")
 }
 
 fn addresses_key(name: &str) -> String {
     format!("class.{name}.addresses")
+}
+
+fn policy_key(name: &str) -> String {
+    format!("class.{name}.policy")
 }
 
 fn reserve_key(name: &str) -> String {
@@ -66,13 +88,14 @@ fn reserve_key(name: &str) -> String {
 pub(super) fn classes(
     layers: Vec<(Given<String>, ClassLayer)>,
     otherwise: Refill,
+    template: &Options,
 ) -> Result<Vec<Class>, ConfigError> {
     let classes = layers.into_iter().enumerate();
     let classes = classes.map(|(index, (name, layer))| {
         let key = class_key(&name.value);
         let origin = name.origin.clone();
         let name = check(&key, name, |name| class_name(name, index))?;
-        class(&key, origin, name, layer, otherwise)
+        class(&key, origin, name, layer, (otherwise, template))
     });
     classes.collect()
 }
@@ -81,8 +104,8 @@ fn class(
     table: &str,
     origin: Origin,
     name: String,
-    layer: ClassLayer,
-    otherwise: Refill,
+    mut layer: ClassLayer,
+    (otherwise, template): (Refill, &Options),
 ) -> Result<Class, ConfigError> {
     let key = |name| format!("{table}.{name}");
     let capacity = layer.capacity.ok_or_else(|| ConfigError::Invalid {
@@ -92,7 +115,10 @@ fn class(
     })?;
     let capacity = check(&key("capacity"), capacity, number(1..=MOST_SLOTS))?;
     let refill = refill(&key("refill"), layer.refill, capacity, otherwise)?;
+    let policy = key("policy");
     Ok(Class {
+        default: policy::default(&policy, layer.policy.default.take())?,
+        template: policy::template(&policy, layer.policy, template)?,
         capacity,
         ready: set(&key("ready"), layer.ready, capacity, |n| ready(n, capacity))?,
         addresses: optional(&key("addresses"), layer.addresses, |text| network(&text))?,
@@ -140,7 +166,11 @@ pub(super) fn reserves(
 
 /// What cannot be said of one of them alone.
 pub(super) fn check_together(config: &Config, places: &Places) -> Result<(), ConfigError> {
+    policy::check_rules(config, &config.policy.template)
+        .map_err(|reason| places.refuse(POLICY.to_owned(), reason))?;
     for (index, class) in config.classes.iter().enumerate() {
+        policy::check_rules(config, &class.template)
+            .map_err(|reason| places.refuse(policy_key(&class.name), reason))?;
         if let Some(own) = class.addresses {
             check_addresses(config, class, own, &config.classes[..index])
                 .map_err(|reason| places.refuse(addresses_key(&class.name), reason))?;

@@ -41,7 +41,7 @@ pub(super) struct Layer {
     pub(super) nat_flows: Option<Given<i64>>,
     pub(super) nat_flows_per_slot: Option<Given<i64>>,
     pub(super) publish_max_ports: Option<Given<i64>>,
-    pub(super) policy_default: Option<Given<String>>,
+    pub(super) policy: PolicyLayer,
     pub(super) api_max_clients: Option<Given<i64>>,
     pub(super) access_group: Option<Given<String>>,
     pub(super) access_viewers: Option<Given<Vec<String>>>,
@@ -70,6 +70,18 @@ pub(super) struct RefillLayer {
     pub(super) recycle: Option<Given<String>>,
 }
 
+/// What one source says of whom slots reach, and how fast.
+#[derive(Debug, Default)]
+pub(super) struct PolicyLayer {
+    pub(super) default: Option<Given<String>>,
+    pub(super) allow: Option<Given<Vec<String>>>,
+    pub(super) deny: Option<Given<Vec<String>>>,
+    pub(super) rate_up: Option<Given<String>>,
+    pub(super) rate_down: Option<Given<String>>,
+    pub(super) rate_up_packets: Option<Given<String>>,
+    pub(super) rate_down_packets: Option<Given<String>>,
+}
+
 /// What one source says of a class of slots.
 #[derive(Debug, Default)]
 pub(super) struct ClassLayer {
@@ -78,6 +90,7 @@ pub(super) struct ClassLayer {
     pub(super) addresses: Option<Given<String>>,
     pub(super) mtu: Option<Given<i64>>,
     pub(super) refill: RefillLayer,
+    pub(super) policy: PolicyLayer,
 }
 
 /// What one source says of slots that are held back.
@@ -165,7 +178,7 @@ impl Layer {
             nat_flows: nat.integer("flows")?,
             nat_flows_per_slot: nat.integer("flows_per_slot")?,
             publish_max_ports: publish.integer("max_ports")?,
-            policy_default: policy.text("default")?,
+            policy: policy.policy()?,
             api_max_clients: api.integer("max_clients")?,
             access_group: access.text("group")?,
             access_viewers: access.texts("viewers")?,
@@ -212,7 +225,6 @@ impl Layer {
             nat_flows: over.nat_flows.or(self.nat_flows),
             nat_flows_per_slot: over.nat_flows_per_slot.or(self.nat_flows_per_slot),
             publish_max_ports: over.publish_max_ports.or(self.publish_max_ports),
-            policy_default: over.policy_default.or(self.policy_default),
             api_max_clients: over.api_max_clients.or(self.api_max_clients),
             metrics_listen: over.metrics_listen.or(self.metrics_listen),
             log_format: over.log_format.or(self.log_format),
@@ -286,6 +298,18 @@ impl<'a> Table<'a> {
         })
     }
 
+    fn policy(&mut self) -> Result<PolicyLayer, ConfigError> {
+        Ok(PolicyLayer {
+            default: self.text("default")?,
+            allow: self.texts("allow")?,
+            deny: self.texts("deny")?,
+            rate_up: self.text("rate_up")?,
+            rate_down: self.text("rate_down")?,
+            rate_up_packets: self.text("rate_up_packets")?,
+            rate_down_packets: self.text("rate_down_packets")?,
+        })
+    }
+
     /// The quota that the table is.
     fn quota(mut self) -> Result<QuotaLayer, ConfigError> {
         let quota = QuotaLayer {
@@ -299,14 +323,17 @@ impl<'a> Table<'a> {
     /// The class of slots that the table is.
     fn class(mut self) -> Result<ClassLayer, ConfigError> {
         let mut refill = self.table("refill")?;
+        let mut policy = self.table("policy")?;
         let class = ClassLayer {
             capacity: self.integer("capacity")?,
             ready: self.integer("ready")?,
             addresses: self.text("addresses")?,
             mtu: self.integer("mtu")?,
             refill: refill.refill()?,
+            policy: policy.policy()?,
         };
         refill.deny_unknown()?;
+        policy.deny_unknown()?;
         self.deny_unknown()?;
         Ok(class)
     }

@@ -7,6 +7,7 @@ mod classes;
 mod error;
 mod layer;
 mod log;
+mod policy;
 mod print;
 mod validate;
 
@@ -20,7 +21,8 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::limits::DEFAULT_CLASS;
-use pcpm_api::types::TargetMode;
+use pcpm_api::options::Options;
+use pcpm_api::types::{DefaultPolicy, TargetMode};
 
 pub(crate) use args::Args;
 pub(crate) use error::{ConfigError, Origin};
@@ -31,7 +33,7 @@ use layer::Layer;
 use crate::engine::ClassSpec;
 use crate::metrics::Endpoint;
 use crate::pool::{
-    Adaptive, ClassSettings, Quotas, Recycle, ReserveSettings, Target, TenantPattern,
+    Adaptive, ClassSettings, Quotas, Recycle, ReserveSettings, Target, TenantPattern, Terms,
 };
 
 /// Read when it exists and no other file is named.
@@ -201,6 +203,10 @@ pub(crate) struct Class {
     pub(crate) mtu: Option<u32>,
     /// As [`Config::refill`].
     pub(crate) refill: Refill,
+    /// Whether its slots reach the world where no rule says, if that is not as at top level.
+    pub(crate) default: Option<DefaultPolicy>,
+    /// As [`Policy::template`].
+    pub(crate) template: Options,
 }
 
 /// Ready slots of a class that are held back for some tenants.
@@ -235,19 +241,12 @@ pub(crate) struct Publish {
 }
 
 /// Whom slots reach unless their own rules say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
     /// What counts for the world.
     pub(crate) default: DefaultPolicy,
-}
-
-/// Whether slots reach the world where no rule says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DefaultPolicy {
-    /// They do.
-    Open,
-    /// They do not.
-    Closed,
+    /// Rules and limits that attachments have beside their own; no ports.
+    pub(crate) template: Options,
 }
 
 /// What clients may ask for.
@@ -326,6 +325,8 @@ impl Config {
             addresses: None,
             mtu: self.mtu,
             refill: self.refill,
+            default: None,
+            template: self.policy.template.clone(),
         };
         let all = std::iter::once(&default).chain(&self.classes);
         all.map(|class| self.spec(class)).collect()
@@ -346,6 +347,7 @@ impl Config {
             name: class.name.clone(),
             mtu: class.mtu,
             addresses: class.addresses.unwrap_or(self.pool_cidr),
+            terms: Terms::of_class(class.template.clone(), class.default),
             reservations,
             pool: ClassSettings {
                 capacity: class.capacity,

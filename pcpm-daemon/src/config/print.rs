@@ -7,10 +7,12 @@ use std::{
     time::Duration,
 };
 
+use pcpm_api::{options::Options, rates, rules::Rule};
+
 use super::validate::{DEFAULT_INNER, default_flows_per_slot, socket_in, whole_hubs};
 use super::{
-    Access, AddressMode, Config, DefaultPolicy, Egress, Ipv6Egress, Locks, Log, OnExit, PoolV6,
-    PortRange, Principal, Refill, UplinkSetting,
+    Access, AddressMode, Config, Egress, Ipv6Egress, Locks, Log, OnExit, PoolV6, PortRange,
+    Principal, Refill, UplinkSetting,
 };
 use crate::metrics::Endpoint;
 use crate::pool::{Quota, Quotas, Recycle};
@@ -145,8 +147,17 @@ fn tables(file: &mut Printer, config: &Config) {
     ]);
     file.set("max_ports", &config.publish.max_ports);
     file.table("policy");
-    file.about(&["Whether slots reach the world where no rule of their own says: open or closed."]);
+    file.about(&["Whether slots reach the world where no rule says: open or closed."]);
     file.set("default", &quoted(&config.policy.default));
+    file.about(&[
+        "Rules that attachments have beside their own, as with pcpm attach --allow and --deny. All together the most",
+        "specific counts, and the attachment's own where both are about the same.",
+    ]);
+    rules(file, &config.policy.template);
+    file.about(&[
+        "Limits of attachments that ask for none, in bits and packets a second, such as \"10M\". \"0\" is no limit.",
+    ]);
+    limits(file, &config.policy.template);
     file.table("api");
     file.about(&["Clients connected at once, 1 to 65536. Each takes up to 3 file descriptors."]);
     file.set("max_clients", &config.api.max_clients);
@@ -168,8 +179,8 @@ fn tables(file: &mut Printer, config: &Config) {
 fn classes(file: &mut Printer, config: &Config) {
     file.about(&[
         "Further classes of slots, chosen at attach by name, as tables [class.NAME]: capacity (which must be",
-        "given), ready, mtu, a table refill, and addresses, a part of pool_cidr that only this class has. The",
-        "settings above are those of the class default, and what a class does not say is as there.",
+        "given), ready, mtu, tables refill and policy, and addresses, a part of pool_cidr that only this class has.",
+        "The settings above are those of the class default, and what a class does not say is as there.",
     ]);
     for class in &config.classes {
         file.table(&format!("class.{}", quoted(&class.name)));
@@ -188,6 +199,30 @@ fn classes(file: &mut Printer, config: &Config) {
         file.set("one_in", &class.refill.one_in);
         file.set("window_s", &class.refill.window_s);
         file.set("recycle", &quoted(&class.refill.recycle));
+        file.table(&format!("class.{}.policy", quoted(&class.name)));
+        if let Some(default) = class.default {
+            file.set("default", &quoted(&default));
+        }
+        rules(file, &class.template);
+        limits(file, &class.template);
+    }
+}
+
+fn rules(file: &mut Printer, template: &Options) {
+    let texts =
+        |rules: &[Rule]| toml::Value::Array(rules.iter().map(|rule| quoted(rule)).collect());
+    file.set("allow", &texts(template.rules.allow()));
+    file.set("deny", &texts(template.rules.deny()));
+}
+
+fn limits(file: &mut Printer, template: &Options) {
+    for (key, rate) in [
+        ("rate_up", template.up.bits),
+        ("rate_down", template.down.bits),
+        ("rate_up_packets", template.up.packets),
+        ("rate_down_packets", template.down.packets),
+    ] {
+        file.set(key, &quoted(&rates::show(rate.unwrap_or(0))));
     }
 }
 
@@ -387,15 +422,6 @@ impl Display for Recycle {
             Self::Never => "never",
             Self::SameTenant => "same-tenant",
             Self::Verified => "verified",
-        })
-    }
-}
-
-impl Display for DefaultPolicy {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        f.write_str(match self {
-            Self::Open => "open",
-            Self::Closed => "closed",
         })
     }
 }

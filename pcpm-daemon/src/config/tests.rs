@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Parser;
 use proptest::{prelude::*, sample};
 
-use pcpm_api::types::TargetMode;
+use pcpm_api::types::{AttachRequest, TargetMode};
 
 use super::validate::{DEFAULT_INNER, whole_hubs};
 use super::*;
@@ -678,6 +678,8 @@ prop_compose! {
         (capacity, ready) in (1_u32..9, any::<u32>()),
         mtu in proptest::option::of(1280_u32..=65_535),
         refill in any_refill(),
+        default in proptest::option::of(any_default()),
+        template in any_template(),
     ) -> Class {
         Class {
             name,
@@ -686,8 +688,32 @@ prop_compose! {
             addresses: None,
             mtu,
             refill: within(refill, capacity),
+            default,
+            template,
         }
     }
+}
+
+fn any_default() -> impl Strategy<Value = DefaultPolicy> {
+    sample::select(DefaultPolicy::ALL)
+}
+
+fn any_template() -> impl Strategy<Value = Options> {
+    let rules = |all: [&'static str; 2]| sample::subsequence(all.to_vec(), 0..=all.len());
+    let denied = rules(["192.0.2.0/24", "[2001:db8::/32]:80-90/tcp"]);
+    let allowed = rules(["host:53", "10.0.0.0/8"]);
+    let rate = || proptest::option::of(8_000_u64..=1_000_000_000_000);
+    (denied, allowed, rate(), rate()).prop_map(|(deny, allow, up, down)| {
+        let texts = |rules: Vec<&str>| Some(rules.into_iter().map(str::to_owned).collect());
+        let request = AttachRequest {
+            allow: texts(allow),
+            deny: texts(deny),
+            rate_up: up,
+            rate_down_packets: down,
+            ..AttachRequest::default()
+        };
+        Options::of(&request).unwrap()
+    })
 }
 
 /// As many of the classes as the pool has addresses for.
@@ -788,7 +814,7 @@ prop_compose! {
         uplink in any_uplink(),
         ports in (1024_u16.., 1024_u16..),
         (refill, flows, share) in (any_refill(), 1024_u32..=16_777_216, any::<u32>()),
-        (published, closed) in (1_u32..=65_536, any::<bool>()),
+        (published, policy) in (1_u32..=65_536, (any_default(), any_template())),
         (max_clients, workers) in (1_u32..=65_536, 1_u32..=16),
         (mtu, classes) in (proptest::option::of(1280_u32..=65_535), prop::collection::vec(any_class(), 0..4)),
         (keep, through_host) in any::<(bool, bool)>(),
@@ -829,7 +855,7 @@ prop_compose! {
                 flows_per_slot: 16 + share % (flows - 15),
             },
             publish: Publish { max_ports: published },
-            policy: Policy { default: if closed { DefaultPolicy::Closed } else { DefaultPolicy::Open } },
+            policy: Policy { default: policy.0, template: policy.1 },
             api: Api { max_clients },
             access,
             locks: Locks { enabled, long_wait: Duration::from_millis(long_wait_ms) },
@@ -865,6 +891,84 @@ fn a_class_is_like_the_top_level_where_it_says_nothing() {
         })
     ));
     assert_eq!((config.slots(), config.room()), (120, 512));
+}
+
+#[test]
+fn a_class_has_the_rules_and_limits_of_the_top_level_where_it_says_nothing() {
+    let config = parse(
+        "[policy]\nallow = [\"host:53\"]\ndeny = [\"10.0.0.0/8\"]\nrate_up = \"10M\"\n\
+         [class.big]\ncapacity = 2\npolicy.default = \"closed\"\npolicy.deny = []\npolicy.rate_up = \"0\"\n\
+         policy.rate_down_packets = \"5k\"\n[class.like]\ncapacity = 2\n",
+    )
+    .unwrap();
+    let terms: Vec<_> = config
+        .class_specs()
+        .into_iter()
+        .map(|class| class.terms.unwrap())
+        .collect();
+    let [default, big, like] = &terms[..] else {
+        panic!("three classes");
+    };
+    assert_eq!(like, default);
+    assert_eq!(
+        (default.world, big.world),
+        (None, Some(DefaultPolicy::Closed))
+    );
+    assert_eq!(default.options.up.bits, Some(10_000_000));
+    assert_eq!(
+        (big.options.up.bits, big.options.down.packets),
+        (None, Some(5_000))
+    );
+    assert_eq!(big.options.rules.allow(), default.options.rules.allow());
+    assert!(big.options.rules.deny().is_empty() && default.options.rules.deny().len() == 1);
+}
+
+#[test]
+fn rules_and_limits_that_cannot_be_are_refused_with_the_place() {
+    let many: Vec<_> = (1..18).map(|port| format!("\"10.0.0.1:{port}\"")).collect();
+    let many = many.join(", ");
+    let cases = [
+        (
+            "[policy]\nallow = [\"10.0.0.1/8\"]\n",
+            "pcpmd.toml:2: policy.allow: \"10.0.0.1/8\": 10.0.0.1/8 is an address in a network",
+        ),
+        (
+            "[policy]\nrate_up = \"10Mbit\"\n",
+            "pcpmd.toml:2: policy.rate_up: not a rate: write 500k",
+        ),
+        (
+            "[policy]\nrate_up = \"1\"\n",
+            "policy.rate_up: 1 is not between 8000 and",
+        ),
+        (
+            "[class.a]\ncapacity = 1\npolicy.default = \"shut\"\n",
+            "pcpmd.toml:3: class.a.policy.default: 'shut' is not one of open, closed",
+        ),
+        (
+            "[policy]\nallow = [\"10.0.0.0/8\"]\n[class.a]\ncapacity = 1\npolicy.deny = [\"10.0.0.0/8\"]\n",
+            "pcpmd.toml:5: class.a.policy.deny: 10.0.0.0/8 is allowed and denied",
+        ),
+        (
+            "[policy]\ndeny = [\"example.org\"]\n",
+            "policy.deny: example.org: names can be allowed, not denied",
+        ),
+        (
+            &format!("[policy]\nallow = [{many}]\n"),
+            "pcpmd.toml:2: policy: 10.0.0.1/32: more than 16 rules count for the same addresses",
+        ),
+        (
+            &format!("[class.a]\ncapacity = 1\npolicy.deny = [{many}]\n"),
+            "pcpmd.toml:3: class.a.policy: 10.0.0.1/32: more than 16 rules count",
+        ),
+        (
+            "[class.a]\ncapacity = 1\npolicy.alow = []\n",
+            "class.a.policy.alow: unknown key, did you mean 'class.a.policy.allow'?",
+        ),
+    ];
+    for (text, expected) in cases {
+        let told = refused(text);
+        assert!(told.contains(expected), "{text}: {told}");
+    }
 }
 
 #[test]

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::limits;
-use pcpm_api::types::TargetMode;
+use pcpm_api::options::Options;
+use pcpm_api::types::{DefaultPolicy, TargetMode};
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
 
 use super::classes;
 use super::error::ConfigError;
-use super::layer::{Given, Layer, QuotaLayer, RefillLayer};
+use super::layer::{Given, Layer, PolicyLayer, QuotaLayer, RefillLayer};
+use super::policy;
 use super::{
-    Access, AddressMode, Api, Config, DefaultPolicy, Egress, Inner, Ipv6, Ipv6Egress, Locks, Log,
-    LogFormat, LogLevel, Nat, OnExit, Policy, PoolV6, PortRange, Principal, Publish, Reaper,
-    Refill, UplinkSetting,
+    Access, AddressMode, Api, Config, Egress, Inner, Ipv6, Ipv6Egress, Locks, Log, LogFormat,
+    LogLevel, Nat, OnExit, Policy, PoolV6, PortRange, Principal, Publish, Reaper, Refill,
+    UplinkSetting,
 };
 use crate::pool::{Quota, Quotas, Recycle};
 
@@ -108,6 +110,7 @@ impl Default for Config {
             publish: Publish { max_ports: 4_096 },
             policy: Policy {
                 default: DefaultPolicy::Open,
+                template: Options::default(),
             },
             api: Api { max_clients: 1_024 },
             access: Access::default(),
@@ -148,7 +151,8 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         pool_cidr6(&text, ipv6.egress)
     })?;
     let refill = refill("refill", layer.refill, capacity, default.refill)?;
-    let classes = classes::classes(layer.classes, refill)?;
+    let policy = policy(layer.policy, &default.policy)?;
+    let classes = classes::classes(layer.classes, refill, &policy.template)?;
     let sharing = classes::sharing(capacity, &classes);
     let most = whole_hubs(sharing, pool_cidr);
     let max_capacity = set("max_capacity", layer.max_capacity, most, |n| {
@@ -195,7 +199,7 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             default.nat,
         )?,
         publish: publish(layer.publish_max_ports, default.publish)?,
-        policy: policy(layer.policy_default, default.policy)?,
+        policy,
         api: api(layer.api_max_clients, default.api)?,
         access: access(
             layer.access_group,
@@ -275,11 +279,11 @@ fn log(
     })
 }
 
-fn policy(given: Option<Given<String>>, default: Policy) -> Result<Policy, ConfigError> {
+fn policy(mut layer: PolicyLayer, default: &Policy) -> Result<Policy, ConfigError> {
+    let given = policy::default("policy", layer.default.take())?;
     Ok(Policy {
-        default: set("policy.default", given, default.default, |text| {
-            default_policy(&text)
-        })?,
+        default: given.unwrap_or(default.default),
+        template: policy::template("policy", layer, &default.template)?,
     })
 }
 
@@ -774,14 +778,6 @@ fn recycle(text: &str) -> Result<Recycle, String> {
         _ => Err(format!(
             "'{text}' is not one of 'never', 'same-tenant' and 'verified'"
         )),
-    }
-}
-
-fn default_policy(text: &str) -> Result<DefaultPolicy, String> {
-    match text {
-        "open" => Ok(DefaultPolicy::Open),
-        "closed" => Ok(DefaultPolicy::Closed),
-        _ => Err(format!("'{text}' is neither 'open' nor 'closed'")),
     }
 }
 

@@ -189,10 +189,20 @@ impl Engine {
     }
 
     /// The configuration was read again.
-    pub(crate) fn reloaded(&mut self, changed: &[String], restart_needed: Vec<String>) {
+    pub(crate) fn reloaded(
+        &mut self,
+        changed: &[String],
+        restart_needed: Vec<String>,
+        updated: u32,
+    ) {
         let changed = match changed {
             [] => "nothing changed".to_owned(),
             changed => format!("changed: {}", changed.join(", ")),
+        };
+        let changed = match updated {
+            0 => changed,
+            1 => format!("{changed}; 1 attachment has other rules or limits"),
+            _ => format!("{changed}; {updated} attachments have other rules or limits"),
         };
         let message = match restart_needed.as_slice() {
             [] => changed,

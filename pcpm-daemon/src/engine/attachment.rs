@@ -134,7 +134,8 @@ impl Serialize for Attachment {
             broken,
             ..
         } = self;
-        let options = &holder.options;
+        let publish = &holder.options.publish;
+        let options = holder.in_force();
         let fields = Fields {
             id: self.id(),
             owner: &holder.owner,
@@ -149,7 +150,7 @@ impl Serialize for Attachment {
             gateways: &text.gateways,
             mac: &text.mac,
             mtu: text.mtu,
-            publish: options.publish.iter().map(|&port| port.into()).collect(),
+            publish: publish.iter().map(|&port| port.into()).collect(),
             allow: texts(options.rules.allow()),
             deny: texts(options.rules.deny()),
             rate_up: options.up.bits,
@@ -280,7 +281,7 @@ fn traffic_since(baseline: SlotCounters, now: SlotCounters) -> Traffic {
     }
 }
 
-fn texts(rules: &[Rule]) -> Vec<String> {
+pub(super) fn texts(rules: &[Rule]) -> Vec<String> {
     rules.iter().map(Rule::to_string).collect()
 }
 

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use ipnet::Ipv4Net;
 use pcpm_api::{
     error::PoolError,
-    types::{ClassStatus, Reservation},
+    options::Options,
+    types::{ClassPolicy, ClassStatus, Reservation},
 };
 
-use super::{Engine, administration::Sizes};
-use crate::pool::{ClassIndex, ClassSettings, Recycle, SlotIndex};
+use super::{Engine, administration::Sizes, attachment::texts};
+use crate::pool::{ClassIndex, ClassSettings, Recycle, SlotIndex, Terms};
 
 /// A class as it is configured.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct ClassSpec {
     pub(crate) addresses: Ipv4Net,
     /// Of the reservations in `pool`, in their order.
     pub(crate) reservations: Vec<String>,
+    /// Rules and limits that it gives to all attachments, if any.
+    pub(crate) terms: Option<Rc<Terms>>,
     pub(crate) pool: ClassSettings,
 }
 
@@ -32,10 +35,11 @@ pub(super) struct Class {
     mtu: Option<u32>,
     addresses: Ipv4Net,
     recycle: Recycle,
+    pub(super) terms: Option<Rc<Terms>>,
     /// Names of the reservations, and whom they are for.
     reservations: Vec<(String, Vec<String>)>,
     /// Only slots of an earlier life are of it.
-    is_removed: bool,
+    pub(super) is_removed: bool,
 }
 
 impl Class {
@@ -50,6 +54,7 @@ impl Class {
             mtu: spec.mtu,
             addresses: spec.addresses,
             recycle: spec.pool.recycle,
+            terms: spec.terms.clone(),
             reservations: spec.reservations.iter().cloned().zip(tenants).collect(),
             is_removed: false,
         }
@@ -86,6 +91,7 @@ impl Engine {
                 mtu: None,
                 addresses: self.world.pool_cidr,
                 recycle: Recycle::Never,
+                terms: None,
                 reservations: Vec::new(),
                 is_removed: true,
             });
@@ -135,7 +141,26 @@ impl Engine {
             mtu: self.mtu(index),
             addresses: class.addresses.to_string(),
             recycle: class.recycle.to_string(),
+            policy: class
+                .terms
+                .as_deref()
+                .map_or_else(ClassPolicy::default, shown),
             reservations: reservations.collect(),
         }
+    }
+}
+
+fn shown(terms: &Terms) -> ClassPolicy {
+    let Options {
+        rules, up, down, ..
+    } = &terms.options;
+    ClassPolicy {
+        default: terms.world,
+        allow: texts(rules.allow()),
+        deny: texts(rules.deny()),
+        rate_up: up.bits,
+        rate_down: down.bits,
+        rate_up_packets: up.packets,
+        rate_down_packets: down.packets,
     }
 }

@@ -73,8 +73,9 @@ impl Engine {
         let tenant = self.tenants.acquire(&holder.tenant);
         let asked_at = self.pending[&request].asked_at;
         let granted = self.live_with_process(request, slot);
-        let granted = granted.and_then(|()| self.grant_options(slot, epoch));
-        let granted = granted.and_then(|policy| {
+        let granted = granted.and_then(|()| self.put_on_terms(slot));
+        let granted = granted.and_then(|holder| {
+            let policy = self.grant_options(slot, epoch)?;
             let took_us = u64::try_from(asked_at.elapsed().as_micros()).unwrap_or(u64::MAX);
             let origin = Origin {
                 source,
@@ -83,7 +84,7 @@ impl Engine {
                 life: self.life,
             };
             self.write_attached(slot, tenant, policy, origin, &holder)
-                .inspect_err(|_| self.revoke_options(slot, &holder.options))?;
+                .inspect_err(|_| self.revoke_options(slot, &holder))?;
             Ok(origin)
         });
         let origin = match granted {
@@ -197,7 +198,7 @@ impl Engine {
             .publish(slot, AttachmentWord::detached(self.pool.epoch(slot)));
         self.records[slot as usize].broken = None;
         self.note_detached(slot);
-        self.revoke_options(slot, &holder.options);
+        self.revoke_options(slot, holder);
         self.leases.end(slot);
         self.process_leases.end(slot);
         self.tenants.release(&holder.tenant);

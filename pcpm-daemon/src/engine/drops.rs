@@ -305,6 +305,7 @@ mod tests {
                 lease: pcpm_api::types::Lease::Explicit,
                 process: None,
                 options: pcpm_api::options::Options::default(),
+                terms: None,
                 uid: 0,
                 by_administrator: true,
             })),

@@ -24,6 +24,10 @@ pub(super) enum Happening {
     },
     Detached,
     Updated,
+    /// An attachment could not have what its class gives now, and keeps what it had.
+    NotUpdated {
+        reason: String,
+    },
     Retired,
     /// A used slot may be used again, by this tenant alone or by anybody.
     Recycled {
@@ -101,7 +105,7 @@ impl Happening {
             Self::Ready => "ready",
             Self::Attached { .. } => "attached",
             Self::Detached => "detached",
-            Self::Updated => "updated",
+            Self::Updated | Self::NotUpdated { .. } => "updated",
             Self::Retired => "retired",
             Self::Recycled { .. } => "recycled",
             Self::Unclean { .. } => "unclean",
@@ -136,6 +140,7 @@ impl Happening {
             }
             Self::Flows(change) if change.is_high => Level::WARN,
             Self::Failed { .. }
+            | Self::NotUpdated { .. }
             | Self::Unreserved { .. }
             | Self::Repaired { .. }
             | Self::Exhausted { .. } => Level::WARN,
@@ -172,6 +177,7 @@ impl Happening {
             Self::Journal { message, .. }
             | Self::Clients { message, .. }
             | Self::Reloaded { message } => message.clone(),
+            Self::NotUpdated { reason } => format!("not updated, it keeps what it had: {reason}"),
             Self::NotReloaded { reason } => format!("not reloaded: {reason}"),
             Self::Tampered { how } => how.clone(),
             Self::Waiting { ahead: 0 } => "next in line for a slot".to_owned(),

@@ -25,6 +25,7 @@ mod requests;
 mod restore;
 mod status;
 mod tenants;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -7,8 +7,12 @@
 use std::{collections::HashSet, rc::Rc};
 
 use pcpm_api::{
-    error::PoolError, options::Options, publish::Port, rates::Rate, rules::Rules,
-    types::UpdateRequest,
+    error::PoolError,
+    options::Options,
+    publish::Port,
+    rates::Rate,
+    rules::Rules,
+    types::{DefaultPolicy, UpdateRequest},
 };
 use pcpm_ebpf::{
     abi::{PortKey, PortTarget, RateLimit, Settings, settings_flag},
@@ -36,32 +40,33 @@ impl Engine {
         slot: SlotIndex,
         epoch: u32,
     ) -> Result<PolicyId, PoolError> {
-        let Some(holder) = self.pool.holder(slot).filter(|h| !h.options.is_empty()) else {
+        let Some(holder) = self.pool.holder(slot).filter(|h| has_any(h)) else {
             return Ok(NO_RULES);
         };
         let holder = holder.clone();
-        let options = &holder.options;
-        self.reserve(slot, &options.publish, keeper(options))?;
-        let granted = self.acquire_policy(&options.rules).and_then(|policy| {
-            if options.has_settings() {
-                let settings = settings(epoch, policy, options);
+        let publish = &holder.options.publish;
+        let rules = &holder.in_force().rules;
+        self.reserve(slot, publish, keeper(&holder.options))?;
+        let granted = self.acquire_policy(rules).and_then(|policy| {
+            if holder.has_settings() {
+                let settings = settings(epoch, policy, &holder);
                 self.datapath.set_settings(slot, &settings);
             }
-            self.lead(slot, epoch, &options.publish, &[])
-                .inspect_err(|_| self.release_policy(&options.rules))?;
+            self.lead(slot, epoch, publish, &[])
+                .inspect_err(|_| self.release_policy(rules))?;
             Ok(policy)
         });
-        granted.inspect_err(|_| self.reservations.release(slot, &options.publish))
+        granted.inspect_err(|_| self.reservations.release(slot, publish))
     }
 
     /// Takes back what the slot had; its traffic is cut already.
-    pub(super) fn revoke_options(&mut self, slot: SlotIndex, options: &Options) {
-        if options.is_empty() {
+    pub(super) fn revoke_options(&mut self, slot: SlotIndex, holder: &Holder) {
+        if !has_any(holder) {
             return;
         }
-        self.withdraw(&options.publish);
-        self.give_back(slot, &options.publish);
-        self.release_policy(&options.rules);
+        self.withdraw(&holder.options.publish);
+        self.give_back(slot, &holder.options.publish);
+        self.release_policy(&holder.in_force().rules);
     }
 
     /// Changes the options of a live attachment. What is still allowed goes on undisturbed; on failure
@@ -75,47 +80,52 @@ impl Engine {
         self.may_touch(slot, caller)?;
         let before = self.pool.holder(slot).cloned();
         let before = before.expect("owners hold attached slots");
+        let options = before.options.changed(request)?;
+        self.may_change_terms(slot, &before, &options)?;
         let after = Rc::new(Holder {
-            options: before.options.changed(request)?,
+            options,
             ..before.as_ref().clone()
         });
-        self.change(slot, &before.options, &after)?;
-        self.pool.change_holder(slot, after.clone());
-        self.events
-            .push(Happening::Updated, Some(slot), Some(&after));
+        let after = self.on_terms(slot, &after)?;
+        self.change(slot, &before, &after)?;
         self.after_change();
         let (attachment, _) = self.attached(slot, false)?;
         Ok(attachment)
     }
 
-    fn change(
+    /// Gives whoever holds the slot what `after` has.
+    pub(super) fn change(
         &mut self,
         slot: SlotIndex,
-        before: &Options,
-        holder: &Rc<Holder>,
+        before: &Holder,
+        after: &Rc<Holder>,
     ) -> Result<(), PoolError> {
-        let after = &holder.options;
+        let (ports_before, ports) = (&before.options.publish, &after.options.publish);
+        let rules = &after.in_force().rules;
         let epoch = self.pool.epoch(slot);
-        let taken = takes_more(&before.publish, &after.publish);
-        let given_up = takes_more(&after.publish, &before.publish);
-        self.reserve(slot, &taken, keeper(after))?;
-        let changed = self.acquire_policy(&after.rules).and_then(|policy| {
-            self.lead(slot, epoch, &after.publish, &before.publish)
+        let taken = takes_more(ports_before, ports);
+        let given_up = takes_more(ports, ports_before);
+        self.reserve(slot, &taken, keeper(&after.options))?;
+        let changed = self.acquire_policy(rules).and_then(|policy| {
+            self.lead(slot, epoch, ports, ports_before)
                 .and_then(|()| {
-                    self.write_updated(slot, policy, holder).inspect_err(|_| {
-                        let led = new_ports(&after.publish, &before.publish);
-                        self.lead_back(slot, epoch, &led, &before.publish);
+                    self.write_updated(slot, policy, after).inspect_err(|_| {
+                        let led = new_ports(ports, ports_before);
+                        self.lead_back(slot, epoch, &led, ports_before);
                     })
                 })
-                .inspect_err(|_| self.release_policy(&after.rules))?;
+                .inspect_err(|_| self.release_policy(rules))?;
             Ok(policy)
         });
         let policy = changed.inspect_err(|_| self.reservations.release(slot, &taken))?;
         self.datapath
             .set_settings(slot, &settings(epoch, policy, after));
-        self.release_policy(&before.rules);
+        self.release_policy(&before.in_force().rules);
         self.withdraw(&given_up);
         self.give_back(slot, &given_up);
+        self.pool.change_holder(slot, after.clone());
+        self.events
+            .push(Happening::Updated, Some(slot), Some(after));
         Ok(())
     }
 
@@ -247,8 +257,17 @@ fn keeper(options: &Options) -> Keeper {
     }
 }
 
-pub(super) fn settings(epoch: u32, policy: PolicyId, options: &Options) -> Settings {
+/// Whether the holder has anything beside the slot.
+pub(super) fn has_any(holder: &Holder) -> bool {
+    !holder.options.publish.is_empty() || holder.has_settings()
+}
+
+pub(super) fn settings(epoch: u32, policy: PolicyId, holder: &Holder) -> Settings {
+    let options = holder.in_force();
+    let world = |default| holder.world() == Some(default);
     let flags = [
+        (world(DefaultPolicy::Open), settings_flag::WORLD_OPEN),
+        (world(DefaultPolicy::Closed), settings_flag::WORLD_CLOSED),
         (options.rules.has_names(), settings_flag::LEARN_NAMES),
         (is_limited(options.up), settings_flag::LIMIT_UP),
         (is_limited(options.down), settings_flag::LIMIT_DOWN),

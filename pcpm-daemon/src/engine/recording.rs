@@ -213,7 +213,7 @@ impl Engine {
     }
 
     fn last_name(&self, holder: &Holder) -> u32 {
-        if holder.options.rules.has_names() {
+        if holder.in_force().rules.has_names() {
             self.policies.last().1
         } else {
             0

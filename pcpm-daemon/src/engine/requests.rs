@@ -207,6 +207,7 @@ impl Engine {
                 lease,
                 process,
                 options,
+                terms: None,
                 uid: caller.uid,
                 by_administrator: caller.may_touch_all(),
             }),

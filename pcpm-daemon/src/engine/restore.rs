@@ -16,7 +16,7 @@ use super::{
     Engine, Record,
     attachment::{Origin, SlotText},
     events::Happening,
-    options::{complain, key, settings},
+    options::{complain, has_any, key, settings},
 };
 use crate::{
     found::{Found, FoundSlot},
@@ -132,6 +132,7 @@ impl Engine {
             self.carry_out(command);
         }
         self.end_leases();
+        self.apply_terms();
         self.after_change();
     }
 
@@ -300,20 +301,25 @@ impl Engine {
     /// Makes sure that all of the attachment's options are there. Those that are stay untouched, so that
     /// no packet sees a difference.
     fn restore_options(&mut self, slot: SlotIndex, attached: &Attached) -> Result<(), String> {
-        let options = &attached.holder.options;
-        if options.is_empty() {
+        let holder = &attached.holder;
+        let options = &holder.options;
+        if !has_any(holder) {
             return Ok(());
         }
         let policy = self
             .policies
-            .restore(&options.rules, attached.policy, &mut *self.datapath)
+            .restore(
+                &holder.in_force().rules,
+                attached.policy,
+                &mut *self.datapath,
+            )
             .map_err(|error| error.to_string())?;
-        if options.has_settings() {
-            let settings = settings(attached.epoch, policy, options);
+        if holder.has_settings() {
+            let settings = settings(attached.epoch, policy, holder);
             self.datapath.set_settings(slot, &settings);
         }
         if let Err(error) = self.lead(slot, attached.epoch, &options.publish, &[]) {
-            self.revoke_options(slot, options);
+            self.revoke_options(slot, holder);
             return Err(error.to_string());
         }
         self.unreserved

@@ -6,6 +6,7 @@ mod findings;
 mod options;
 mod recycle;
 mod restart;
+mod terms;
 
 use std::{cell::RefCell, fs::File, time::Duration};
 
@@ -60,6 +61,7 @@ fn class(name: &str, capacity: u32, ready: u32, recycle: Recycle) -> ClassSpec {
         mtu: None,
         addresses: "10.213.0.0/16".parse().unwrap(),
         reservations: Vec::new(),
+        terms: None,
         pool: ClassSettings {
             capacity,
             target: Target::Fixed(ready),

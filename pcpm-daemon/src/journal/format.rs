@@ -7,7 +7,7 @@ use std::{fs, io};
 use serde::{Deserialize, Serialize};
 
 /// The version that is written. Whatever a reader of the version before would misunderstand raises it.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 

@@ -55,6 +55,7 @@ fn holder(owner: &str) -> Rc<Holder> {
         uid: 1000,
         by_administrator: false,
         options: serde_json::from_str(r#"{"publish": ["tcp:80:80"], "rate_up": 8000}"#).unwrap(),
+        terms: None,
     })
 }
 
@@ -452,7 +453,7 @@ fn a_later_version_is_refused_and_left_as_it_is() {
     let error = Journal::open(Arc::new(storage.clone()), identity()).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("/memory/journal: it has format 3 and this pcpmd knows 2"),
+        text.contains("/memory/journal: it has format 4 and this pcpmd knows 3"),
         "{text}"
     );
     assert_eq!(storage.content(NAME).unwrap(), line);
@@ -476,7 +477,7 @@ fn what_an_earlier_version_wrote_is_gone_on_with_in_todays_format() {
     assert!(matches!(history.slots[&3].state, Known::Attached(_)));
     journal.write(&kept(4, 1)).unwrap();
     let text = String::from_utf8(storage.content(NAME).unwrap()).unwrap();
-    assert!(text[9..].starts_with(r#"{"pcpm_journal":2,"#), "{text}");
+    assert!(text[9..].starts_with(r#"{"pcpm_journal":3,"#), "{text}");
     let slots = open(&storage).history.slots;
     assert!(matches!(slots[&3].state, Known::Attached(_)));
     assert_eq!(slots[&4].state, Known::Kept("t".into()));
@@ -489,7 +490,7 @@ fn people_can_read_it() {
     assert_eq!(
         lines,
         [
-            r#"{"pcpm_journal":2,"boot":"3f3c","netns":7}"#,
+            r#"{"pcpm_journal":3,"boot":"3f3c","netns":7}"#,
             r#"{"started":{"life":0,"last_policy":0,"last_tenant":0,"last_name":0}}"#,
             r#"{"ready":{"slot":3,"epoch":4,"mtu":1500}}"#,
         ]

@@ -77,6 +77,12 @@ impl Ranges {
         Self { guarded, separate }
     }
 
+    /// Whether the table takes the rules.
+    pub(crate) fn check(&self, rules: &Rules) -> Result<(), RuleError> {
+        address_nodes(rules, 0, self)?;
+        name_nodes(rules, 0).map(drop)
+    }
+
     fn all(&self) -> impl Iterator<Item = Prefix> {
         self.guarded.iter().chain(&self.separate).copied()
     }

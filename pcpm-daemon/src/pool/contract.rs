@@ -9,7 +9,9 @@ use pcpm_api::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{ClassIndex, Exceeded, Now, Quotas, RequestId, ReserveSettings, SlotIndex, Target};
+use super::{
+    ClassIndex, Exceeded, Now, Quotas, RequestId, ReserveSettings, SlotIndex, Target, Terms,
+};
 use crate::process::Process;
 
 /// How large the pool is and how it is filled.
@@ -66,8 +68,12 @@ pub(crate) struct Holder {
     /// What the lease `pid` is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) process: Option<Process>,
+    /// What it asked for.
     #[serde(default, skip_serializing_if = "Options::is_empty")]
     pub(crate) options: Options,
+    /// The rules and limits that count, where its class gives some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) terms: Option<Rc<Terms>>,
     /// The user that attached it, by number.
     pub(crate) uid: u32,
     /// Whether that user was an administrator then: no quota of users counts it.

@@ -30,6 +30,7 @@ mod quota;
 mod reserve;
 mod slot;
 mod supply;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod zone;
@@ -53,6 +54,7 @@ pub(crate) use contract::{
 pub(crate) use demand::{Adaptive, Decision, Target, Why};
 pub(crate) use quota::{Exceeded, Quota, Quotas, Scope};
 pub(crate) use reserve::{ReserveSettings, TenantPattern};
+pub(crate) use terms::Terms;
 
 /// Index of a slot.
 pub(crate) type SlotIndex = u32;

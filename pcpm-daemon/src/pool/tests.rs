@@ -180,6 +180,7 @@ pub(super) fn holder(owner: &str, tenant: &str) -> Holder {
         lease: Lease::Explicit,
         process: None,
         options: Options::default(),
+        terms: None,
         uid: 1000,
         by_administrator: false,
     }

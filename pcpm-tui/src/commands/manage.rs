@@ -96,5 +96,10 @@ fn reloaded(reply: &ReloadReply) -> String {
         [] => "nothing changed\n".to_owned(),
         changed => line("changed", changed),
     };
-    changed + &line("restart needed for", &reply.restart_needed)
+    let updated = match reply.updated {
+        0 => String::new(),
+        1 => "1 attachment has other rules or limits\n".to_owned(),
+        several => format!("{several} attachments have other rules or limits\n"),
+    };
+    changed + &updated + &line("restart needed for", &reply.restart_needed)
 }

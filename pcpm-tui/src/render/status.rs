@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pcpm_api::rates;
 use pcpm_api::types::{
     AttachTotals, ClassStatus, DropCount, FlowTable, Latency, Memory, Pacing, RecycleTotals,
     RefillTotals, Reservation, SlotCounts, Status, Uplink, WaitingRequest, WarmTarget,
@@ -87,6 +88,7 @@ fn classes(classes: &[ClassStatus]) -> Vec<Vec<Cell>> {
     let rows = classes.iter().flat_map(|class| {
         let own = several.then(|| field(&format!("class {}", class.name), one_class(class)));
         own.into_iter()
+            .chain(policy(class))
             .chain(class.reservations.iter().map(reservation))
     });
     rows.collect()
@@ -100,6 +102,28 @@ fn one_class(class: &ClassStatus) -> Cell {
         cell.push(Hue::Warning, "; draining");
     }
     cell
+}
+
+/// What the class gives to each attachment, if anything.
+fn policy(class: &ClassStatus) -> Option<Vec<Cell>> {
+    let policy = &class.policy;
+    let rules = |what: &str, rules: &[String]| {
+        (!rules.is_empty()).then(|| format!("{what} {}", rules.join(", ")))
+    };
+    let rate =
+        |what: &str, rate: Option<u64>| rate.map(|rate| format!("{what} {}", rates::show(rate)));
+    let parts = [
+        policy.default.map(|default| format!("world {default}")),
+        rules("allow", &policy.allow),
+        rules("deny", &policy.deny),
+        rate("rate up", policy.rate_up),
+        rate("rate down", policy.rate_down),
+        rate("packets up", policy.rate_up_packets),
+        rate("packets down", policy.rate_down_packets),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    let name = format!("policy {}", class.name);
+    (!parts.is_empty()).then(|| field(&name, Cell::new(parts.join("; "))))
 }
 
 fn reservation(reservation: &Reservation) -> Vec<Cell> {
@@ -407,6 +431,8 @@ pub(super) fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
 mod tests {
     use pcpm_api::types::{Failure, OnEmpty, TargetMode, UncleanCount};
 
+    use pcpm_api::types::{ClassPolicy, DefaultPolicy};
+
     use super::super::tests::{PIPE, PLAIN, TERMINAL};
     use super::*;
 
@@ -536,6 +562,12 @@ mod tests {
             mtu: 9000,
             addresses: "10.213.16.0/24".into(),
             recycle: "never".into(),
+            policy: ClassPolicy {
+                default: (name == "big").then_some(DefaultPolicy::Closed),
+                deny: vec!["10.0.0.0/8".into(), "192.0.2.1".into()],
+                rate_up: Some(10_000_000),
+                ..ClassPolicy::default()
+            },
             reservations,
         };
         let shops = Reservation {
@@ -551,6 +583,8 @@ mod tests {
         let text = screen(&with_classes, PIPE);
         for line in [
             "class default\t0 attached, 4 ready (target 4) of 9; mtu 9000, 10.213.16.0/24\n",
+            "policy default\tdeny 10.0.0.0/8, 192.0.2.1; rate up 10M\n",
+            "policy big\tworld closed; deny 10.0.0.0/8, 192.0.2.1; rate up 10M\n",
             "reserve shops\t2 of 3 ready for shop-*, b\n",
             "class big\t0 attached, 4 ready (target 4) of 9; mtu 9000, 10.213.16.0/24; draining\n",
         ] {

@@ -34,7 +34,7 @@ impl Bench {
     }
 
     /// Slots of which something is there.
-    fn there(&self) -> BTreeSet<SlotIndex> {
+    pub(super) fn there(&self) -> BTreeSet<SlotIndex> {
         let engine = self.engine.borrow();
         let slots = 0..engine.status().slots.capacity;
         let is_there = |state| !matches!(state, SlotState::Vacant | SlotState::Creating);
@@ -48,12 +48,12 @@ impl Bench {
         engine.list().iter().map(|held| shown(held).owner).collect()
     }
 
-    fn show(&self, owner: &str) -> types::Attachment {
+    pub(super) fn show(&self, owner: &str) -> types::Attachment {
         let engine = self.engine.borrow();
         shown(&engine.get(owner, false, ROOT).unwrap().0.0)
     }
 
-    fn detach(&self, owner: &str) {
+    pub(super) fn detach(&self, owner: &str) {
         self.engine.borrow_mut().detach(owner, None, ROOT).unwrap();
     }
 
@@ -61,14 +61,14 @@ impl Bench {
         self.engine.borrow().pool.state(slot)
     }
 
-    fn events(&self, kind: &str) -> Vec<String> {
+    pub(super) fn events(&self, kind: &str) -> Vec<String> {
         let (events, _) = self.engine.borrow().events.since(0);
         let of_kind = events.into_iter().filter(|event| event.kind == kind);
         of_kind.map(|event| event.message).collect()
     }
 }
 
-fn sound(index: SlotIndex) -> FoundSlot {
+pub(super) fn sound(index: SlotIndex) -> FoundSlot {
     FoundSlot {
         index,
         netns: Some(File::open("/dev/null").unwrap().into()),
@@ -76,7 +76,7 @@ fn sound(index: SlotIndex) -> FoundSlot {
     }
 }
 
-fn with_everything(owner: &str) -> types::AttachRequest {
+pub(super) fn with_everything(owner: &str) -> types::AttachRequest {
     types::AttachRequest {
         tenant: Some("red".into()),
         labels: Some([("pod".into(), "web-1".into())].into()),
