@@ -32,10 +32,10 @@ mod supervisor;
 mod unix_socket;
 mod uplink;
 
-use std::{fs, os::unix::fs::FileTypeExt as _, path::Path, process::ExitCode, rc::Rc};
+use std::{fs, io, os::unix::fs::FileTypeExt as _, path::Path, process::ExitCode, rc::Rc};
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
+use clap::{CommandFactory as _, Parser as _};
 use pcpm_api::types::{CheckStatus, DoctorReply};
 
 use bpf::Object;
@@ -57,6 +57,15 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.manual {
+        let page = clap_mangen::Man::new(Args::command());
+        page.section("8").manual("PCPM").render(&mut io::stdout())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(shell) = args.completions {
+        clap_complete::generate(shell, &mut Args::command(), "pcpmd", &mut io::stdout());
+        return Ok(ExitCode::SUCCESS);
+    }
     let config = Config::load(args)?;
     if args.print_config {
         print!("{}", config.to_toml());

@@ -16,6 +16,7 @@ use nix::{
     errno::Errno,
     libc,
     sched::{CloneFlags, unshare},
+    sys::statvfs::{FsFlags, statvfs},
 };
 
 use crate::{config::Config, metrics::Endpoint, net};
@@ -42,8 +43,13 @@ pub(crate) fn protect(config: &Config) -> anyhow::Result<Protection> {
     }
     unshare(CloneFlags::CLONE_NEWNS).context("get mounts of its own")?;
     let recursive = libc::AT_RECURSIVE.cast_unsigned();
+    // What the host has read-only stays so.
+    let places = writable(config)
+        .into_iter()
+        .filter(|place| is_writable(place));
+    let places: Vec<_> = places.collect();
     set_read_only("/".as_ref(), true, recursive).context("make all files read-only")?;
-    for place in writable(config) {
+    for place in places {
         let mounted = mount_of(existing_part(&place), |mount| {
             set_read_only(mount, false, 0)
         });
@@ -58,12 +64,16 @@ fn writable(config: &Config) -> Vec<PathBuf> {
         config.bpffs.clone(),
         config.socket.clone(),
         // Settings of the kernel.
-        "/proc".into(),
+        "/proc/sys/net".into(),
     ];
     if let Some(Endpoint::Unix(path)) = &config.metrics {
         places.push(path.clone());
     }
     places
+}
+
+fn is_writable(path: &Path) -> bool {
+    statvfs(existing_part(path)).is_ok_and(|found| !found.flags().contains(FsFlags::ST_RDONLY))
 }
 
 /// Calls `change` with the mount point that `path` lies below.

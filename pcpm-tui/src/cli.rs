@@ -235,6 +235,12 @@ pub(crate) enum Verb {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, for packages.
+    #[command(hide = true)]
+    Manual {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 /// Words of `attach`.

@@ -15,13 +15,14 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_complete::Shell;
 use pcpm_api::client::{Client, ClientError};
 use serde::Serialize;
 
 use crate::cli::{Cli, Verb};
+use crate::manual;
 use crate::render::{Look, json};
 
 /// Does what `cli` says.
@@ -45,6 +46,11 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode> {
         Verb::Reload => manage::reload(&session),
         Verb::Doctor => doctor::doctor(&session),
         Verb::Completions { shell } => completions(*shell),
+        Verb::Manual { directory } => {
+            let written = manual::write(directory);
+            written.with_context(|| format!("write the manual to {}", directory.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod failure;
+mod manual;
 mod namespace;
 mod parse;
 mod render;

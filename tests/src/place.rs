@@ -22,6 +22,21 @@ pub(crate) struct Namespaces {
     pub(crate) network: File,
 }
 
+impl Namespaces {
+    /// Those of a process.
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let open = |kind: &str| {
+            let path = format!("/proc/{pid}/ns/{kind}");
+            File::open(&path).with_context(|| format!("open {path}"))
+        };
+        Ok(Self {
+            mount: open("mnt")?,
+            process: open("pid")?,
+            network: open("net")?,
+        })
+    }
+}
+
 /// Where commands run.
 #[derive(Clone, Debug)]
 pub struct Place {

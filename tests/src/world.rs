@@ -103,7 +103,7 @@ impl World {
     pub fn without_uplink() -> Result<Self> {
         require_root()?;
         let init = Process::new("the init of a world", start_init()?)?;
-        let host = Place::host(Arc::new(namespaces_of(init.pid())?));
+        let host = Place::host(Arc::new(Namespaces::of(init.pid())?));
         let logs = tempfile::tempdir().context("make a directory for logs")?;
         let world = Self { host, init, logs };
         world.tool("mount -t proc proc /proc").run()?;
@@ -313,16 +313,4 @@ fn keep_addresses_still() -> Result<()> {
         fs::write(&path, "0").with_context(|| format!("write {path}"))?;
     }
     Ok(())
-}
-
-fn namespaces_of(pid: u32) -> Result<Namespaces> {
-    let open = |kind: &str| {
-        let path = format!("/proc/{pid}/ns/{kind}");
-        File::open(&path).with_context(|| format!("open {path}"))
-    };
-    Ok(Namespaces {
-        mount: open("mnt")?,
-        process: open("pid")?,
-        network: open("net")?,
-    })
 }

@@ -5,10 +5,12 @@ mod chaos;
 mod churn;
 mod ci;
 mod demo;
+mod dist;
 mod ebpf;
 mod inside;
 mod load;
 mod machine;
+mod manual;
 mod packages;
 mod plain;
 mod progress;
@@ -53,6 +55,8 @@ enum Verb {
     Chaos(chaos::ChaosArguments),
     /// Attach and detach under load and look for payloads that reach the wrong one.
     Churn(churn::ChurnArguments),
+    /// Build a Debian package and a tarball of the release.
+    Dist(dist::DistArguments),
     /// Draw the dashboard over a real pool under load, as a picture.
     Screenshot(screenshot::ScreenshotArguments),
     #[command(hide = true)]
@@ -81,6 +85,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Bench { part } => bench::run(part),
         Verb::Chaos(arguments) => chaos::run(&arguments),
         Verb::Churn(arguments) => churn::run(&arguments),
+        Verb::Dist(arguments) => dist::run(&arguments),
         Verb::Screenshot(arguments) => screenshot::run(&arguments),
         Verb::Inside { verb } => inside::run(verb),
     }

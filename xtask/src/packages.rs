@@ -33,6 +33,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ps", "procps"),
     ("nsenter", "util-linux"),
     ("strace", "strace"),
+    ("strip", "binutils"),
+    ("man", "man-db"),
     ("systemd-analyze", "systemd"),
     ("python3", "python3"),
 ];

@@ -38,6 +38,17 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs `command`, which must succeed, and returns what it prints.
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
+    command.stderr(Stdio::inherit());
+    let output = command.output();
+    let output = output.with_context(|| format!("start `{}`", line(command)))?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", line(command), output.status);
+    }
+    Ok(output.stdout)
+}
+
 /// Runs `command` to its end.
 pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     command

@@ -82,6 +82,14 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) print_config: bool,
 
+    /// Prints the manual page and exits, for packages
+    #[arg(long, hide = true)]
+    pub(crate) manual: bool,
+
+    /// Prints a shell's completion script and exits
+    #[arg(long, value_name = "SHELL", conflicts_with_all = ["print_config", "check", "cleanup"])]
+    pub(crate) completions: Option<clap_complete::Shell>,
+
     /// Kernel programs to run in place of those of the build, for those who work on them
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) steer_object: Option<PathBuf>,

@@ -485,6 +485,7 @@ fn socket(config: &Config, host: &dyn HostFacts) -> Check {
     match host.socket(&config.socket) {
         Err(e) => failed(name, e, other),
         Ok(SocketUse::Own) => ok(name, format!("{path} is served by this daemon")),
+        Ok(SocketUse::Held) => ok(name, format!("{path} is held by the service manager")),
         Ok(SocketUse::Served(holder)) => {
             failed(name, format!("{path} is served by {holder}"), other)
         }

@@ -174,6 +174,9 @@ fn file_system(magic: FsType) -> String {
     }
 }
 
+/// The first process: systemd, where it listens in other programs' place.
+const INIT: u32 = 1;
+
 /// Whether somebody answers at a socket. Does not wait: a full queue means that somebody listens.
 fn knock(path: &Path) -> nix::Result<SocketUse> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -191,6 +194,7 @@ fn knock(path: &Path) -> nix::Result<SocketUse> {
 fn served_by(pid: i32) -> SocketUse {
     match u32::try_from(pid).unwrap_or(0) {
         own if own == std::process::id() => SocketUse::Own,
+        INIT => SocketUse::Held,
         pid => SocketUse::Served(Holder::with_pid(pid)),
     }
 }

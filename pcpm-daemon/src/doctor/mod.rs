@@ -143,6 +143,8 @@ pub(crate) enum LockState {
 /// What is at the path of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SocketUse {
+    /// The service manager listens there, and passes the socket on.
+    Held,
     /// Nothing.
     Free,
     /// A socket that nobody listens on.
