@@ -204,6 +204,8 @@ pub struct Frame {
     pub fragment: Fragment,
     /// What the parts of one datagram have in common.
     pub identification: u32,
+    /// The checksum of an IPv4 header as it stands in memory; means nothing in IPv6, which has none.
+    pub ip_checksum: u16,
 }
 
 impl Frame {
@@ -234,6 +236,7 @@ impl Frame {
             ttl: header.ttl,
             fragment: header.fragment,
             identification: header.identification,
+            ip_checksum: ip[CHECKSUM_IN_IP as usize / 2],
         })
     }
 

@@ -101,20 +101,6 @@ impl Field for [u32; 3] {
     }
 }
 
-/// Changes the packet's time to live, or hop limit.
-///
-/// # Errors
-/// [`DropReason::Rewrite`] where the packet ends before.
-#[inline(always)]
-pub fn time_to_live(packet: &impl PacketEditor, frame: &Frame, ttl: u8) -> Result<(), DropReason> {
-    if !frame.is_v4() {
-        return packet.store_summed(HOP_LIMIT_OFFSET, &ttl);
-    }
-    let word = |ttl: u8| u64::from(u16::from_ne_bytes([ttl, frame.protocol]));
-    packet.replace_ip_checksum(IP_CHECKSUM_OFFSET, word(frame.ttl), word(ttl), 2)?;
-    packet.store(TTL_OFFSET, &ttl)
-}
-
 /// Says that no router may take the packet apart.
 ///
 /// # Errors
@@ -130,7 +116,7 @@ pub fn forbid_fragments(packet: &impl PacketEditor) -> Result<(), DropReason> {
     packet.store(FRAGMENT_FLAGS_OFFSET, &forbidden.to_be())
 }
 
-/// Makes the packet come from `to`.
+/// Makes the packet come from `to`, with `ttl` for its time to live, or hop limit.
 ///
 /// # Errors
 /// [`DropReason::Rewrite`] where the packet ends before.
@@ -140,10 +126,11 @@ pub fn source(
     frame: &Frame,
     transport: &Transport,
     to: &Endpoint,
+    ttl: u8,
 ) -> Result<(), DropReason> {
     let checksum = Checksum::of(frame, transport.kind);
     cover_address(packet, &checksum, &frame.source, &to.address)?;
-    ip_source(packet, frame, &to.address)?;
+    ip_source(packet, frame, &to.address, ttl)?;
     let offset = frame.transport_offset + source_port_offset(transport.kind);
     change_port(packet, &checksum, offset, transport.source_port, to.port)
 }
@@ -172,7 +159,7 @@ pub fn destination(
     )
 }
 
-/// Makes a packet without a transport header come from `to`.
+/// Makes a packet without a transport header come from `to`, with `ttl` for its time to live, or hop limit.
 ///
 /// # Errors
 /// [`DropReason::Rewrite`] where the packet ends before.
@@ -181,13 +168,16 @@ pub fn ip_source(
     packet: &impl PacketEditor,
     frame: &Frame,
     to: &Address,
+    ttl: u8,
 ) -> Result<(), DropReason> {
-    change_address(
-        packet,
-        source_at(frame.family, ETHERNET_LENGTH),
-        &frame.source,
-        to,
-    )
+    if !frame.is_v4() {
+        packet.store(ETHERNET_LENGTH + SOURCE_IN_IPV6, to)?;
+        return packet.store_summed(HOP_LIMIT_OFFSET, &ttl);
+    }
+    let lives = |ttl| u16::from_ne_bytes([ttl, frame.protocol]).into();
+    let sum = replaced(!frame.ip_checksum, lives(frame.ttl), lives(ttl));
+    let sum = replaced(sum, frame.source.0[3], to.0[3]);
+    store_ipv4(packet, [ttl, frame.protocol], sum, to, &frame.destination)
 }
 
 /// Makes a packet without a transport header go to `to`.
@@ -200,11 +190,14 @@ pub fn ip_destination(
     frame: &Frame,
     to: &Address,
 ) -> Result<(), DropReason> {
-    let place = destination_at(frame.family, ETHERNET_LENGTH);
-    change_address(packet, place, &frame.destination, to)
+    if !frame.is_v4() {
+        return packet.store(ETHERNET_LENGTH + DESTINATION_IN_IPV6, to);
+    }
+    let sum = replaced(!frame.ip_checksum, frame.destination.0[3], to.0[3]);
+    store_ipv4(packet, [frame.ttl, frame.protocol], sum, &frame.source, to)
 }
 
-/// Makes an error come from `to`.
+/// Makes an error come from `to`, with `ttl` for its time to live, or hop limit.
 ///
 /// # Errors
 /// [`DropReason::Rewrite`] where the packet ends before.
@@ -213,9 +206,10 @@ pub fn error_source(
     packet: &impl PacketEditor,
     frame: &Frame,
     to: &Address,
+    ttl: u8,
 ) -> Result<(), DropReason> {
     cover_address(packet, &Checksum::of_error(frame), &frame.source, to)?;
-    ip_source(packet, frame, to)
+    ip_source(packet, frame, to, ttl)
 }
 
 /// Makes an error go to `to`.
@@ -243,7 +237,7 @@ pub fn source_address(
     to: &Address,
 ) -> Result<(), DropReason> {
     cover_any_address(packet, frame, &frame.source, to)?;
-    ip_source(packet, frame, to)
+    ip_source(packet, frame, to, frame.ttl)
 }
 
 /// Makes any packet, which goes to `from` now, go to `to`, whatever it carries. `frame` may be older than its
@@ -497,6 +491,39 @@ fn change_address(
     }
     packet.replace_ip_checksum(header + CHECKSUM_IN_IP, ipv4(from), ipv4(to), 4)?;
     packet.store(field, &to.0[3])
+}
+
+/// Writes an IPv4 header from the time to live to the addresses: one call of a helper, where each field and
+/// what it does to the checksum are two. `sum` is what the checksum is the complement of.
+#[inline(always)]
+fn store_ipv4(
+    packet: &impl PacketEditor,
+    [ttl, protocol]: [u8; 2],
+    sum: u16,
+    source: &Address,
+    destination: &Address,
+) -> Result<(), DropReason> {
+    let [first, second] = (!sum).to_ne_bytes();
+    let words = [
+        u32::from_ne_bytes([ttl, protocol, first, second]),
+        source.0[3],
+        destination.0[3],
+    ];
+    packet.store(TTL_OFFSET, &words)
+}
+
+/// A sum of 16-bit fields with `new` in the place of `old` (RFC 1624, equation 3; a field of 32 bits is two). In ones'
+/// complement the order of bytes does not matter, as long as it is the same for all (RFC 1071).
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the last fold leaves 16 bits"
+)]
+const fn replaced(sum: u16, old: u32, new: u32) -> u16 {
+    let sum = sum as u64 + !old as u64 + new as u64;
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// An IPv4 address as the checksum helpers want it.

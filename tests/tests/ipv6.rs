@@ -1,7 +1,7 @@
 //! Slots have IPv6 beside IPv4: what they reach and what reaches them, judged by ping, curl, traceroute
 //! and tracepath.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context as _, Result};
@@ -169,8 +169,11 @@ fn a_detach_cuts_what_is_under_way() -> Result<()> {
     daemon.detach("web")?;
     client.write_all(b"gone")?;
     server.set_read_timeout(Some(PATIENCE / 10))?;
+    // Silence; or a reset by the host, which an acknowledgement of the server's came to that was delayed until
+    // the connection was nobody's.
     let error = server.read(&mut [0; 4]).err().context("still connected")?;
-    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    let silent_or_reset = [ErrorKind::WouldBlock, ErrorKind::ConnectionReset];
+    assert!(silent_or_reset.contains(&error.kind()), "{error}");
     Ok(())
 }
 

@@ -40,7 +40,7 @@ proptest! {
         let to = packet.endpoint(&to, port);
         let sums = sums(&packet, ETHERNET, false);
         let found = edited(&packet.frame(), |editable, frame, transport| {
-            rewrite::source(editable, frame, transport, &to)
+            rewrite::source(editable, frame, transport, &to, frame.ttl)
         });
         let expected = packet.sent_from(&to).frame();
         prop_assert!(same(&found, &expected, &sums), "{found:02x?}\n{expected:02x?}");
@@ -60,10 +60,10 @@ proptest! {
         let own = packet.endpoint(&packet.source, packet.source_port);
         let original = packet.frame();
         let there = edited(&original, |editable, frame, transport| {
-            rewrite::source(editable, frame, transport, &to)
+            rewrite::source(editable, frame, transport, &to, frame.ttl)
         });
         let back = edited(&there, |editable, frame, transport| {
-            rewrite::source(editable, frame, transport, &own)
+            rewrite::source(editable, frame, transport, &own, frame.ttl)
         });
         prop_assert!(same(&back, &original, &sums(&packet, ETHERNET, false)));
     }
@@ -73,7 +73,7 @@ proptest! {
         let packet = Sent { kind: 1, ..packet };
         let to = packet.endpoint(&to, port);
         let found = edited(&packet.frame(), |editable, frame, transport| {
-            rewrite::source(editable, frame, transport, &to)
+            rewrite::source(editable, frame, transport, &to, frame.ttl)
         });
         let [_, sum] = sums(&packet, ETHERNET, false);
         prop_assert_eq!(found[sum..sum + 2] == [0, 0], packet.unchecked);
@@ -129,7 +129,7 @@ proptest! {
         };
         let found = edited_error(&around.error(&packet, length), |editable, frame, quote| {
             rewrite::quoted_destination(editable, frame, quote, &to)?;
-            rewrite::error_source(editable, frame, &to.address)
+            rewrite::error_source(editable, frame, &to.address, frame.ttl)
         });
         let around = Sent { source: shown.destination, ..around };
         let expected = around.error(&shown, length);
@@ -153,24 +153,27 @@ proptest! {
         let Ok(frame) = Frame::parse(bytes.as_slice()) else { return Ok(()) };
         let editable = Editable::of(&bytes);
         if let Ok(transport) = Transport::parse(bytes.as_slice(), &frame) {
-            prop_assert!(rewrite::source(&editable, &frame, &transport, &to).is_ok());
+            prop_assert!(rewrite::source(&editable, &frame, &transport, &to, 1).is_ok());
             prop_assert!(rewrite::destination(&editable, &frame, &transport, &to).is_ok());
         }
         if let Ok(quote) = Quote::parse(bytes.as_slice(), &frame) {
             prop_assert!(rewrite::quoted_source(&editable, &frame, &quote, &to).is_ok());
             prop_assert!(rewrite::quoted_destination(&editable, &frame, &quote, &to).is_ok());
-            prop_assert!(rewrite::error_source(&editable, &frame, &to.address).is_ok());
+            prop_assert!(rewrite::error_source(&editable, &frame, &to.address, 1).is_ok());
         }
         prop_assert_eq!(editable.0.into_inner().len(), bytes.len());
     }
 
     #[test]
-    fn a_header_with_less_time_to_live_has_a_right_checksum(packet in sent(), ttl: u8) {
+    fn a_header_with_less_time_to_live_has_a_right_checksum(
+        packet in sent(), to in address(), ttl: u8,
+    ) {
+        let to = packet.endpoint(&to, 0).address;
         let found = edited(&packet.frame(), |editable, frame, _| {
-            rewrite::time_to_live(editable, frame, ttl)
+            rewrite::ip_source(editable, frame, &to, ttl)
         });
         let frame = Frame::parse(found.as_slice()).expect("a frame");
-        prop_assert_eq!(frame.ttl, ttl);
+        prop_assert_eq!((frame.source, frame.ttl), (to, ttl));
         if !packet.is_v6 {
             let end = ETHERNET + 20 + usize::from(packet.options) * 8;
             prop_assert_eq!(checksum(&found[ETHERNET..end]), 0);

@@ -1,5 +1,7 @@
 //! tc ingress of `up0` in every hub: what the host, the world and other hubs send to slots.
 
+use core::ops::ControlFlow;
+
 use pcpm_ebpf::{
     abi::AttachmentWord,
     decision::check_mark,
@@ -21,19 +23,25 @@ use crate::{
 pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, Dropped> {
     let frame = skb.frame()?;
     let config = maps::config()?;
-    if skb.mark() != 0 && !config.in_pool(&frame.destination) {
-        return Ok(hairpin::come_back(skb, frame)?);
-    }
-    let slot = config
-        .slot_of(&frame.destination)
-        .ok_or(DropReason::NoSuchSlot)?;
-    steer(skb, slot, frame).map_err(|reason| Dropped::of(slot, reason))
+    let receiver = if skb.mark() != 0 && !config.in_pool(&frame.destination) {
+        match hairpin::come_back(skb, frame)? {
+            ControlFlow::Continue(receiver) => receiver,
+            ControlFlow::Break(verdict) => return Ok(verdict),
+        }
+    } else {
+        let slot = config
+            .slot_of(&frame.destination)
+            .ok_or(DropReason::NoSuchSlot)?;
+        authorised(skb, slot, frame).map_err(|reason| Dropped::of(slot, reason))?
+    };
+    skb.set_mark(0);
+    deliver(skb, frame, &receiver).map_err(|reason| Dropped::of(receiver.slot, reason))
 }
 
-/// A mark was set by the hop that authorised the packet. Without one it comes out of the host's stack: a
+/// Whom a packet for `slot` is to be delivered to. A mark was set by the hop that authorised the packet. Without one it comes out of the host's stack: a
 /// mark never survives the way through a veth, and `to_hub` lets nothing else pass.
 #[inline(always)]
-fn steer(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
+fn authorised(skb: &Skb, slot: u32, frame: &Frame) -> Result<Holder, DropReason> {
     let word = maps::attachment(slot)?;
     if !word.is_attached() {
         return Err(DropReason::DestinationDetached);
@@ -44,8 +52,7 @@ fn steer(skb: &Skb, slot: u32, frame: &Frame) -> Result<Verdict, DropReason> {
         0 => global::from_own_stack(*skb, frame, &receiver)?,
         mark => check_mark(mark, word)?,
     }
-    skb.set_mark(0);
-    deliver(skb, frame, &receiver)
+    Ok(receiver)
 }
 
 /// Whether the host's stack forwarded a packet, or sent it in somebody's name (a proxy that slots know nothing

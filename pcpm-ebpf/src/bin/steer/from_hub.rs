@@ -110,12 +110,14 @@ fn to_world(
     let Some(ttl) = next_ttl(frame.ttl) else {
         return Ok(expired(slot));
     };
+    // The host's stack counts hops itself.
+    let left = |way: Option<Hop>| if way.is_some() { ttl } else { frame.ttl };
     let way = match skb.transport(frame) {
         Ok(transport) => {
             let shown = ports::shown(skb, uplink, slot, word, frame, transport)?;
             let way = way_out(skb, frame, hop, uplink, &shown.address)?;
             fragments::let_others_follow(frame, slot, word, &shown.address)?;
-            global::rewrite_source(*skb, frame, transport, shown)?;
+            global::rewrite_source(*skb, frame, transport, shown, left(way))?;
             way
         }
         Err(DropReason::NotReply) => {
@@ -124,22 +126,21 @@ fn to_world(
             let shown = shown.ok_or(DropReason::NotReply)?;
             let way = way_out(skb, frame, hop, uplink, &shown.address)?;
             global::rewrite_quoted_destination(*skb, frame, quote, shown)?;
-            rewrite::error_source(skb, frame, &shown.address)?;
+            global::rewrite_error_source(*skb, frame, &shown.address, left(way))?;
             way
         }
         Err(DropReason::Fragment) => {
             let shown = fragments::follow_first(frame, slot, word)?;
             let way = way_out(skb, frame, hop, uplink, shown)?;
-            rewrite::ip_source(skb, frame, shown)?;
+            global::rewrite_ip_source(*skb, frame, shown, left(way))?;
             way
         }
         Err(reason) => return Err(reason),
     };
-    let Some(hop) = way else {
-        return Ok(Verdict::Pass);
-    };
-    rewrite::time_to_live(skb, frame, ttl)?;
-    Ok(Verdict::Redirect(skb.redirect_neighbour(hop)))
+    Ok(match way {
+        Some(hop) => Verdict::Redirect(skb.redirect_neighbour(hop)),
+        None => Verdict::Pass,
+    })
 }
 
 /// What packets that take the way `hop` are shown as: the uplink's address, or the slot's own where

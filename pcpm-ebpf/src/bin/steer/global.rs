@@ -13,7 +13,7 @@
 
 use core::arch::asm;
 
-use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup};
+use aya_ebpf::bindings::__sk_buff;
 use pcpm_ebpf::{
     abi::{AttachmentWord, DeadFlow, Flow, FlowKey, PortTarget, SealedFlow},
     address::Address,
@@ -113,8 +113,14 @@ global! {
         -> Result<(), DropReason> = fragments::remember;
 
     /// See [`rewrite::source`].
-    fn rewrite_source(skb: Skb, frame: &Frame, transport: &Transport, to: &Endpoint)
+    fn rewrite_source(skb: Skb, frame: &Frame, transport: &Transport, to: &Endpoint, ttl: u8)
         -> Result<(), DropReason> = rewrite::source;
+    /// See [`rewrite::ip_source`].
+    fn rewrite_ip_source(skb: Skb, frame: &Frame, to: &Address, ttl: u8) -> Result<(), DropReason>
+        = rewrite::ip_source;
+    /// See [`rewrite::error_source`].
+    fn rewrite_error_source(skb: Skb, frame: &Frame, to: &Address, ttl: u8)
+        -> Result<(), DropReason> = rewrite::error_source;
     /// See [`rewrite::destination`].
     fn rewrite_destination(skb: Skb, frame: &Frame, transport: &Transport, to: &Endpoint)
         -> Result<(), DropReason> = rewrite::destination;
@@ -161,8 +167,10 @@ global! {
         -> bool = names::allow;
 
     /// See [`host::route`].
-    fn find_route(skb: Skb, frame: &Frame, source: &Address, lookup: &mut bpf_fib_lookup)
+    fn find_route(skb: Skb, frame: &Frame, source: &Address, place: &mut u32)
         -> Result<bool, DropReason> = host::find_route;
+    /// See [`host::exceeds`].
+    fn exceeds(skb: Skb, ifindex: u32, mtu: u32) -> bool = host::exceeds;
     /// See [`host::has_socket`].
     fn has_socket(skb: Skb, ingress: &FlowKey) -> bool = host::has_socket;
 

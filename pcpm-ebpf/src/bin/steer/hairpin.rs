@@ -5,6 +5,8 @@
 //!
 //! The first half is done where the packet leaves its hub, the second where it comes back into it.
 
+use core::ops::ControlFlow;
+
 use pcpm_ebpf::{
     abi::{AttachmentWord, HUB_UPLINK_INDEX},
     address::Address,
@@ -18,7 +20,6 @@ use crate::{
     fragments, global, inbound, maps,
     policy::{self, Holder},
     ports::{self, Connection},
-    rewrite::{self, deliver},
     skb::Skb,
     verdict::Verdict,
 };
@@ -42,7 +43,7 @@ pub(crate) fn leave(
     }
     let shown = connection.shown();
     fragments::let_others_follow(frame, slot, word, &shown.address)?;
-    global::rewrite_source(*skb, frame, transport, shown)?;
+    global::rewrite_source(*skb, frame, transport, shown, frame.ttl)?;
     turn_around(skb, slot)
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn error_leaves(
 ) -> Result<Verdict, DropReason> {
     let shown = ports::quoted_shown(slot, word, frame, quote).ok_or(DropReason::HostClosed)?;
     global::rewrite_quoted_destination(*skb, frame, quote, shown)?;
-    rewrite::error_source(skb, frame, &shown.address)?;
+    global::rewrite_error_source(*skb, frame, &shown.address, frame.ttl)?;
     turn_around(skb, slot)
 }
 
@@ -75,7 +76,7 @@ pub(crate) fn later_fragment_leaves(
     frame: &Frame,
     shown: &Address,
 ) -> Result<Verdict, DropReason> {
-    rewrite::ip_source(skb, frame, shown)?;
+    global::rewrite_ip_source(*skb, frame, shown, frame.ttl)?;
     turn_around(skb, slot)
 }
 
@@ -86,9 +87,12 @@ fn turn_around(skb: &Skb, slot: u32) -> Result<Verdict, DropReason> {
     Ok(skb.redirect_peer(maps::hub_link(slot)?))
 }
 
-/// A packet comes back into the hub that it left.
+/// A packet comes back into the hub that it left: whom it is to be delivered to here, or where it goes on to.
 #[inline(always)]
-pub(crate) fn come_back(skb: &Skb, frame: &Frame) -> Result<Verdict, DropReason> {
+pub(crate) fn come_back(
+    skb: &Skb,
+    frame: &Frame,
+) -> Result<ControlFlow<Verdict, Holder>, DropReason> {
     let here = skb.mark() - 1;
     let receiver = maps::receiver()?;
     if !global::translate_arrival(*skb, frame, receiver)? {
@@ -96,9 +100,8 @@ pub(crate) fn come_back(skb: &Skb, frame: &Frame) -> Result<Verdict, DropReason>
     }
     if hub_of(receiver.slot) != here {
         skb.set_mark(receiver.epoch);
-        return Ok(skb.redirect_peer(HUB_UPLINK_INDEX));
+        return Ok(ControlFlow::Break(skb.redirect_peer(HUB_UPLINK_INDEX)));
     }
-    skb.set_mark(0);
     let word = maps::attachment(receiver.slot)?;
-    deliver(skb, frame, &Holder::of(receiver.slot, word))
+    Ok(ControlFlow::Continue(Holder::of(receiver.slot, word)))
 }

@@ -13,14 +13,15 @@ use aya_ebpf::{
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as Ipv6Tuple,
     },
     helpers::generated::{
-        bpf_check_mtu, bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_check_mtu, bpf_fib_lookup, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release,
+        bpf_skc_lookup_tcp,
     },
 };
 use pcpm_ebpf::{
     abi::FlowKey,
     address::Address,
     drop_reason::DropReason,
-    packet::{Family, Frame, protocol},
+    packet::{ETHERNET_LENGTH, Family, Frame, protocol},
     policy::gateway,
 };
 
@@ -29,25 +30,52 @@ use crate::{global, maps, skb::Skb};
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// What the routing table said to somebody on this CPU, and when. It is asked once a jiffy (1 to 10 ms) for
+/// each way that packets take: it costs as much as all else that a packet needs in `from_hub`.
+#[repr(C)]
+pub(crate) struct Route {
+    lookup: FibLookup,
+    source: Address,
+    destination: Address,
+    /// The link that the packets came in on.
+    ingress: u32,
+    protocol: u32,
+    jiffy: u64,
+    /// That of the link.
+    mtu: u32,
+}
+
+impl Route {
+    /// Whether it is the one that a packet shown as one of `source` takes in this `jiffy`.
+    #[inline(always)]
+    fn is_of(&self, skb: Skb, frame: &Frame, source: &Address, jiffy: u64) -> bool {
+        self.jiffy == jiffy
+            && self.destination == frame.destination
+            && self.source == *source
+            && self.protocol == u32::from(frame.protocol)
+            && self.ingress == skb.ifindex()
+    }
+}
+
 /// A link and the neighbour behind it, as the last lookup of this program left them.
 #[derive(Clone, Copy)]
-pub(crate) struct Hop(&'static FibLookup);
+pub(crate) struct Hop(&'static Route);
 
 impl Hop {
     /// The link.
     #[inline(always)]
     pub(crate) fn ifindex(self) -> u32 {
-        self.0.ifindex
+        self.0.lookup.ifindex
     }
 
     /// The neighbour's address, which may be an IPv6 one for an IPv4 route.
     #[inline(always)]
     pub(crate) fn neighbour(self) -> bpf_redir_neigh {
         bpf_redir_neigh {
-            nh_family: self.0.family.into(),
+            nh_family: self.0.lookup.family.into(),
             __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
                 // SAFETY: the longest member of the union; all of it was initialised.
-                ipv6_nh: unsafe { self.0.__bindgen_anon_4.ipv6_dst },
+                ipv6_nh: unsafe { self.0.lookup.__bindgen_anon_4.ipv6_dst },
             },
         }
     }
@@ -79,15 +107,53 @@ pub(crate) fn route_from(
     frame: &Frame,
     source: &Address,
 ) -> Result<Option<Hop>, DropReason> {
-    let lookup = maps::route()?;
-    let is_found = global::find_route(*skb, frame, source, lookup)?;
-    Ok(is_found.then_some(Hop(lookup)))
+    let mut place = 0;
+    if !global::find_route(*skb, frame, source, &mut place)? {
+        return Ok(None);
+    }
+    Ok(Some(Hop(maps::route(place)?)))
 }
 
-/// Looks for a route in `lookup`: whether there is one. Whether the packet is too big for it is asked
-/// later, see [`is_too_big`].
+/// One of [`maps::ROUTES_REMEMBERED`] places: the upper bits of a multiplicative hash.
+#[inline(always)]
+fn mixed(source: &Address, destination: &Address) -> u32 {
+    let fold = |address: &Address| address.0.into_iter().fold(0, |all, word| all ^ word);
+    let both = fold(source).rotate_left(16) ^ fold(destination);
+    both.wrapping_mul(0x9e37_79b1) >> (u32::BITS - maps::ROUTES_REMEMBERED.ilog2())
+}
+
+/// Looks for a route: whether there is one, which is at `place` then. Whether the packet is too big for it is
+/// asked later, see [`is_too_big`].
 #[inline(always)]
 pub(crate) fn find_route(
+    skb: Skb,
+    frame: &Frame,
+    source: &Address,
+    place: &mut u32,
+) -> Result<bool, DropReason> {
+    *place = mixed(source, &frame.destination);
+    let route = maps::route(*place)?;
+    // SAFETY: no arguments.
+    let jiffy = unsafe { bpf_jiffies64() };
+    if route.is_of(skb, frame, source, jiffy) {
+        return Ok(true);
+    }
+    // Of another jiffy until all of it is written.
+    route.jiffy = 0;
+    if !look_up(skb, frame, source, &mut route.lookup)? {
+        return Ok(false);
+    }
+    route.source = *source;
+    route.destination = frame.destination;
+    route.ingress = skb.ifindex();
+    route.protocol = frame.protocol.into();
+    route.mtu = mtu(skb, route.lookup.ifindex);
+    route.jiffy = jiffy;
+    Ok(true)
+}
+
+#[inline(always)]
+fn look_up(
     skb: Skb,
     frame: &Frame,
     source: &Address,
@@ -121,11 +187,27 @@ pub(crate) fn find_route(
 /// Whether a packet, or one of the segments it will be sent in, is larger than the link can take.
 #[inline(always)]
 pub(crate) fn is_too_big(skb: &Skb, hop: Hop) -> bool {
-    let mut mtu = 0;
+    global::exceeds(*skb, hop.ifindex(), hop.0.mtu)
+}
+
+/// Whether a packet exceeds the MTU of `ifindex`, which was `mtu` a moment ago.
+#[inline(always)]
+pub(crate) fn exceeds(skb: Skb, ifindex: u32, mtu: u32) -> bool {
     let segments = u64::from(BPF_MTU_CHK_SEGS);
+    skb.len() > ETHERNET_LENGTH + mtu && check_mtu(&skb, ifindex, segments, &mut 0) > 0
+}
+
+#[inline(always)]
+fn mtu(skb: Skb, ifindex: u32) -> u32 {
+    let mut mtu = 0;
+    check_mtu(&skb, ifindex, 0, &mut mtu);
+    mtu
+}
+
+#[inline(always)]
+fn check_mtu(skb: &Skb, ifindex: u32, flags: u64, mtu: &mut u32) -> i64 {
     // SAFETY: the helper writes the link's MTU to `mtu`.
-    let fits = unsafe { bpf_check_mtu(skb.context(), hop.ifindex(), &raw mut mtu, 0, segments) };
-    fits > 0
+    unsafe { bpf_check_mtu(skb.context(), ifindex, &raw mut *mtu, 0, flags) }
 }
 
 /// Whether `address` is one of the host's own, the slots' gateway among them.

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "map values are reached through raw pointers")]
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -20,7 +20,7 @@ use pcpm_ebpf::{
     packet::{Frame, IpHeader, Transport},
 };
 
-use crate::{flows::Receiver, names::Reading, ports::Connection, skb::Skb};
+use crate::{flows::Receiver, host::Route, names::Reading, ports::Connection, skb::Skb};
 
 const DEFAULT_SLOTS: usize = 1024;
 const DEFAULT_HUBS: usize = 2;
@@ -31,6 +31,8 @@ const DATAGRAMS: usize = 8192;
 /// Slots and reasons that drops are sampled for at one time.
 const WINDOWS: usize = 4096;
 const DEFAULT_PORTS: usize = 65_536;
+/// Ways that each CPU remembers.
+pub(crate) const ROUTES_REMEMBERED: usize = 256;
 /// Addresses that the host may have. More are not known as its own.
 const HOST_ADDRESSES_KNOWN: usize = 4096;
 /// Prefixes of all policies together. A trie takes memory for what is in it only.
@@ -71,6 +73,9 @@ static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::ne
 /// time, for one packet at a time.
 #[btf_map]
 static WORKSPACE: PerCpuArray<Workspace, 1> = PerCpuArray::new();
+
+#[btf_map]
+static ROUTES: PerCpuArray<Route, ROUTES_REMEMBERED> = PerCpuArray::new();
 
 /// Of [`pcpm_ebpf::abi::DropRecord`]s. A ring has no type of values: with one, libbpf (and `bpftool` with it) would not
 /// take the object.
@@ -124,7 +129,6 @@ struct Workspace {
     transport: Transport,
     quote: Quote,
     quoted_header: IpHeader,
-    route: bpf_fib_lookup,
     connection: Connection,
     receiver: Receiver,
     draft: Draft,
@@ -186,11 +190,12 @@ pub(crate) fn quoted_header() -> Result<&'static mut IpHeader, DropReason> {
     Ok(unsafe { &mut (*workspace()?).quoted_header })
 }
 
-/// Where to look up a route.
+/// Where to keep a route, of as many as an index can tell.
 #[inline(always)]
-pub(crate) fn route() -> Result<&'static mut bpf_fib_lookup, DropReason> {
-    // SAFETY: as in `frame`.
-    Ok(unsafe { &mut (*workspace()?).route })
+pub(crate) fn route(index: u32) -> Result<&'static mut Route, DropReason> {
+    let place = ROUTES.get_ptr_mut(index).ok_or(DropReason::NotConfigured)?;
+    // SAFETY: the element is this CPU's own, and nothing of it is used after it was asked for again.
+    Ok(unsafe { &mut *place })
 }
 
 /// Where to keep the connection that the packet at hand belongs to.

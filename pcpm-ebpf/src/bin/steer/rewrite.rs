@@ -1,10 +1,9 @@
 //! Changing headers: hardware addresses on delivery; for translation as `pcpm_ebpf::rewrite` says.
 
-pub(crate) use pcpm_ebpf::rewrite::{
-    error_destination, error_source, forbid_fragments, ip_destination, ip_source, time_to_live,
-};
+pub(crate) use pcpm_ebpf::rewrite::{error_destination, forbid_fragments, ip_destination};
 use pcpm_ebpf::{
     abi::{GATEWAY_MAC, LINK_INDEX_BASE},
+    address::Address,
     drop_reason::DropReason,
     icmp_error::Quote,
     nat::Endpoint,
@@ -51,8 +50,26 @@ pub(crate) fn source(
     frame: &Frame,
     transport: &Transport,
     to: &Endpoint,
+    ttl: u8,
 ) -> Result<(), DropReason> {
-    rewrite::source(&skb, frame, transport, to)
+    rewrite::source(&skb, frame, transport, to, ttl)
+}
+
+/// [`rewrite::ip_source`] for a global function.
+#[inline(always)]
+pub(crate) fn ip_source(skb: Skb, frame: &Frame, to: &Address, ttl: u8) -> Result<(), DropReason> {
+    rewrite::ip_source(&skb, frame, to, ttl)
+}
+
+/// [`rewrite::error_source`] for a global function.
+#[inline(always)]
+pub(crate) fn error_source(
+    skb: Skb,
+    frame: &Frame,
+    to: &Address,
+    ttl: u8,
+) -> Result<(), DropReason> {
+    rewrite::error_source(&skb, frame, to, ttl)
 }
 
 /// [`rewrite::destination`] for a global function.
