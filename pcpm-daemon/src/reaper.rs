@@ -17,6 +17,7 @@ use crate::{
     bpf::{HubWays, SocketHooks},
     duty::Duty,
     engine::unix_time_ms,
+    locks::operation::{self, Operation, Teller},
     net::{Host, HostChanges, HostKernel as _, Hub, HubSpec, HubState, Programs},
 };
 
@@ -74,10 +75,14 @@ impl Reaper {
         self,
         findings: UnboundedSender<Finding>,
         duty: Duty,
+        teller: Teller,
     ) -> anyhow::Result<()> {
         let host = Host::open(&self.state_dir)?;
         let changes = HostChanges::listen()?;
-        let run = move || self.run(host, &changes, &findings, &duty);
+        let run = move || {
+            teller.adopt();
+            self.run(host, &changes, &findings, &duty);
+        };
         let thread = thread::Builder::new().name("pcpm-reaper".to_owned());
         thread.spawn(run).context("start the reaper").map(drop)
     }
@@ -104,6 +109,7 @@ impl Reaper {
                     found.extend(self.look_at_slots(&mut host, &mut told));
                     looked = Instant::now();
                 }
+                operation::end();
                 found
             };
             let Some(found) = duty.on(look) else {
@@ -122,6 +128,7 @@ impl Reaper {
     fn look_at_hubs(&mut self, host: &mut Host, told: &mut Told) -> Vec<Finding> {
         let mut found = Vec::new();
         for (hub, spec) in &mut self.hubs {
+            operation::begin(Operation::Hub);
             let before = hub.host_ifindex;
             let mended = host
                 .mend_hub(hub, spec, &self.programs)
@@ -150,6 +157,7 @@ impl Reaper {
         let numbers: Vec<u32> = self.hubs.iter().map(|(hub, _)| hub.number).collect();
         let mut hubs = HashSet::new();
         let mut slots = HashMap::new();
+        operation::begin(Operation::Slots);
         for state in host.survey(&numbers) {
             if let HubState::Sound(found) = state {
                 hubs.insert(found.hub.number);

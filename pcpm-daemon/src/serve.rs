@@ -31,7 +31,7 @@ use crate::{
     },
     host_world::{self, Built},
     journal::Opened,
-    locks::{Insight, LockHistory},
+    locks::{Insight, LockHistory, Pacing, operation::Teller},
     log::Log,
     metrics::Metrics,
     open_files,
@@ -107,7 +107,11 @@ pub(crate) fn until_stopped(
     let (reports, inbox) = mpsc::unbounded_channel();
     let insight = insight(config.locks);
     let pacer = insight.pacer(config.max_rtnl_wait);
-    let started = Workers::start(built.kernels, &reports, &insight.marks, pacer.as_ref());
+    let teller = Teller {
+        marks: insight.marks.clone(),
+        pacing: pacer.clone().map(|pacer| pacer as Arc<dyn Pacing>),
+    };
+    let started = Workers::start(built.kernels, &reports, &teller);
     let (workers, work) = started.context("start the workers")?;
     let settings = Settings {
         classes: config.class_specs(),
@@ -127,7 +131,7 @@ pub(crate) fn until_stopped(
     );
     let recycler = match built.recycler {
         Some(Ok(recycling)) => {
-            let started = Recycler::start(recycling, &reports);
+            let started = Recycler::start(recycling, &reports, teller.clone());
             let (recycler, sender) = started.context("start the recycler")?;
             engine.recycle_with(sender);
             Some(recycler)
@@ -151,8 +155,8 @@ pub(crate) fn until_stopped(
     let duty = Duty::default();
     let looked_after = built
         .uplinks
-        .follow(changes, found.clone(), duty.clone())
-        .and_then(|()| built.reaper.start(found, duty.clone()));
+        .follow(changes, found.clone(), duty.clone(), teller.hurried())
+        .and_then(|()| built.reaper.start(found, duty.clone(), teller));
     let served = looked_after.and_then(|()| {
         let inboxes = (inbox, uplinks, fill_changes, built.drop_events, findings);
         let locks = insight.history.clone();

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::bpf::{HostAddresses, Uplinks};
 use crate::duty::Duty;
 use crate::host_world::shown;
+use crate::locks::operation::{self, Operation, Teller};
 use crate::net::{FoundUplinks, Host, HostChanges, HostEgress, HostKernel as _, UplinkChoice};
 use crate::reaper::Finding;
 
@@ -35,13 +36,17 @@ impl UplinkFollower {
         changes: UnboundedSender<Vec<types::Uplink>>,
         findings: UnboundedSender<Finding>,
         duty: Duty,
+        teller: Teller,
     ) -> anyhow::Result<()> {
         let host = Host::open(&self.state_dir)?;
         let notifications = match self.egress {
             Some(_) => HostChanges::listen_with_firewall()?,
             None => HostChanges::listen()?,
         };
-        let run = move || self.run(host, &notifications, &changes, &findings, &duty);
+        let run = move || {
+            teller.adopt();
+            self.run(host, &notifications, &changes, &findings, &duty);
+        };
         let thread = thread::Builder::new()
             .name("pcpm-uplink".to_owned())
             .spawn(run);
@@ -87,11 +92,13 @@ impl UplinkFollower {
 
     /// Follows the host as it is now. What cannot be followed is tried again with the next change.
     fn look(&mut self, host: &mut Host) {
+        operation::begin(Operation::Uplink);
         match host.find_uplinks(&self.choice) {
             Ok(found) => self.take(&found),
             Err(error) => tracing::error!("look for uplinks: {error}"),
         }
         self.follow_addresses(host);
+        operation::end();
     }
 
     /// Makes the uplinks those that were found.

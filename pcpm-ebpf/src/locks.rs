@@ -14,6 +14,8 @@ pub mod names {
     /// Run by a worker of the daemon itself, with its place in `OPERATIONS`: the number of a thread is another one in
     /// a pid namespace, and only programs see the one that matters.
     pub const WORKER_JOINS: &str = "worker_joins";
+    /// Run by a thread of the daemon that ends and had joined.
+    pub const WORKER_LEAVES: &str = "worker_leaves";
     /// Run by the daemon itself: returns the number of its process, for the same reason.
     pub const WHO_AM_I: &str = "who_am_i";
     /// `BPF_MAP_TYPE_ARRAY` with one [`super::Tracing`].
@@ -39,8 +41,11 @@ pub mod names {
     pub const MISSED: &str = "MISSED";
 }
 
-/// Workers of the daemon that can be told apart.
+/// Places where workers of the daemon say what they are doing.
 pub const WORKERS: u32 = 64;
+
+/// Threads of the daemon that are known to do so. Several may work for one worker.
+pub const WORKER_THREADS: u32 = 256;
 
 /// Bytes of a thread's name, with the final zero (`TASK_COMM_LEN`).
 pub const COMM_BYTES: usize = 16;

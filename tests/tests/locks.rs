@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use pcpm_api::types::{LockFrame, LocksReply, LongWait, WatchFrame};
+use pcpm_api::types::{LockFrame, LockWaiter, LocksReply, LongWait, WatchFrame};
 use pcpm_tests::{Daemon, Process, World, binary};
 use serde_json::json;
 
@@ -148,6 +148,37 @@ fn long_waits_say_what_the_pool_s_worker_was_doing() -> Result<()> {
     assert!(wait.thread.starts_with("pcpm-refill-"), "{wait:?}");
     assert!(wait.waited_us >= 1000, "{wait:?}");
     assert!(wait.stack.contains(&wait.caller), "{wait:?}");
+    Ok(())
+}
+
+#[test]
+fn waits_of_the_recycler_and_of_the_reaper_say_what_they_were_doing() -> Result<()> {
+    let world = World::new()?;
+    // A dump takes the lock for the moment it needs, so somebody else has to have it for long.
+    let config = "[refill]\nrecycle = \"verified\"\n[reaper]\ninterval = \"1s\"\n";
+    std::fs::write(world.path("/run/pcpmd.toml"), config)?;
+    let _blocker = [storm(&world, BULK)?, storm(&world, LINKS)?];
+    let daemon = world.spawn_daemon(&["--config", "/run/pcpmd.toml", "--capacity", "16"])?;
+    for (thread, operation) in [
+        ("pcpm-recycle", "recycle/"),
+        ("pcpm-reaper", "reap/slots"),
+        ("pcpm-reaper", "reap/hub"),
+    ] {
+        let told = until(&daemon, operation, |reply| {
+            // A slot to be judged in the next second.
+            daemon.attach("a", "t").ok()?;
+            daemon.detach("a").ok()?;
+            let of_it = |w: &&LockWaiter| {
+                let told = w
+                    .operation
+                    .as_ref()
+                    .is_some_and(|o| o.starts_with(operation));
+                w.lock == "rtnl_mutex" && told
+            };
+            reply.waiters.iter().find(of_it).cloned()
+        })?;
+        assert_eq!(told.thread, thread, "{told:?}");
+    }
     Ok(())
 }
 

@@ -58,6 +58,13 @@ pub(crate) struct Counted {
     pub(crate) long_waits: Vec<LongWait>,
 }
 
+/// A place where a worker says what it is doing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WorkerPlace {
+    number: u32,
+    pub(crate) operation: &'static AtomicU64,
+}
+
 /// Where the daemon's workers say what they are doing, in memory shared with the programs.
 pub(crate) struct WorkerMarks {
     operations: &'static [AtomicU64],
@@ -92,6 +99,7 @@ impl LockTracer {
             attached.map_err(|e| BpfError::new(format!("attach to {name}"), &e))?;
         }
         load(&mut ebpf, names::WORKER_JOINS)?;
+        load(&mut ebpf, names::WORKER_LEAVES)?;
         let me = load(&mut ebpf, names::WHO_AM_I)?.test_run(RawTracePointRunOptions::new());
         let me = me.map_err(|e| BpfError::new(format!("run {}", names::WHO_AM_I), &e))?;
         let settings = Tracing {
@@ -213,16 +221,30 @@ impl LockTracer {
 }
 
 impl WorkerMarks {
-    /// The place where the calling thread says what it is doing; `None` if there are too many.
-    pub(crate) fn join(&self) -> Option<&'static AtomicU64> {
+    /// A new place where the calling thread says what it is doing; `None` if there are too many.
+    pub(crate) fn join(&self) -> Option<WorkerPlace> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let place = self.operations.get(number as usize)?;
+        let operation = self.operations.get(number as usize)?;
+        let place = WorkerPlace { number, operation };
+        self.join_at(place).then_some(place)
+    }
+
+    /// Whether from now on what is said at `place` goes for the calling thread, too.
+    pub(crate) fn join_at(&self, place: WorkerPlace) -> bool {
+        self.run(names::WORKER_JOINS, place.number.into()).is_some()
+    }
+
+    /// What is said goes for the calling thread no longer.
+    pub(crate) fn leave(&self) {
+        // One that stays known is mistaken for nobody: the number of a thread counts with its process only.
+        let _stays = self.run(names::WORKER_LEAVES, 0);
+    }
+
+    fn run(&self, name: &str, argument: u64) -> Option<()> {
         let mut options = RawTracePointRunOptions::new();
-        options.args[0] = number.into();
-        let program = self.programs.program(names::WORKER_JOINS)?;
-        let program: &RawTracePoint = program.try_into().ok()?;
-        program.test_run(options).ok()?;
-        Some(place)
+        options.args[0] = argument;
+        let program: &RawTracePoint = self.programs.program(name)?.try_into().ok()?;
+        program.test_run(options).ok().map(drop)
     }
 
     /// What others waited for the rtnl lock while a worker held it, ever since the tracer was attached.

@@ -42,7 +42,7 @@ pub(crate) use flows::FlowHands;
 pub(crate) use host_addresses::HostAddresses;
 pub(crate) use hub_ways::HubWays;
 pub(crate) use kernel_types::{TaskLayout, task_layout};
-pub(crate) use lock_tracer::{Counted, LockTracer, WorkerMarks};
+pub(crate) use lock_tracer::{Counted, LockTracer, WorkerMarks, WorkerPlace};
 pub(crate) use object::Object;
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::workers::Report;
 use crate::{
     host_world::Recycling,
+    locks::operation::{self, Teller},
     net::{FreshSlot, SlotRecycler, TamperWatch, UsedSlot},
 };
 
@@ -37,6 +38,7 @@ impl Recycler {
     pub(crate) fn start(
         Recycling { kernel, watch }: Recycling,
         reports: &UnboundedSender<Report>,
+        teller: Teller,
     ) -> std::io::Result<(Self, RecycleSender)> {
         let queue = Arc::new(Queue::default());
         let told = reports.clone();
@@ -46,7 +48,10 @@ impl Recycler {
         let (jobs, reports) = (queue.clone(), reports.clone());
         let thread = thread::Builder::new()
             .name("pcpm-recycle".to_owned())
-            .spawn(move || run(kernel, &jobs, &reports))?;
+            .spawn(move || {
+                teller.adopt();
+                run(kernel, &jobs, &reports);
+            })?;
         let sender = RecycleSender(queue.clone());
         Ok((Self { queue, thread }, sender))
     }
@@ -174,6 +179,7 @@ fn run(mut kernel: Box<dyn SlotRecycler>, queue: &Queue, reports: &UnboundedSend
             Job::Portray(slot) => report(reports, portray(kernel.as_mut(), slot)),
             Job::Judge(slots) => judge(kernel.as_mut(), slots, reports),
         }
+        operation::end();
     }
 }
 

@@ -4,17 +4,16 @@
 use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
-    sync::{Arc, Condvar, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::bpf::WorkerMarks;
 use crate::locks::{
-    Pace, Pacer, Pacing,
-    operation::{self, Operation},
+    Pace,
+    operation::{self, Operation, Teller},
 };
 use crate::net::{
     CreateTimings, FreshSlot, Golden, Recycled, RetiredSlot, SlotKernel, SlotSpec, Tampered,
@@ -82,12 +81,11 @@ pub(crate) struct Workers {
 pub(crate) struct WorkSender(Arc<Queue>);
 
 impl Workers {
-    /// Starts one thread for each of `kernels`, which say at `marks` what they are doing, and ask `pacing` before it.
+    /// Starts one thread for each of `kernels`, which say by `teller` what they are doing and ask before it.
     pub(crate) fn start(
         kernels: Vec<Box<dyn SlotKernel>>,
         reports: &UnboundedSender<Report>,
-        marks: &Arc<OnceLock<WorkerMarks>>,
-        pacing: Option<&Arc<Pacer>>,
+        teller: &Teller,
     ) -> std::io::Result<(Self, WorkSender)> {
         let queue = Arc::new(Queue::default());
         let threads = kernels.into_iter().enumerate().map(|(number, kernel)| {
@@ -95,8 +93,7 @@ impl Workers {
                 kernel,
                 queue: queue.clone(),
                 reports: reports.clone(),
-                marks: marks.clone(),
-                pacing: pacing.map(|pacer| pacer.clone() as Arc<dyn Pacing>),
+                teller: teller.clone(),
             };
             let name = format!("pcpm-refill-{number}");
             thread::Builder::new()
@@ -215,8 +212,7 @@ struct Worker {
     kernel: Box<dyn SlotKernel>,
     queue: Arc<Queue>,
     reports: UnboundedSender<Report>,
-    marks: Arc<OnceLock<WorkerMarks>>,
-    pacing: Option<Arc<dyn Pacing>>,
+    teller: Teller,
 }
 
 impl Worker {
@@ -224,13 +220,8 @@ impl Worker {
         /// Slots made between two batches destroyed.
         const CREATES_A_TURN: u32 = 64;
         let mut creates_left = 0_u32;
-        let mut joined = false;
-        operation::ask_before(self.pacing.clone());
+        self.teller.clone().adopt();
         while let Some(job) = self.queue.next(creates_left > 0, || self.batch()) {
-            if !joined && let Some(marks) = self.marks.get() {
-                operation::tell_at(marks.join());
-                joined = true;
-            }
             match job {
                 Job::Create(spec) => {
                     creates_left = creates_left.saturating_sub(1);
@@ -251,7 +242,7 @@ impl Worker {
     }
 
     fn batch(&self) -> usize {
-        let pacing = self.pacing.as_ref();
+        let pacing = self.teller.pacing.as_ref();
         pacing.map_or(Pace::FULL.batch, |pacing| pacing.batch())
     }
 
@@ -310,7 +301,7 @@ mod tests {
     fn workers(kernel: &FakeKernel) -> (Workers, WorkSender, UnboundedReceiver<Report>) {
         let (reports, inbox) = mpsc::unbounded_channel();
         let kernels: Vec<Box<dyn SlotKernel>> = vec![Box::new(kernel.clone())];
-        let (workers, work) = Workers::start(kernels, &reports, &Arc::default(), None).unwrap();
+        let (workers, work) = Workers::start(kernels, &reports, &Teller::default()).unwrap();
         (workers, work, inbox)
     }
 

@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{FileStat, fstat};
 
 use super::error::{During, NetError};
+use crate::locks::operation;
 
 const OWN: &str = "/proc/thread-self/ns/net";
 
@@ -60,8 +61,10 @@ impl Drop for Away<'_> {
 pub(super) fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     #[cfg(test)]
     let plan = super::faults::plan();
+    let told = operation::hand_on();
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
+            let _helper = told.take();
             #[cfg(test)]
             super::faults::adopt(plan);
             work()

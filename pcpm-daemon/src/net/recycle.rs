@@ -23,6 +23,7 @@ use super::{
     FreshSlot, Golden, Recycled, Scrutiny, SlotRecycler, TamperWatch, Unclean, UsedSlot, Witness,
     cookie, slot_name, slot_path,
 };
+use crate::locks::operation::{self, Operation};
 
 /// What holds a namespace that nobody uses: the entry that its files and mounts share, and the thread
 /// that looks.
@@ -52,6 +53,7 @@ impl Recycler {
     }
 
     fn try_portray(&mut self, slot: &FreshSlot) -> Result<Golden, NetError> {
+        operation::begin(Operation::Portray);
         let _away = Away::from(&self.home.netns);
         namespace::enter(&slot.netns)?;
         let cookie = cookie::current()?;
@@ -158,6 +160,7 @@ impl Batch<'_> {
     /// Nobody can come in any more once nobody holds it: what is looked at later stays as it is.
     fn judge(&mut self, slot: &UsedSlot) -> Result<(), Unclean> {
         let named = |error: NetError| Unclean::unknown(&error.of(&slot_name(slot.index)));
+        operation::begin(Operation::Judge);
         namespace::enter(&slot.netns).map_err(named)?;
         if let Some(how) = self.watch.mark(slot.index).map_err(named)? {
             return Err(Unclean::new("tampered", how));

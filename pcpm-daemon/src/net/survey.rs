@@ -28,6 +28,7 @@ use super::netlink::{Batch, Netlink};
 use super::sweep::{self, Remains};
 use super::{FoundHub, Hub, HubState, link, namespace, slot_name, tc};
 use crate::found::FoundSlot;
+use crate::locks::operation;
 
 /// From include/uapi/linux/magic.h.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
@@ -49,9 +50,11 @@ pub(super) fn hubs(home: &Home, numbers: &[u32]) -> Vec<HubState> {
     let remains = sweep::find_remains(home);
     let next = AtomicUsize::new(0);
     let found = Mutex::new(BTreeMap::new());
+    let told = operation::hand_on();
     thread::scope(|scope| {
         for _ in 0..THREADS.min(numbers.len()) {
             scope.spawn(|| {
+                let _helper = told.take();
                 while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let state = hub(home, *number, remains.get(number));
                     found

@@ -1,5 +1,5 @@
-//! `bench locks`: what lock insight costs. A load that does nothing but wait for the rtnl lock, with insight on and off
-//! in turn; and what one event costs, by the kernel's own account.
+//! `bench locks`: what lock insight costs. A load that needs the rtnl lock, and one that does nothing but wait for it, with
+//! insight on and off in turn; and what one event costs, by the kernel's own account.
 #![expect(unsafe_code, reason = "a system call without a wrapper")]
 
 use std::fs;
@@ -15,20 +15,43 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::LocksArguments;
-use crate::report::{median, table, write_json};
+use crate::plain::{self, LinkLoad};
+use crate::report::{median, quartile, table, write_json};
 
 const CONFIG: &str = "/run/pcpmd.toml";
+
+/// Threads of a load.
+const THREADS: u32 = 4;
+
+/// Something that wants the rtnl lock.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Load {
+    /// Links are made, set up, listed and removed.
+    Links,
+    /// The lock is taken over and over with nothing to do in it: nothing could be worse.
+    Nothing,
+}
 
 #[derive(Debug, Serialize)]
 struct Figures {
     threads: u32,
     seconds: u32,
-    /// Calls a second that take the lock, in each round.
-    calls_per_s_on: Vec<f64>,
-    calls_per_s_off: Vec<f64>,
-    /// How much fewer with insight on, in the median round.
-    change_percent: f64,
+    loads: Vec<Compared>,
+}
+
+/// A load with insight on and off.
+#[derive(Debug, Serialize)]
+struct Compared {
+    load: Load,
+    /// Requests a second, in each round.
+    on: Vec<f64>,
+    off: Vec<f64>,
+    /// How much fewer with insight on: the quartiles of the pairs.
+    change_percent: Vec<f64>,
     events: Vec<EventCost>,
+    /// What the programs took of one processor's time.
+    programs_percent: f64,
 }
 
 /// What the kernel counted of one program.
@@ -40,29 +63,69 @@ struct EventCost {
 }
 
 pub(super) fn run(arguments: &LocksArguments) -> Result<()> {
-    let (threads, seconds, rounds) = if arguments.quick {
-        (4, 1, 2)
-    } else {
-        (4, 5, 7)
-    };
-    let (mut on, mut off) = (Vec::new(), Vec::new());
+    let (seconds, rounds) = if arguments.quick { (1, 2) } else { (3, 15) };
+    let mut pairs = [const { Vec::new() }; 2];
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
-        on.push(calls_per_s(true, threads, seconds)?);
-        off.push(calls_per_s(false, threads, seconds)?);
+        // What changes slowly on the machine is on both sides as often.
+        let first = round % 2 == 0;
+        let one = rates(first, seconds)?;
+        let other = rates(!first, seconds)?;
+        let (on, off) = if first { (one, other) } else { (other, one) };
+        for (pairs, pair) in pairs.iter_mut().zip(on.into_iter().zip(off)) {
+            pairs.push(pair);
+        }
     }
-    let pairs = on.iter().zip(&off);
-    let changes = pairs.map(|(on, off)| (off - on) / off * 100.0);
+    let loads = Load::ALL.into_iter().zip(pairs);
     let figures = Figures {
-        threads,
+        threads: THREADS,
         seconds,
-        change_percent: median(changes),
-        events: events(threads, seconds)?,
-        calls_per_s_on: on,
-        calls_per_s_off: off,
+        loads: loads
+            .map(|(load, pairs)| Compared::of(load, pairs, seconds))
+            .collect::<Result<_>>()?,
     };
     figures.show();
     write_json(arguments.json.as_deref(), &figures)
+}
+
+impl Load {
+    const ALL: [Self; 2] = [Self::Links, Self::Nothing];
+
+    const fn describe(self) -> &'static str {
+        match self {
+            Self::Links => "make, set up, list and remove links",
+            Self::Nothing => "take the rtnl lock with nothing to do in it (the worst case)",
+        }
+    }
+
+    /// Requests answered in so many seconds.
+    fn run(self, seconds: u32) -> Result<u64> {
+        let time = Duration::from_secs(seconds.into());
+        match self {
+            Self::Links => {
+                let load = LinkLoad::start(THREADS)?;
+                thread::sleep(time);
+                load.stop()
+            }
+            Self::Nothing => {
+                let load = RtnlLoad::start("bench-locks", THREADS, |_| ())?;
+                thread::sleep(time);
+                Ok(load.stop()?.calls)
+            }
+        }
+    }
+}
+
+/// Requests a second of each load.
+#[expect(clippy::cast_precision_loss, reason = "requests are far below 2^53")]
+fn rates(insight: bool, seconds: u32) -> Result<Vec<f64>> {
+    let world = World::new()?;
+    let _daemon = observer(&world, insight)?;
+    let rate = |load: Load| {
+        plain::settle()?;
+        Ok(load.run(seconds)? as f64 / f64::from(seconds))
+    };
+    Load::ALL.into_iter().map(rate).collect()
 }
 
 /// The daemon alone in a world, watching locks or not.
@@ -89,25 +152,12 @@ pub(super) fn seconds_pass(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-fn load(threads: u32, seconds: u32) -> Result<u64> {
-    let load = RtnlLoad::start("bench-locks", threads, |_| ())?;
-    thread::sleep(Duration::from_secs(seconds.into()));
-    Ok(load.stop()?.calls)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "calls are far below 2^53")]
-fn calls_per_s(insight: bool, threads: u32, seconds: u32) -> Result<f64> {
-    let world = World::new()?;
-    let _daemon = observer(&world, insight)?;
-    Ok(load(threads, seconds)? as f64 / f64::from(seconds))
-}
-
 #[expect(clippy::cast_precision_loss, reason = "nanoseconds of seconds fit")]
-fn events(threads: u32, seconds: u32) -> Result<Vec<EventCost>> {
+fn events(load: Load, seconds: u32) -> Result<Vec<EventCost>> {
     let world = World::new()?;
     let daemon = observer(&world, true)?;
     let _counted = count_run_time().context("have the kernel count what programs cost")?;
-    load(threads, seconds)?;
+    load.run(seconds)?;
     let programs = daemon.tracing_programs()?;
     ensure!(!programs.is_empty(), "lock insight is not available here");
     let cost = |id: &String| -> Result<EventCost> {
@@ -151,25 +201,40 @@ fn count_run_time() -> io::Result<OwnedFd> {
     }
 }
 
-impl Figures {
+impl Compared {
+    fn of(load: Load, pairs: Vec<(f64, f64)>, seconds: u32) -> Result<Self> {
+        let changes = pairs.iter().map(|(on, off)| (off - on) / off * 100.0);
+        let changes: Vec<_> = changes.collect();
+        let quartiles = [1, 2, 3].map(|quarter| quartile(&changes, quarter));
+        let events = events(load, seconds)?;
+        let took_ns = events.iter().map(EventCost::took_ns).sum::<f64>();
+        let (on, off) = pairs.into_iter().unzip();
+        Ok(Self {
+            load,
+            on,
+            off,
+            change_percent: quartiles.into_iter().flatten().collect(),
+            programs_percent: took_ns / f64::from(seconds) / 1e7,
+            events,
+        })
+    }
+
     fn show(&self) {
         let row = |name: &str, rounds: &[f64]| {
             let median = median(rounds.iter().copied());
             vec![name.to_owned(), format!("{median:.0}")]
         };
-        println!(
-            "{} threads that take the rtnl lock over and over, {} s each:\n",
-            self.threads, self.seconds
-        );
+        println!("\n{THREADS} threads that {}:\n", self.load.describe());
         table(&[
-            vec!["insight".into(), "calls/s".into()],
-            row("on", &self.calls_per_s_on),
-            row("off", &self.calls_per_s_off),
+            vec!["insight".into(), "requests/s".into()],
+            row("on", &self.on),
+            row("off", &self.off),
         ]);
-        println!(
-            "\nmedian of the pairs: {:.2} % fewer with insight\n",
-            self.change_percent
-        );
+        if let [low, median, high] = self.change_percent[..] {
+            println!(
+                "\nfewer with insight: {median:.2} % in the median pair, {low:.2} to {high:.2} % in half of them\n"
+            );
+        }
         let mut rows = vec![vec!["event".to_owned(), "events".into(), "ns each".into()]];
         let events = self.events.iter();
         rows.extend(events.map(|e| {
@@ -180,5 +245,27 @@ impl Figures {
             ]
         }));
         table(&rows);
+        println!(
+            "\nthe programs took {:.2} % of a processor",
+            self.programs_percent
+        );
+    }
+}
+
+impl EventCost {
+    #[expect(clippy::cast_precision_loss, reason = "events are far below 2^53")]
+    fn took_ns(&self) -> f64 {
+        self.events as f64 * self.ns_per_event
+    }
+}
+
+impl Figures {
+    fn show(&self) {
+        println!(
+            "{} pairs of {} s each",
+            self.loads[0].on.len(),
+            self.seconds
+        );
+        self.loads.iter().for_each(Compared::show);
     }
 }

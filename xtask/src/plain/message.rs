@@ -61,6 +61,29 @@ impl Message {
         message
     }
 
+    /// Puts the link that this makes into a group.
+    pub(super) fn in_group(mut self, group: u32) -> Self {
+        self.attribute(libc::IFLA_GROUP, &group.to_ne_bytes());
+        self
+    }
+
+    /// Removes the link of that name.
+    pub(super) fn remove_link(name: &str) -> Self {
+        let mut message = Self::new(libc::RTM_DELLINK, 0, &link_header(0, 0));
+        message.attribute(libc::IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
+        message
+    }
+
+    /// Removes all links of a group at once.
+    pub(super) fn remove_group(group: u32) -> Self {
+        Self::new(libc::RTM_DELLINK, 0, &link_header(0, 0)).in_group(group)
+    }
+
+    /// Lists all links.
+    pub(super) fn list_links() -> Self {
+        Self::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &link_header(0, 0))
+    }
+
     /// Sets a link up.
     pub(super) fn up(index: i32) -> Self {
         Self::new(libc::RTM_NEWLINK, 0, &link_header(index, libc::IFF_UP))

@@ -64,6 +64,13 @@ impl RouteSocket {
         }
     }
 
+    /// Sends a request for a list and reads all of it.
+    pub(super) fn list(&mut self, what: &str, message: Message) -> Result<()> {
+        send(self.fd.as_raw_fd(), &message.finish(0), MsgFlags::empty())
+            .with_context(|| what.to_owned())?;
+        self.wait_for(u16::try_from(libc::NLMSG_DONE)?)
+    }
+
     fn collect(&mut self, what: &str, mut outstanding: usize) -> Result<()> {
         let mut refusal = None;
         while outstanding > 0 {

@@ -39,10 +39,22 @@ mod entry {
         i32::from(maps::worker_joins(task::current().tid, ctx.arg(0)))
     }
 
-    /// As above, run by the daemon.
+    /// As above, when they end.
     #[raw_tracepoint]
-    fn who_am_i(_: RawTracePointContext) -> i32 {
-        task::current().pid.cast_signed()
+    fn worker_leaves(_: RawTracePointContext) -> i32 {
+        maps::worker_leaves(task::current().tid);
+        0
+    }
+
+    /// As above, run by the daemon. The macro would return 0, whatever this says.
+    #[expect(
+        unsafe_code,
+        reason = "the kernel's loader finds programs by section and name"
+    )]
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "raw_tp")]
+    extern "C" fn who_am_i(_: *mut core::ffi::c_void) -> u32 {
+        task::current().pid
     }
 }
 

@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use pcpm_ebpf::locks::{
     Blocked, BlockerKey, HOLDER_PLACES, Holder, Missed, Tracing, WAIT_PLACES, WAIT_SETS,
-    WORKERS as MOST_WORKERS, Wait, WaitSet, WaiterKey, Waiters, holder_place, wait_set,
+    WORKER_THREADS, WORKERS as MOST_WORKERS, Wait, WaitSet, WaiterKey, Waiters, holder_place,
+    wait_set,
 };
 
 use crate::caller::{LESSONS, Lesson, Stack};
@@ -51,7 +52,7 @@ static LEARNT: PerCpuArray<Lesson, { LESSONS as usize }> = PerCpuArray::new();
 static STACK: PerCpuArray<Stack, 1> = PerCpuArray::new();
 
 #[btf_map]
-static WORKERS: HashMap<u32, u32, { MOST_WORKERS as usize }> = HashMap::new();
+static WORKERS: HashMap<u32, u32, { WORKER_THREADS as usize }> = HashMap::new();
 
 #[btf_map]
 static OPERATIONS: Array<u64, { MOST_WORKERS as usize }, { BPF_F_MMAPABLE as usize }> =
@@ -128,6 +129,12 @@ pub(crate) fn operation(tid: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn worker_joins(tid: u32, place: u32) -> bool {
     WORKERS.insert(tid, place, 0).is_ok()
+}
+
+/// The thread `tid` is none any more.
+#[inline(always)]
+pub(crate) fn worker_leaves(tid: u32) {
+    let _ = WORKERS.remove(tid);
 }
 
 /// This CPU's figures of waits for the daemon's workers.
