@@ -58,6 +58,15 @@ const FILES: [(&str, &str); 15] = [
     ),
 ];
 
+/// Directories whose files go where.
+const DIRECTORIES: [(&str, &str); 2] = [
+    ("docs", DOCUMENTATION),
+    (
+        "contrib/kubernetes",
+        "usr/share/doc/pcpm/examples/kubernetes",
+    ),
+];
+
 /// Scripts of shells that complete, and of whom.
 const COMPLETIONS: [(&str, &str, &str); 6] = [
     ("pcpm", "bash", "usr/share/bash-completion/completions/pcpm"),
@@ -94,11 +103,13 @@ pub(super) fn lay_out(binaries: &Binaries, root: &Path) -> Result<()> {
     for (from, to) in FILES {
         copy(&steps::workspace().join(from), &root.join(to), FILE)?;
     }
-    let docs = steps::workspace().join("docs");
-    for entry in fs::read_dir(&docs).with_context(|| format!("list {}", docs.display()))? {
-        let page = entry?;
-        let to = root.join(DOCUMENTATION).join(page.file_name());
-        copy(&page.path(), &to, FILE)?;
+    for (from, to) in DIRECTORIES {
+        let from = steps::workspace().join(from);
+        let files = fs::read_dir(&from).with_context(|| format!("list {}", from.display()))?;
+        for file in files {
+            let file = file?;
+            copy(&file.path(), &root.join(to).join(file.file_name()), FILE)?;
+        }
     }
     for (program, shell, to) in COMPLETIONS {
         let mut command = Command::new(binaries.programs.join(program));
