@@ -36,7 +36,7 @@ for device in null zero full random urandom tty; do cp -a /dev/$device dev; done
 mkdir dev/pts dev/shm
 mknod dev/console c 1 3
 : > etc/fstab
-rm -rf etc/systemd/system etc/systemd/network usr/sbin/policy-rc.d
+rm -rf etc/systemd/system etc/systemd/network usr/sbin/policy-rc.d etc/pcpm
 mkdir -p etc/systemd/system
 for unit in systemd-modules-load systemd-sysctl systemd-timesyncd systemd-udevd; do
     ln -s /dev/null etc/systemd/system/$unit.service
@@ -121,13 +121,14 @@ impl Machine {
         &self.world
     }
 
-    /// The files that it has and this machine has not, or otherwise.
+    /// The files that it has and this machine has not, or has otherwise.
     ///
     /// # Errors
     /// When it is gone.
     pub fn changed_files(&self) -> Result<Vec<String>> {
-        let find = ["/media/changes", "-not", "-type", "d", "-printf", "/%P\n"];
-        let text = self.place.command("find", find).run()?;
+        // A character device stands for a file of this machine that is gone there.
+        let find = "find /media/changes -not -type d -not -type c -printf /%P\\n";
+        let text = self.tool(find).run()?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 }

@@ -205,8 +205,9 @@ fn a_container_like_the_daemon_sets_serves_the_host_and_leaves_slots_to_the_next
     for line in [
         "mount -t bpf bpf /sys/fs/bpf",
         "mount --make-rshared /",
-        "mkdir -p /run/bundle/rootfs /run/config /run/pcpm",
-        "mount --bind / /run/bundle/rootfs",
+        "mkdir -p /run/bundle/rootfs /run/config /run/pcpm /run/changed /run/work",
+        // The engine makes what it mounts on: not in this machine's files.
+        "mount -t overlay -o lowerdir=/,upperdir=/run/changed,workdir=/run/work overlay /run/bundle/rootfs",
         "mount --make-private /run/bundle/rootfs",
         "runc spec --bundle /run/bundle",
     ] {
@@ -214,6 +215,7 @@ fn a_container_like_the_daemon_sets_serves_the_host_and_leaves_slots_to_the_next
     }
     let small = setting("pcpmd.toml")?.replace("capacity = 256", "capacity = 4");
     fs::write(world.path("/run/config/pcpmd.toml"), small)?;
+    fs::copy(binary("pcpmd")?, world.path("/run/config/pcpmd"))?;
     let pod = pod()?;
     let daemon = &pod.containers[0];
     let file = world.path("/run/bundle/config.json");
@@ -235,7 +237,7 @@ fn a_container_like_the_daemon_sets_serves_the_host_and_leaves_slots_to_the_next
         variables.map(|set| format!("{}={}", set.name, set.value.as_deref().unwrap_or_default()));
     config["process"] = json!({
         "cwd": "/",
-        "args": [binary("pcpmd")?],
+        "args": ["/etc/pcpm/pcpmd"],
         "env": variables.collect::<Vec<_>>(),
         "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
     });
