@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::{TestRun as _, TestRunOptions};
@@ -15,6 +17,7 @@ use pcpm_ebpf::abi::{
 use pcpm_ebpf::address::Address;
 use pcpm_ebpf::drop_reason::DropReason;
 use pcpm_ebpf::packet::Family;
+use pcpm_tests::PATIENCE;
 
 use crate::families::{Net, V4, V6};
 use crate::packet::{POOL, POOL6, Packet};
@@ -29,6 +32,11 @@ pub(crate) const UPLINK: u32 = 60;
 pub(crate) const OTHER: u32 = 70;
 /// The uplink's hardware address.
 pub(crate) const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x60];
+
+/// IPv6 addresses of the lab's links.
+const OWN_ADDRESSES6: [&str; 3] = ["fe80::1", "2001:db8:1::1", "2001:db8:3::1"];
+/// Of a kernel with HZ=100.
+const LONGEST_JIFFY: Duration = Duration::from_millis(10);
 
 /// The lab's links, in one namespace: a program only asks for the index. Slots 0 to 4 have theirs.
 const LINKS: &str = "\
@@ -208,6 +216,7 @@ impl Lab {
         ["wan0", "other"]
             .into_iter()
             .try_for_each(ask_whether_it_carries)?;
+        wait_for_own_addresses()?;
         for family in ["ipv4", "ipv6"] {
             let path = format!("/proc/sys/net/{family}/conf/pcpm0/forwarding");
             std::fs::write(&path, "1").with_context(|| format!("write {path}"))?;
@@ -229,9 +238,12 @@ impl Lab {
     #[expect(clippy::unused_self, reason = "there is a lab in this namespace")]
     pub(crate) fn ip(&self, family: Family, batch: &str) -> Result<()> {
         match family {
-            Family::V4 => ip(&["-4"], batch),
-            Family::V6 => ip(&["-6"], batch),
+            Family::V4 => ip(&["-4"], batch)?,
+            Family::V6 => ip(&["-6"], batch)?,
         }
+        // The programs ask for each route once a jiffy.
+        thread::sleep(2 * LONGEST_JIFFY);
+        Ok(())
     }
 
     /// Hands `packet` to the program at `hook`.
@@ -443,6 +455,29 @@ fn ask_whether_it_carries(link: &str) -> Result<()> {
         String::from_utf8_lossy(&asked.stdout).contains("Link detected: yes"),
         "{link} does not carry: {asked:?}"
     );
+    Ok(())
+}
+
+/// The host's IPv6 addresses are its own when the kernel's workers have had time for them.
+fn wait_for_own_addresses() -> Result<()> {
+    let own = || -> Result<bool> {
+        let routes = Command::new("ip")
+            .args(["-6", "route", "show", "table", "local"])
+            .output()
+            .context("start ip")?;
+        let routes = String::from_utf8_lossy(&routes.stdout).into_owned();
+        Ok(OWN_ADDRESSES6
+            .iter()
+            .all(|address| routes.contains(&format!("local {address} "))))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !own()? {
+        ensure!(
+            Instant::now() < deadline,
+            "the lab's addresses are not its own"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
     Ok(())
 }
 
