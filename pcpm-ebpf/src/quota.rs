@@ -30,6 +30,13 @@ const DATAGRAM_AGE_NS: u64 = crate::nat::FRAGMENTS_NS;
 /// the table at a time: those of the last age are all that can be left.
 pub const DATAGRAMS_PER_SLOT: u32 = 512;
 
+/// The length of one age of addresses learned for names: about as long as such an address is good for.
+const LEARNING_AGE_NS: u64 = 64_000_000_000;
+
+/// Addresses that one attachment may learn for names in one age, a thirty-second of the table that all share:
+/// who resolves names without end loses its own, not those of others.
+pub const ADDRESSES_PER_AGE: u32 = 1024;
+
 /// Why a slot gets no more entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exceeded {
@@ -78,6 +85,14 @@ pub const fn without(word: u64, age: u32, fewer: u32) -> u64 {
 )]
 pub const fn datagram_age(now_ns: u64) -> u32 {
     (now_ns / DATAGRAM_AGE_NS) as u32
+}
+
+/// The age of addresses that the attachment of `epoch` learns at `now_ns`. The next attachment of the slot begins
+/// anew.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "ages may come again")]
+pub const fn learning_age(epoch: u32, now_ns: u64) -> u32 {
+    epoch.rotate_left(16) ^ (now_ns / LEARNING_AGE_NS) as u32
 }
 
 impl FlowTable {

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use pcpm_ebpf::quota::ADDRESSES_PER_AGE;
 use pcpm_tests::{Daemon, DnsServer, HOST_ADDRESS, HttpServer, INTERNET_ADDRESS, Place, World};
 use serde_json::{Value, json};
 
@@ -379,6 +380,49 @@ fn a_client_of_a_published_port_teaches_nothing() -> Result<()> {
     inside.send_to(b"yes", from)?;
     client.set_read_timeout(Some(Duration::from_secs(10)))?;
     client.recv_from(&mut received)?;
+    Ok(())
+}
+
+#[test]
+fn one_slot_learns_so_many_addresses_that_others_keep_theirs() -> Result<()> {
+    const NAME: &str = "www.example.com";
+    let world = World::new()?;
+    let daemon = closed_pool(&world)?;
+    let (names, _web) = servers(&world)?;
+    drop(names);
+    let names = world
+        .internet()
+        .within(|| Ok(UdpSocket::bind((NAME_SERVER, 53))?))?;
+    let rules = json!({"allow": [format!("{NAME_SERVER}:53/udp"), NAME]});
+    let closed = |slot: &Slot, address: Ipv4Addr| -> Result<bool> {
+        let before = daemon.dropped("world-closed")?;
+        let probe = slot.place.within(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+        probe.send_to(b"?", (address, 9))?;
+        Ok(daemon.dropped("world-closed")? > before)
+    };
+    let learn = |slot: &Slot, address: Ipv4Addr| -> Result<()> {
+        let client = slot.place.within(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
+        client.set_read_timeout(Some(Duration::from_secs(10)))?;
+        client.send_to(b"?", (NAME_SERVER, 53))?;
+        let mut bytes = [0; 512];
+        let (_, from) = names.recv_from(&mut bytes)?;
+        names.send_to(&dns_answer(NAME, &address.to_string())?, from)?;
+        client.recv(&mut bytes)?;
+        Ok(())
+    };
+    let greedy = attach(&daemon, "greedy", &rules)?;
+    let addresses = |index: u32| Ipv4Addr::from_bits(0xcb00_0000 + index);
+    // All that one age allows, twice, should time go on meanwhile.
+    let too_many = 2 * ADDRESSES_PER_AGE + 1;
+    for index in 0..too_many {
+        learn(&greedy, addresses(index))?;
+    }
+    assert!(!closed(&greedy, addresses(0))?);
+    let refused = (0..too_many).map(|index| closed(&greedy, addresses(index)));
+    assert!(refused.collect::<Result<Vec<_>>>()?.contains(&true));
+    let other = attach(&daemon, "other", &rules)?;
+    learn(&other, addresses(too_many))?;
+    assert!(!closed(&other, addresses(too_many))?);
     Ok(())
 }
 

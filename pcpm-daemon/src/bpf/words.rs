@@ -124,14 +124,16 @@ impl FlowCounts {
             made,
             refused,
             datagrams,
+            learned,
             made_before,
             refused_before,
-        ] = [0, 1, 2, 3, 4, 5].map(|word: usize| words[word].load(Ordering::Acquire));
+        ] = [0, 1, 2, 3, 4, 5, 6].map(|word: usize| words[word].load(Ordering::Acquire));
         SlotFlows {
             in_use,
             made,
             refused,
             datagrams,
+            learned,
             made_before,
             refused_before,
         }
@@ -141,8 +143,8 @@ impl FlowCounts {
     pub(super) fn begin(&self, slot: u32) {
         let now = self.slot(slot);
         let first = slot as usize * SLOT_WORDS;
-        self.slots.words()[first + 4].store(now.made, Ordering::Release);
-        self.slots.words()[first + 5].store(now.refused, Ordering::Release);
+        self.slots.words()[first + 5].store(now.made, Ordering::Release);
+        self.slots.words()[first + 6].store(now.refused, Ordering::Release);
     }
 
     /// What all flows take. What is gone is read first: no more is gone than was made.

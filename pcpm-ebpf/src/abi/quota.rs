@@ -12,6 +12,8 @@ pub struct SlotFlows {
     pub refused: u64,
     /// Datagrams under way in fragments: a tally of the time.
     pub datagrams: u64,
+    /// Addresses learned for names: a tally of attachment and time.
+    pub learned: u64,
     /// `made` when the slot became ready for the one who holds it now. The daemon's.
     pub made_before: u64,
     /// `refused` then.
@@ -55,7 +57,7 @@ pub const DEAD_FLOWS_OFFSET: u32 = 14;
 pub const DEAD_FLOWS: u32 = u32::BITS;
 
 const _: () = {
-    assert!(size_of::<SlotFlows>() == 48);
+    assert!(size_of::<SlotFlows>() == 56);
     assert!(size_of::<FlowTable>() == 32);
     assert!(size_of::<DeadFlow>() == 56);
 };

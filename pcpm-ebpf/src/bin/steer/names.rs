@@ -18,6 +18,7 @@ use crate::{
     global,
     maps::{self, DOMAIN_NAMES, LEARNED},
     policy::Holder,
+    quota,
     skb::Skb,
 };
 
@@ -146,6 +147,7 @@ impl Reading {
             // SAFETY: the element is valid until the program ends. Another CPU may note another name
             // at the same time; one of the two may be lost, and is learned with the next answer.
             Some(learned) => unsafe { renew(&mut *learned, self.name, expires_ns) },
+            None if !quota::may_learn(self.key.slot, self.key.epoch, self.now) => {}
             None => {
                 self.learned = Learned::default();
                 self.learned.names[0] = LearnedName::default().renewed(self.name, expires_ns);

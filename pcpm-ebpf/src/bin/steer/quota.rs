@@ -11,7 +11,10 @@ use core::arch::asm;
 use pcpm_ebpf::{
     abi::{FlowTable, SlotFlows},
     drop_reason::DropReason,
-    quota::{DATAGRAMS_PER_SLOT, Exceeded, datagram_age, tallied, with, without},
+    quota::{
+        ADDRESSES_PER_AGE, DATAGRAMS_PER_SLOT, Exceeded, datagram_age, learning_age, tallied, with,
+        without,
+    },
 };
 
 use crate::{
@@ -21,6 +24,8 @@ use crate::{
 
 /// Other CPUs that may come first. Who finds a tally changed more often gives up.
 const TRIES: u32 = 8;
+/// The same for answers to one slot about names, which are few.
+const LEARNING_TRIES: u32 = 3;
 
 /// Counts `entries` that are about to be made for `slot` in `epoch`.
 ///
@@ -96,21 +101,46 @@ pub(crate) fn in_use(slot: u32, epoch: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn begin_datagram(slot: u32, now: u64) -> Result<(), DropReason> {
     let (flows, _) = places(slot)?;
-    let age = datagram_age(now);
     // SAFETY: a field of an array's element.
     let tally = unsafe { &raw mut (*flows).datagrams };
-    for _ in 0..TRIES {
-        // SAFETY: an aligned word of an array's element.
+    if count_one(tally, datagram_age(now), DATAGRAMS_PER_SLOT, TRIES) {
+        Ok(())
+    } else {
+        Err(DropReason::DatagramLimit)
+    }
+}
+
+/// Counts an address that `slot` is about to learn for a name in `epoch`, and says whether it may.
+#[inline(always)]
+pub(crate) fn may_learn(slot: u32, epoch: u32, now: u64) -> bool {
+    let Ok((flows, _)) = places(slot) else {
+        return false;
+    };
+    // SAFETY: a field of an array's element.
+    let tally = unsafe { &raw mut (*flows).learned };
+    count_one(
+        tally,
+        learning_age(epoch, now),
+        ADDRESSES_PER_AGE,
+        LEARNING_TRIES,
+    )
+}
+
+/// Counts one more of `age`, unless there are `most` already, in at most so many `tries`; says whether it did.
+#[inline(always)]
+fn count_one(tally: *mut u64, age: u32, most: u32, tries: u32) -> bool {
+    for _ in 0..tries {
+        // SAFETY: an aligned word of an array's element, as the callers know.
         let seen = unsafe { tally.read_volatile() };
-        if tallied(seen, age) >= DATAGRAMS_PER_SLOT {
-            return Err(DropReason::DatagramLimit);
+        if tallied(seen, age) >= most {
+            return false;
         }
         // SAFETY: as above.
         if unsafe { compare_exchange(tally, seen, with(seen, age, 1)) } {
-            return Ok(());
+            return true;
         }
     }
-    Err(DropReason::DatagramLimit)
+    false
 }
 
 /// A datagram of `slot` was finished. One more may be begun.
