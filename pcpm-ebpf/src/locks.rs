@@ -437,6 +437,14 @@ pub const fn bucket_end_ns(bucket: usize) -> u64 {
     (1 << octave) + ((quarter + 1) << (octave - 2)) - 1
 }
 
+/// The shortest duration that belongs to a bucket.
+pub const fn bucket_begin_ns(bucket: usize) -> u64 {
+    match bucket {
+        0 => 0,
+        _ => bucket_end_ns(bucket - 1) + 1,
+    }
+}
+
 /// The position of the highest bit; 0 of 0.
 #[inline(always)]
 const fn log2(n: u64) -> u64 {

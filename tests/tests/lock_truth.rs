@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
     sync::{Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -279,6 +279,19 @@ fn counts_times_and_callers_are_those_of_an_independent_observer_and_of_who_wait
     Ok(())
 }
 
+/// Waits until a program is no more: the kernel frees it when nobody can run it any longer.
+fn wait_until_gone(world: &World, id: &str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let show = world.host().command("bpftool", ["prog", "show", "id", id]);
+        if !show.output()?.status.success() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "program {id} is left");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A name that no call before had.
 fn another_name(calls: u64) {
     let name = CString::new(format!("flood-{calls}")).unwrap_or_default();
@@ -317,12 +330,7 @@ fn a_flood_of_waits_is_bounded_counted_and_leaves_nothing_behind() -> Result<()>
     ensure!(waits > 1000, "hardly a flood: {waits} waits");
     ensure!(grown < 32 * 1024, "{grown} KiB more");
     daemon.stop(PATIENCE)?;
-    for id in programs {
-        let gone = world
-            .host()
-            .command("bpftool", ["prog", "show", "id", &id])
-            .output()?;
-        ensure!(!gone.status.success(), "program {id} is left");
-    }
-    Ok(())
+    programs
+        .iter()
+        .try_for_each(|id| wait_until_gone(&world, id))
 }

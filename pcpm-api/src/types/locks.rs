@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TimeCount;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "async", derive(zlink::introspect::Type))]
 #[serde(deny_unknown_fields)]
@@ -53,6 +55,8 @@ pub struct LockWaits {
     pub p50_us: u64,
     pub p99_us: u64,
     pub max_us: u64,
+    #[serde(default)]
+    pub times: Vec<TimeCount>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

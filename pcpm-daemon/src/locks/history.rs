@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     interval::Interval,
+    names,
     state::{self, Known, Rtnl, Unavailable},
     sum::Sum,
     totals::LockTotals,
@@ -235,9 +236,13 @@ fn frame(interval: &Interval, locks: usize, top: usize) -> LockFrame {
 
 fn past(intervals: &[Arc<Interval>], first: u64, top: usize) -> Vec<LockFrame> {
     let numbered = (first..).zip(intervals);
-    let frames = numbered.map(|(sequence, interval)| LockFrame {
-        sequence,
-        ..frame(interval, PAST_LOCKS, top.min(PAST_TOP))
+    let frames = numbered.map(|(sequence, interval)| {
+        let mut frame = frame(interval, PAST_LOCKS, top.min(PAST_TOP));
+        frame.sequence = sequence;
+        // Ten minutes of all locks would be megabytes.
+        let others = frame.locks.iter_mut().filter(|l| l.lock != names::RTNL);
+        others.for_each(|lock| lock.times.clear());
+        frame
     });
     frames.collect()
 }
@@ -296,6 +301,8 @@ mod tests {
             (rtnl.total_us, rtnl.avg_us, rtnl.max_us),
             (12_000, 3_000, 4_000)
         );
+        let times: Vec<_> = rtnl.times.iter().map(|t| (t.from_us, t.count)).collect();
+        assert_eq!(times, [(1792, 2), (3584, 2)]);
         let threads: Vec<_> = report.waiters.iter().map(|w| w.thread.as_str()).collect();
         assert!(
             !threads.contains(&"old") && threads.contains(&"runc"),

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use pcpm_ebpf::locks::{BUCKETS, bucket_end_ns};
+use pcpm_api::{times, types::TimeCount};
+use pcpm_ebpf::locks::{BUCKETS, bucket_begin_ns, bucket_end_ns};
 
 use super::operation::Operation;
 
@@ -88,6 +89,22 @@ impl Figures {
                 Err(at) => self.histogram.insert(at, (bucket, count)),
             }
         }
+    }
+
+    /// How many waits took how long, by the buckets that clients know. Those of the kernel begin 2.4 % later.
+    pub(super) fn times(&self) -> Vec<TimeCount> {
+        let mut times = Vec::<TimeCount>::with_capacity(self.histogram.len());
+        for &(bucket, count) in &self.histogram {
+            let from_us = times::from_us(times::bucket(bucket_begin_ns(bucket.into()) / 1000));
+            match times.last_mut() {
+                Some(last) if last.from_us == from_us => last.count += u64::from(count),
+                _ => times.push(TimeCount {
+                    from_us,
+                    count: count.into(),
+                }),
+            }
+        }
+        times
     }
 
     /// The end of the bucket that this share of all waits does not exceed.

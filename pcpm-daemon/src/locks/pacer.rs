@@ -19,7 +19,7 @@ use super::{
 use crate::bpf::WorkerMarks;
 
 /// How often the workers look at what others waited.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(25);
 /// What is told of is of the last one or two of these.
 const TOLD: Duration = Duration::from_secs(2);
 

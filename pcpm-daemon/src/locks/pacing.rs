@@ -20,6 +20,8 @@ const LARGEST_BATCH: usize = 64;
 /// How long a pace is kept before a faster one is tried, at first and at most.
 const PATIENCE: Duration = Duration::from_secs(1);
 const MOST_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a slower pace is given to show, before an even slower one.
+const EFFECT: Duration = Duration::from_millis(100);
 /// Nobody cares who did not wait for this long.
 const QUIET: Duration = Duration::from_secs(2);
 /// A single wait that is too long may have other reasons.
@@ -83,7 +85,10 @@ impl Controller {
         self.seen.add(waits);
         self.seen_for += elapsed;
         if self.is_too_much() {
-            self.slow_down();
+            // What is counted began to wait at the pace before. The first answer does not wait.
+            if self.level == 0 || self.seen_for >= EFFECT {
+                self.slow_down();
+            }
         } else if self.seen.count == 0 && self.seen_for >= QUIET {
             self.patience = PATIENCE;
             self.go_on_at(self.level / 2);
@@ -174,6 +179,18 @@ mod tests {
         let mut controller = Controller::new(BOUND);
         let levels = run(&mut controller, 1, |c| others(c, BOUND * 6));
         assert_eq!(levels.last(), Some(&3), "{levels:?}");
+    }
+
+    #[test]
+    fn the_first_answer_is_at_once_and_each_further_one_waits_for_the_effect() {
+        let mut controller = Controller::new(BOUND);
+        let levels: Vec<_> = (0..10)
+            .map(|_| {
+                controller.observe(&waits(20, BOUND * 100), LOOK / 4);
+                controller.level
+            })
+            .collect();
+        assert_eq!(levels, [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]);
     }
 
     #[test]

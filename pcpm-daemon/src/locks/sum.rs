@@ -64,6 +64,7 @@ impl Sum {
                 p50_us: figures.quantile_ns(500) / 1000,
                 p99_us: figures.quantile_ns(990) / 1000,
                 max_us: figures.max_ns / 1000,
+                times: figures.times(),
             });
         shown.collect()
     }

@@ -267,6 +267,7 @@ pub(super) mod tests {
                 p50_us: 90,
                 p99_us: 2_000,
                 max_us: 31_000,
+                times: Vec::new(),
             }],
             waiters: vec![LockWaiter {
                 lock: "rtnl_mutex".into(),

@@ -125,7 +125,10 @@ fn locks(second: u64, time_ms: u64) -> Value {
     let max_us = 900 + noise(second + 5, 30_000);
     let lock = |name: &str, kind: &str, waits: u64| {
         json!({"lock": name, "kind": kind, "waits": waits, "total_us": waits * 400, "avg_us": 400,
-               "p50_us": 200 + noise(second, 90), "p99_us": max_us / 2, "max_us": max_us})
+               "p50_us": 200 + noise(second, 90), "p99_us": max_us / 2, "max_us": max_us,
+               "times": [{"from_us": 192, "count": waits - 1 - waits / 5},
+                         {"from_us": 448 + 64 * noise(second, 6), "count": waits / 5},
+                         {"from_us": max_us, "count": 1}]})
     };
     let stack = [
         "__mutex_lock",

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use pcpm_api::types::{LockBlocker, LockFrame, LockWaiter, LockWaits, LongWait};
 
-use super::history::Range;
+use super::{
+    history::Range,
+    times::{Spread, Times},
+};
 
 /// Seconds remembered.
 const REMEMBERED: usize = 900;
@@ -89,15 +92,24 @@ impl Locks {
         sums.sorted()
     }
 
+    /// How long waits for `lock` in the range took, in `columns` parts.
+    pub(crate) fn spreads(&self, lock: &str, range: Range, columns: usize) -> Vec<Spread> {
+        let mut spreads = vec![Spread::default(); columns.max(1)];
+        let count = spreads.len();
+        for frame in self.within(range) {
+            let column = column(frame, range, count);
+            let waits = frame.locks.iter().filter(|waits| waits.lock == lock);
+            waits.for_each(|waits| spreads[column].add(&Times::new(&waits.times)));
+        }
+        spreads
+    }
+
     /// The waits for `lock` in the range, in `columns` parts; none where nothing was observed.
     pub(crate) fn columns(&self, lock: &str, range: Range, columns: usize) -> Vec<Option<Cost>> {
         let mut costs = vec![None; columns.max(1)];
         let count = costs.len();
         for frame in self.within(range) {
-            let past = u128::from(frame.time_ms - range.start_ms() - 1) * count as u128;
-            let column = past / u128::from(range.span_ms.max(1));
-            let column = usize::try_from(column).unwrap_or(count).min(count - 1);
-            let cost: &mut Cost = costs[column].get_or_insert_default();
+            let cost: &mut Cost = costs[column(frame, range, count)].get_or_insert_default();
             cost.observed_ms = cost.observed_ms.saturating_add(frame.interval_ms);
             let waits = frame.locks.iter().filter(|waits| waits.lock == lock);
             waits.for_each(|waits| cost.add(waits));
@@ -106,11 +118,19 @@ impl Locks {
     }
 }
 
+/// The part of the range that a frame in it is in.
+fn column(frame: &LockFrame, range: Range, count: usize) -> usize {
+    let past = u128::from(frame.time_ms - range.start_ms() - 1) * count as u128;
+    let column = past / u128::from(range.span_ms.max(1));
+    usize::try_from(column).unwrap_or(count).min(count - 1)
+}
+
 /// Waits being added up, each kind by what tells it apart.
 #[derive(Default)]
 struct Sums<'a> {
     observed_ms: u64,
     locks: BTreeMap<(&'a str, &'a str), LockWaits>,
+    spreads: BTreeMap<(&'a str, &'a str), Spread>,
     waiters: BTreeMap<(&'a str, &'a str, &'a str, Option<&'a str>), LockWaiter>,
     blockers: BTreeMap<(&'a str, &'a str, Option<&'a str>), LockBlocker>,
     long: Vec<LongWait>,
@@ -120,19 +140,17 @@ impl<'a> Sums<'a> {
     fn add(&mut self, frame: &'a LockFrame) {
         self.observed_ms = self.observed_ms.saturating_add(frame.interval_ms);
         for more in &frame.locks {
-            add_or_insert(
-                &mut self.locks,
-                (more.lock.as_str(), more.kind.as_str()),
-                more,
-                |sum| {
-                    sum.waits = sum.waits.saturating_add(more.waits);
-                    sum.total_us = sum.total_us.saturating_add(more.total_us);
-                    sum.avg_us = sum.total_us / sum.waits.max(1);
-                    sum.p50_us = sum.p50_us.max(more.p50_us);
-                    sum.p99_us = sum.p99_us.max(more.p99_us);
-                    sum.max_us = sum.max_us.max(more.max_us);
-                },
-            );
+            let key = (more.lock.as_str(), more.kind.as_str());
+            let times = Times::new(&more.times);
+            self.spreads.entry(key).or_default().add(&times);
+            add_or_insert(&mut self.locks, key, more, |sum| {
+                sum.waits = sum.waits.saturating_add(more.waits);
+                sum.total_us = sum.total_us.saturating_add(more.total_us);
+                sum.avg_us = sum.total_us / sum.waits.max(1);
+                sum.max_us = sum.max_us.max(more.max_us);
+                sum.p50_us = sum.p50_us.max(more.p50_us);
+                sum.p99_us = sum.p99_us.max(more.p99_us);
+            });
         }
         for more in &frame.waiters {
             let (lock, caller, thread) = (&more.lock, &more.caller, &more.thread);
@@ -162,7 +180,16 @@ impl<'a> Sums<'a> {
         self.long.extend(frame.long_waits.iter().cloned());
     }
 
-    fn sorted(self) -> Waits {
+    fn sorted(mut self) -> Waits {
+        for (key, lock) in &mut self.locks {
+            // Seconds of the past have no times but of the lock that matters most.
+            let spread = self.spreads.get(key);
+            let spread = spread.filter(|spread| spread.total() == lock.waits);
+            let percentile = |percent| spread?.percentile(percent);
+            lock.p50_us = percentile(50).unwrap_or(lock.p50_us).min(lock.max_us);
+            lock.p99_us = percentile(99).unwrap_or(lock.p99_us).min(lock.max_us);
+            lock.times.clear();
+        }
         let mut waits = Waits {
             observed_ms: self.observed_ms,
             locks: self.locks.into_values().collect(),
@@ -200,6 +227,8 @@ fn add_or_insert<K: Ord, V: Clone>(
 
 #[cfg(test)]
 mod tests {
+    use pcpm_api::types::TimeCount;
+
     use super::*;
 
     fn frame(time_ms: u64, waits: u64, max_us: u64) -> LockFrame {
@@ -215,6 +244,10 @@ mod tests {
                 p50_us: 90,
                 p99_us: max_us,
                 max_us,
+                times: vec![TimeCount {
+                    from_us: 80,
+                    count: waits,
+                }],
             }],
             ..LockFrame::default()
         }

@@ -15,6 +15,7 @@ use crate::{
         num::{cells, float, index},
         state::{
             State,
+            history::Sample,
             times::{Spread, Step},
         },
     },
@@ -45,6 +46,28 @@ fn heat_map(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     let facts = format!("{} times", humanise::count(all.total()));
     let title = format!("Latency: {}", step.title().trim());
     let inside = canvas.panel(area, &title, &[(Role::Dim, &facts)]);
+    let spreads = |columns| {
+        let columns = history.columns(range, columns);
+        let spread = |samples: &Vec<&Sample>| {
+            let mut spread = Spread::default();
+            for sample in samples {
+                spread.add(sample.times(step));
+            }
+            spread
+        };
+        columns.iter().map(spread).collect()
+    };
+    heat(canvas, inside, state, "none in this time", spreads);
+}
+
+/// How often which time occurred when: `spreads` has them for so many columns.
+pub(super) fn heat(
+    canvas: &mut Canvas<'_>,
+    inside: Rect,
+    state: &State,
+    none: &str,
+    spreads: impl FnOnce(usize) -> Vec<Spread>,
+) {
     if inside.height < 3 || inside.width < AXIS + 10 {
         return;
     }
@@ -63,17 +86,11 @@ fn heat_map(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
         state.window_s(),
         &end_of_time(state),
     );
-    let bounds = all
-        .counts()
-        .iter()
-        .position(|&count| count > 0)
-        .zip(all.counts().iter().rposition(|&count| count > 0));
+    let spreads = spreads(usize::from(map.width));
+    let occur = |bucket: &usize| spreads.iter().any(|s| s.counts()[*bucket] > 0);
+    let bounds = (0..BUCKETS).find(occur).zip((0..BUCKETS).rfind(occur));
     let Some((low, high)) = bounds else {
-        canvas.line(
-            row(map, map.height / 2),
-            0,
-            &[(Role::Faint, "none in this time")],
-        );
+        canvas.line(row(map, map.height / 2), 0, &[(Role::Faint, none)]);
         return;
     };
     let scale = Scale::new(low, high, map.height);
@@ -85,17 +102,7 @@ fn heat_map(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
             ..inside
         },
     );
-    let columns: Vec<_> = history
-        .columns(range, usize::from(map.width))
-        .iter()
-        .map(|samples| {
-            let mut spread = Spread::default();
-            for sample in samples {
-                spread.add(sample.times(step));
-            }
-            scale.rows(&spread)
-        })
-        .collect();
+    let columns: Vec<_> = spreads.iter().map(|spread| scale.rows(spread)).collect();
     let most = columns.iter().flatten().copied().max().unwrap_or(1);
     for (x, column) in (0..map.width).zip(&columns) {
         for (y, &count) in (0..map.height).zip(column) {

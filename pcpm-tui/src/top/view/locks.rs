@@ -5,8 +5,7 @@ use ratatui::layout::Rect;
 
 use super::{
     canvas::{Canvas, Span, columns, row, rows},
-    chart::{Line, logarithmic},
-    grid, overview, slots,
+    grid, latency, slots,
     tenants::share_bar,
     text::fit,
     theme::Role,
@@ -17,7 +16,7 @@ use crate::{
         num::float,
         state::{
             State,
-            locks::{Cost, RTNL, Waits},
+            locks::{RTNL, Waits},
             table::Column,
         },
     },
@@ -45,7 +44,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     let waits = model.locks.waits(range);
     let [upper, middle, lower] = rows(area, [8, 7, 7]);
     let [chart, locks] = columns(upper, [1, 1]);
-    wait_chart(canvas, chart, state);
+    wait_chart(canvas, chart, state, &waits);
     lock_list(canvas, locks, &waits);
     waiters(canvas, middle, state, &waits);
     let [blockers, longest] = columns(lower, [1, 1]);
@@ -53,92 +52,17 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     long_list(canvas, longest, &waits);
 }
 
-/// Quantiles of waits for the lock that matters most, second by second.
-fn wait_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
-    let inside = canvas.panel(
-        area,
-        "rtnl waits",
-        &[
-            (Role::Line(1), "p50 "),
-            (Role::Line(2), "p99 "),
-            (Role::Line(3), "max"),
-        ],
-    );
-    if inside.height < 3 {
-        return;
-    }
-    let chart = Rect {
-        height: inside.height - 1,
-        ..inside
-    };
-    let costs = state
-        .model()
-        .locks
-        .columns(RTNL, state.range(), usize::from(chart.width));
-    let some: Vec<_> = costs
-        .iter()
-        .flatten()
-        .filter(|cost| cost.waits > 0)
-        .collect();
-    let min = some.iter().map(|cost| cost.p50_us).min();
-    let (Some(min), Some(max)) = (min, some.iter().map(|cost| cost.max_us).max()) else {
-        canvas.line(
-            row(chart, chart.height / 2),
-            0,
-            &[(Role::Faint, " nobody waited in this time")],
-        );
-        canvas.time_axis(
-            row(inside, chart.height),
-            state.window_s(),
-            &overview::end_of_time(state),
-        );
-        return;
-    };
-    let (low, high) = (float(min) * 0.8, float(max) * 1.1);
-    let figures: [fn(&Cost) -> u64; 3] =
-        [|cost| cost.p50_us, |cost| cost.p99_us, |cost| cost.max_us];
-    let lines: Vec<_> = [1, 2, 3]
-        .into_iter()
-        .zip(figures)
-        .rev()
-        .map(|(line, figure)| {
-            let share = |cost: &Cost| logarithmic(float(figure(cost)), low, high);
-            let waited = bridged(&costs);
-            let points = waited.iter().map(|cost| cost.as_ref().map(share)).collect();
-            Line {
-                style: canvas.theme.style(Role::Line(line)),
-                is_connected: line < 3,
-                shares: points,
-            }
-        })
-        .collect();
-    canvas.lines(chart, &lines);
-    let top = format!(" {}", humanise::micros(max));
-    canvas.line(chart, 0, &[(Role::Faint, &top)]);
-    let bottom = format!(" {}", humanise::micros(min));
-    canvas.line(row(chart, chart.height - 1), 0, &[(Role::Faint, &bottom)]);
-    canvas.time_axis(
-        row(inside, chart.height),
-        state.window_s(),
-        &overview::end_of_time(state),
-    );
-}
-
-/// Columns that are narrower than a second have what the second had.
-fn bridged(costs: &[Option<Cost>]) -> Vec<Option<Cost>> {
-    const BRIDGED: usize = 8;
-    let mut last = None;
-    costs
-        .iter()
-        .enumerate()
-        .map(|(at, cost)| {
-            if cost.is_some() {
-                last = Some(at);
-            }
-            let held = last.filter(|last| at - last < BRIDGED)?;
-            costs[held].filter(|cost| cost.waits > 0)
-        })
-        .collect()
+/// How long waits for the lock that matters most took, second by second.
+fn wait_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State, waits: &Waits) {
+    let rtnl = waits.locks.iter().find(|lock| lock.lock == RTNL);
+    let figures = rtnl.map_or_else(String::new, |lock| {
+        let [p50, p99, max] = [lock.p50_us, lock.p99_us, lock.max_us].map(humanise::micros);
+        format!("p50 {p50} p99 {p99} max {max}")
+    });
+    let inside = canvas.panel(area, "rtnl waits", &[(Role::Dim, &figures)]);
+    let (locks, range) = (&state.model().locks, state.range());
+    let spreads = |columns| locks.spreads(RTNL, range, columns);
+    latency::heat(canvas, inside, state, "nobody waited in this time", spreads);
 }
 
 fn lock_list(canvas: &mut Canvas<'_>, area: Rect, waits: &Waits) {
