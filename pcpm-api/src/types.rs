@@ -62,6 +62,7 @@ words!(OnEmpty { Wait = "wait", Create = "create", Fail = "fail" });
 words!(Lease { Explicit = "explicit", Connection = "connection", Pid = "pid" });
 words!(TargetMode { Fixed = "fixed", Adaptive = "adaptive" });
 words!(DefaultPolicy { Open = "open", Closed = "closed" });
+words!(SharedNamespace { Ipc = "ipc", Uts = "uts" });
 words!(Source { Warm = "warm", Cold = "cold" });
 words!(SlotState {
     Vacant = "vacant",
@@ -114,6 +115,10 @@ pub struct Attachment {
     pub slot: String,
     pub epoch: u32,
     pub netns: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipc: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uts: Option<String>,
     pub interface: String,
     pub addresses: Vec<String>,
     #[serde(default)]
@@ -541,8 +546,20 @@ pub struct ClassStatus {
     pub addresses: String,
     pub recycle: String,
     #[serde(default)]
+    pub share: Vec<SharedNamespace>,
+    #[serde(default)]
     pub policy: ClassPolicy,
     pub reservations: Vec<Reservation>,
+}
+
+impl Attachment {
+    /// The path of its namespace of this kind, if its class has such namespaces.
+    pub fn shared(&self, kind: SharedNamespace) -> Option<&str> {
+        match kind {
+            SharedNamespace::Ipc => self.ipc.as_deref(),
+            SharedNamespace::Uts => self.uts.as_deref(),
+        }
+    }
 }
 
 /// Rules and limits that all attachments of a class have beside their own.

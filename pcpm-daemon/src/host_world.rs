@@ -245,7 +245,7 @@ impl HostWorld {
         let (kept, found) = sound(numbers, self.host.survey(numbers), adopt);
         let left: Vec<Hub> = kept.values().cloned().collect();
         log_swept(self.host.sweep(&left));
-        self.host.prepare()?;
+        self.host.prepare(config.shares())?;
         // The programs look here for the way to a hub as soon as they run.
         for hub in &left {
             ways.set(hub.number, hub.host_ifindex)?;
@@ -555,6 +555,7 @@ mod tests {
             addresses: Some("10.213.16.0/22".parse().unwrap()),
             mtu: None,
             refill: Config::default().refill,
+            share: net::Share::default(),
             default: None,
             template: Options::default(),
         };

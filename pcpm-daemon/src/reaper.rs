@@ -18,7 +18,7 @@ use crate::{
     duty::Duty,
     engine::unix_time_ms,
     locks::operation::{self, Operation, Teller},
-    net::{Host, HostChanges, HostKernel as _, Hub, HubSpec, HubState, Programs},
+    net::{Host, HostChanges, HostKernel as _, Hub, HubSpec, HubState, Programs, Share},
 };
 
 /// How often hubs are looked at when the host changes all the time.
@@ -31,10 +31,11 @@ pub(crate) enum Finding {
     Repaired { what: String },
     /// Something that is no slot cannot be repaired.
     Broken { reason: String },
-    /// Of these slots something is there; of others in these hubs nothing is.
+    /// Of these slots something is there, and these of their namespaces beside the network one; of others in these
+    /// hubs nothing is.
     Slots {
         hubs: HashSet<u32>,
-        there: HashSet<u32>,
+        there: HashMap<u32, Share>,
         /// As below.
         looked_at_ms: u64,
     },
@@ -156,18 +157,20 @@ impl Reaper {
         let looked_at_ms = unix_time_ms();
         let numbers: Vec<u32> = self.hubs.iter().map(|(hub, _)| hub.number).collect();
         let mut hubs = HashSet::new();
-        let mut slots = HashMap::new();
+        let (mut slots, mut there) = (HashMap::new(), HashMap::new());
         operation::begin(Operation::Slots);
         for state in host.survey(&numbers) {
             if let HubState::Sound(found) = state {
                 hubs.insert(found.hub.number);
-                let states = found.slots.into_iter();
-                slots.extend(states.map(|slot| (slot.index, slot.doubt)));
+                for slot in found.slots {
+                    there.insert(slot.index, slot.share);
+                    slots.insert(slot.index, slot.doubt);
+                }
             }
         }
         let mut found = vec![Finding::Slots {
             hubs,
-            there: slots.keys().copied().collect(),
+            there,
             looked_at_ms,
         }];
         let mut doubtful = HashSet::new();

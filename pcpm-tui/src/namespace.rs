@@ -1,4 +1,4 @@
-//! Starting programs in another network namespace. The only unsafe code of the command line.
+//! Starting programs in the namespaces of a slot. The only unsafe code of the command line.
 #![expect(
     unsafe_code,
     reason = "steps between fork and exec are unsafe to register: the child may only make system calls"
@@ -18,11 +18,38 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpid, getppid, pipe2, write};
-use pcpm_api::types::Attachment;
+use pcpm_api::types::{Attachment, SharedNamespace};
 
 use crate::failure::CannotExecute;
 
-const JOIN_FAILED: &str = "join the slot's network namespace (it takes root: CAP_SYS_ADMIN)";
+const JOIN_FAILED: &str = "join the slot's namespaces (it takes root: CAP_SYS_ADMIN)";
+
+/// The namespaces of a slot, to be joined.
+pub(crate) struct Namespaces(Vec<(OwnedFd, CloneFlags)>);
+
+impl Namespaces {
+    /// Those of `attachment`, whose network namespace is `netns`.
+    pub(crate) fn of(attachment: &Attachment, netns: OwnedFd) -> Result<Self> {
+        let mut all = vec![(netns, CloneFlags::CLONE_NEWNET)];
+        for (kind, flag) in [
+            (SharedNamespace::Ipc, CloneFlags::CLONE_NEWIPC),
+            (SharedNamespace::Uts, CloneFlags::CLONE_NEWUTS),
+        ] {
+            if let Some(path) = attachment.shared(kind) {
+                let file = File::open(path).with_context(|| format!("open {path}"))?;
+                all.push((file.into(), flag));
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// Moves the calling thread.
+    fn join(&self) -> nix::Result<()> {
+        self.0
+            .iter()
+            .try_for_each(|(namespace, kind)| setns(namespace, *kind))
+    }
+}
 
 /// The command with the variables that tell it where it runs.
 pub(crate) fn command(words: &[OsString], attachment: &Attachment) -> Command {
@@ -46,26 +73,30 @@ pub(crate) fn command(words: &[OsString], attachment: &Attachment) -> Command {
     command
 }
 
-/// Becomes `command`, inside `netns`. Returns only to say why not.
-pub(crate) fn become_inside(mut command: Command, netns: OwnedFd) -> anyhow::Error {
-    if let Err(errno) = setns(&netns, CloneFlags::CLONE_NEWNET) {
+/// Becomes `command`, inside `namespaces`. Returns only to say why not.
+pub(crate) fn become_inside(mut command: Command, namespaces: Namespaces) -> anyhow::Error {
+    if let Err(errno) = namespaces.join() {
         return anyhow::Error::new(errno).context(JOIN_FAILED);
     }
-    drop(netns);
+    drop(namespaces);
     let error = command.exec();
     cannot_execute(command.get_program().to_owned(), error)
 }
 
-/// Starts `command` inside `netns` with the signals of `blocked` blocked. It dies with this process,
+/// Starts `command` inside `namespaces` with the signals of `blocked` blocked. It dies with this process,
 /// however this one dies.
-pub(crate) fn spawn_inside(mut command: Command, netns: OwnedFd, blocked: SigSet) -> Result<Child> {
+pub(crate) fn spawn_inside(
+    mut command: Command,
+    namespaces: Namespaces,
+    blocked: SigSet,
+) -> Result<Child> {
     // The child says on this pipe that it has joined: its errors carry a number only.
     let (joined, tell) = pipe2(OFlag::O_CLOEXEC).context("make a pipe")?;
     let parent = getpid();
     let enter = move || {
         die_with(parent)?;
         blocked.thread_set_mask()?;
-        setns(&netns, CloneFlags::CLONE_NEWNET)?;
+        namespaces.join()?;
         write(tell.as_fd(), b"j")?;
         Ok(())
     };
@@ -74,7 +105,7 @@ pub(crate) fn spawn_inside(mut command: Command, netns: OwnedFd, blocked: SigSet
     unsafe { command.pre_exec(enter) };
     let spawned = command.spawn();
     let program = command.get_program().to_owned();
-    // With it go our copies of the namespace, and of the pipe's writing end, or it would never end.
+    // With it go our copies of the namespaces, and of the pipe's writing end, or it would never end.
     drop(command);
     spawned.map_err(|error| {
         if has_spoken(joined) {

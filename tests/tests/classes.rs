@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use pcpm_tests::{Daemon, HttpServer, PATIENCE, World};
+use pcpm_tests::{Daemon, HostState, HttpServer, PATIENCE, World, binary};
 use serde_json::json;
 
 const TWO: &str = r#"
@@ -308,5 +308,178 @@ fn what_a_class_gives_is_another_thing_at_once_by_a_reload_and_by_a_restart() ->
     ensure!(reaches(&third, &shut, url)?);
     ensure!(!reaches(&third, &shut, "http://198.51.100.80/")?);
     assert_eq!(third.get("shut")?.attachment.allow, ["198.51.100.1"]);
+    Ok(())
+}
+
+/// Slots of the class pods have all that a pod's containers share.
+const PODS: &str = r#"
+capacity = 2
+
+[class.pods]
+capacity = 3
+share = ["ipc", "uts"]
+"#;
+
+/// What is in the namespaces of a slot, as `pcpm exec` joins them.
+fn inside(world: &World, owner: &str, command: &str) -> Result<String> {
+    let words = command.split_whitespace();
+    let text = world
+        .pcpm(["exec", owner, "--"].into_iter().chain(words))?
+        .run()?;
+    Ok(text.trim().to_owned())
+}
+
+/// Slots that have namespaces of this kind, by what is mounted and what are only files.
+fn shared(world: &World, kind: &str) -> Result<(usize, usize)> {
+    let mounts = world.tool("cat /proc/mounts").run()?;
+    let below = format!(" /run/pcpm/{kind}/");
+    let mounts = mounts.lines().filter(|line| line.contains(&below)).count();
+    let files = fs::read_dir(world.path(format!("/run/pcpm/{kind}")))?.count();
+    Ok((mounts, files))
+}
+
+fn identity(world: &World, path: &str) -> Result<String> {
+    world.tool(&format!("stat -L -c %i {path}")).run()
+}
+
+#[test]
+fn slots_of_a_class_that_shares_have_namespaces_that_nobody_else_is_in() -> Result<()> {
+    let world = World::new()?;
+    let daemon = daemon(&world, PODS, &[])?;
+    daemon.wait_until_ready(5)?;
+    for kind in ["ipc", "uts"] {
+        assert_eq!(shared(&world, kind)?, (3, 3), "{kind}");
+    }
+    let [a, b] = ["a", "b"].map(|owner| attach(&daemon, owner, "pods"));
+    let (a, b) = (a?.attachment, b?.attachment);
+    let plain = attach(&daemon, "plain", "default")?.attachment;
+    assert_eq!((plain.ipc, plain.uts), (None, None));
+    let host = world.tool("hostname").run()?;
+    for (kind, paths) in [("ipc", [&a.ipc, &b.ipc]), ("uts", [&a.uts, &b.uts])] {
+        let mut seen = vec![identity(&world, &format!("/proc/self/ns/{kind}"))?];
+        for (owner, path) in ["a", "b"].into_iter().zip(paths) {
+            let path = path.as_deref().unwrap_or_default();
+            let mounted = identity(&world, path)?;
+            let joined = inside(
+                &world,
+                owner,
+                &format!("stat -L -c %i /proc/self/ns/{kind}"),
+            )?;
+            assert_eq!(joined, mounted.trim(), "{kind} of {owner}");
+            ensure!(
+                !seen.contains(&mounted),
+                "{kind} of {owner} is somebody else's"
+            );
+            seen.push(mounted);
+        }
+    }
+    inside(&world, "a", "hostname pod-a")?;
+    inside(&world, "a", "ipcmk -M 4096")?;
+    assert_eq!(inside(&world, "a", "hostname")?, "pod-a");
+    assert_eq!(inside(&world, "b", "hostname")?, host.trim());
+    assert_eq!(world.tool("hostname").run()?, host);
+    ensure!(inside(&world, "a", "ipcs -m")?.contains("4096"));
+    for text in [
+        inside(&world, "b", "ipcs -m")?,
+        inside(&world, "plain", "ipcs -m")?,
+    ] {
+        ensure!(!text.contains("4096"), "{text}");
+    }
+    let text = world.pcpm(["show", "a"])?.run()?;
+    ensure!(
+        text.contains("/run/pcpm/ipc/") && text.contains("/run/pcpm/uts/"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_command_runs_in_the_namespaces_that_its_class_shares() -> Result<()> {
+    let world = World::new()?;
+    let daemon = daemon(&world, PODS, &[])?;
+    daemon.wait_until_ready(5)?;
+    let host = world.tool("hostname").run()?;
+    let script = "hostname pod; hostname; ipcmk -M 4096 >/dev/null; ipcs -m | grep -c 4096";
+    let run = ["run", "--class", "pods", "--", "sh", "-c", script];
+    assert_eq!(world.pcpm(run)?.run()?, "pod\n1\n");
+    assert_eq!(world.tool("hostname").run()?, host);
+    ensure!(!world.tool("ipcs -m").run()?.contains("4096"));
+    // The next one gets a slot that nobody was in.
+    daemon.wait_until_ready(5)?;
+    let script = "hostname; ipcs -m | grep -c 4096 || true";
+    let run = ["run", "--class", "pods", "--", "sh", "-c", script];
+    assert_eq!(world.pcpm(run)?.run()?, format!("{}\n0\n", host.trim()));
+    Ok(())
+}
+
+#[test]
+fn what_a_class_shares_goes_with_its_slots_and_lives_through_a_kill() -> Result<()> {
+    let world = World::new()?;
+    fs::write(world.path("/run/pcpmd.toml"), PODS)?;
+    let before = HostState::of(world.host())?;
+    let mut first = daemon(&world, PODS, &[])?;
+    first.wait_until_ready(5)?;
+    for round in 0..6 {
+        let owner = format!("o{round}");
+        attach(&first, &owner, "pods")?;
+        inside(&world, &owner, "ipcmk -M 4096")?;
+        first.detach(&owner)?;
+    }
+    first.wait_until_ready(5)?;
+    for kind in ["ipc", "uts"] {
+        assert_eq!(shared(&world, kind)?, (3, 3), "{kind}");
+    }
+    let held = attach(&first, "held", "pods")?.attachment;
+    inside(&world, "held", "hostname survivor")?;
+    let ipc = held.ipc.clone().unwrap_or_default();
+    let was = identity(&world, &ipc)?;
+    first.wait_until("the class is full again", |counts| counts.ready == 4)?;
+    first.signal(Signal::SIGKILL)?;
+    first.wait(PATIENCE)?;
+
+    let mut second = daemon(&world, PODS, &[])?;
+    second.wait_until_ready(4)?;
+    assert_eq!(second.status()?.refill.created, 0, "{}", second.log());
+    let kept = second.get("held")?.attachment;
+    assert_eq!(
+        (&kept.id, &kept.ipc, &kept.uts),
+        (&held.id, &held.ipc, &held.uts)
+    );
+    assert_eq!(identity(&world, &ipc)?, was);
+    assert_eq!(inside(&world, "held", "hostname")?, "survivor");
+    second.signal(Signal::SIGKILL)?;
+    second.wait(PATIENCE)?;
+
+    // A class that shares nothing any more: what nobody holds is made anew.
+    let without = PODS.replace("share = [\"ipc\", \"uts\"]", "share = []");
+    let mut third = daemon(&world, &without, &[])?;
+    third.wait_until_ready(4)?;
+    for kind in ["ipc", "uts"] {
+        assert_eq!(shared(&world, kind)?, (1, 1), "{kind}");
+    }
+    assert_eq!(inside(&world, "held", "hostname")?, "survivor");
+    third.detach("held")?;
+    third.wait_until_ready(5)?;
+    assert_eq!(shared(&world, "ipc")?, (0, 0));
+    third.stop(PATIENCE)?;
+    // Whoever made the state directory removes it, and that one was killed.
+    let left = HostState::of(world.host())?.difference(&before);
+    assert_eq!(left, "find /run: + /run/pcpm");
+    Ok(())
+}
+
+#[test]
+fn all_that_a_killed_daemon_shared_can_be_removed() -> Result<()> {
+    let world = World::new()?;
+    fs::write(world.path("/run/pcpmd.toml"), PODS)?;
+    let before = HostState::of(world.host())?;
+    let mut daemon = daemon(&world, PODS, &[])?;
+    daemon.wait_until_ready(5)?;
+    attach(&daemon, "held", "pods")?;
+    daemon.signal(Signal::SIGKILL)?;
+    daemon.wait(PATIENCE)?;
+    let file = ["--config", "/run/pcpmd.toml", "--cleanup"];
+    world.host().command(binary("pcpmd")?, file).run()?;
+    assert_eq!(HostState::of(world.host())?.difference(&before), "");
     Ok(())
 }

@@ -213,3 +213,41 @@ fn programs_that_somebody_takes_off_their_hooks_come_back() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_shared_namespace_whose_mount_is_taken_away_is_told_and_replaced_where_nobody_holds_it()
+-> Result<()> {
+    let world = World::new()?;
+    let file = world.path("/run/pcpmd.toml");
+    std::fs::write(
+        file,
+        "share = [\"ipc\", \"uts\"]\n[reaper]\ninterval = \"1s\"\n",
+    )?;
+    let daemon = world.spawn_daemon(&["--config", "/run/pcpmd.toml", "--capacity", "2"])?;
+    daemon.wait_until_ready(2)?;
+    let held = daemon.attach("held", "t")?.attachment;
+    let idle = if held.slot == "s0000" {
+        "s0001"
+    } else {
+        "s0000"
+    };
+    world
+        .tool(&format!("umount /run/pcpm/ipc/{}", held.slot))
+        .run()?;
+    event(
+        &daemon,
+        "broken",
+        "its ipc namespace is not mounted, and cannot be repaired",
+    )?;
+    world.tool(&format!("umount /run/pcpm/uts/{idle}")).run()?;
+    event(&daemon, "failed", "its uts namespace is not mounted")?;
+    daemon.wait_until_ready(1)?;
+    let replaced = world.tool(&format!("stat -f -c %T /run/pcpm/uts/{idle}"));
+    assert_eq!(replaced.run()?.trim(), "nsfs");
+    // Its network is as it was, and it is not told again and again.
+    let address = &held.addresses[0];
+    world.tool(&format!("ping -c1 -W5 {address}")).run()?;
+    let broken = daemon.get("held")?.attachment.broken;
+    assert!(broken.is_some_and(|text| text.contains("ipc namespace")));
+    Ok(())
+}

@@ -37,6 +37,7 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::OnEmpty::CUSTOM_TYPE,
         types::Lease::CUSTOM_TYPE,
         types::TargetMode::CUSTOM_TYPE,
+        types::SharedNamespace::CUSTOM_TYPE,
         types::DefaultPolicy::CUSTOM_TYPE,
         types::Source::CUSTOM_TYPE,
         types::SlotState::CUSTOM_TYPE,

@@ -11,6 +11,8 @@ use super::layer::{ClassLayer, Given, Layer, PolicyLayer, ReserveLayer};
 use super::policy;
 use super::validate::{MOST_SLOTS, addresses, check, number, overlap, ready, refill, set};
 use super::{Class, Config, Refill, Reserve};
+use crate::net::Share;
+use crate::pool::Recycle;
 
 /// Classes there may be beside the default one.
 const MOST_CLASSES: usize = 63;
@@ -84,18 +86,25 @@ fn reserve_key(name: &str) -> String {
     format!("reserve.{name}")
 }
 
+/// What is said at top level.
+#[derive(Clone, Copy)]
+pub(super) struct Otherwise<'a> {
+    pub(super) refill: Refill,
+    pub(super) share: Share,
+    pub(super) template: &'a Options,
+}
+
 /// The classes; what one does not say is as at top level.
 pub(super) fn classes(
     layers: Vec<(Given<String>, ClassLayer)>,
-    otherwise: Refill,
-    template: &Options,
+    otherwise: Otherwise<'_>,
 ) -> Result<Vec<Class>, ConfigError> {
     let classes = layers.into_iter().enumerate();
     let classes = classes.map(|(index, (name, layer))| {
         let key = class_key(&name.value);
         let origin = name.origin.clone();
         let name = check(&key, name, |name| class_name(name, index))?;
-        class(&key, origin, name, layer, (otherwise, template))
+        class(&key, origin, name, layer, otherwise)
     });
     classes.collect()
 }
@@ -105,24 +114,31 @@ fn class(
     origin: Origin,
     name: String,
     mut layer: ClassLayer,
-    (otherwise, template): (Refill, &Options),
+    otherwise: Otherwise<'_>,
 ) -> Result<Class, ConfigError> {
     let key = |name| format!("{table}.{name}");
+    let place = origin.clone();
     let capacity = layer.capacity.ok_or_else(|| ConfigError::Invalid {
         origin,
         key: key("capacity"),
         reason: "must be given: how many slots the class has".to_owned(),
     })?;
     let capacity = check(&key("capacity"), capacity, number(1..=MOST_SLOTS))?;
-    let refill = refill(&key("refill"), layer.refill, capacity, otherwise)?;
+    let refill = refill(&key("refill"), layer.refill, capacity, otherwise.refill)?;
     let policy = key("policy");
     Ok(Class {
         default: policy::default(&policy, layer.policy.default.take())?,
-        template: policy::template(&policy, layer.policy, template)?,
+        template: policy::template(&policy, layer.policy, otherwise.template)?,
         capacity,
         ready: set(&key("ready"), layer.ready, capacity, |n| ready(n, capacity))?,
         addresses: optional(&key("addresses"), layer.addresses, |text| network(&text))?,
         mtu: optional(&key("mtu"), layer.mtu, mtu)?,
+        share: share(
+            &key("share"),
+            layer.share,
+            (otherwise.share, Some(place)),
+            refill,
+        )?,
         refill,
         name,
     })
@@ -257,6 +273,33 @@ pub(super) fn sharing(default: u32, classes: &[Class]) -> u32 {
     others.fold(default, |all, class| all.saturating_add(class.capacity))
 }
 
+/// Namespaces that slots have beside the network one. Nobody sees whether those are clean, so such slots are not
+/// used again.
+pub(super) fn share(
+    key: &str,
+    given: Option<Given<Vec<String>>>,
+    (otherwise, place): (Share, Option<Origin>),
+    refill: Refill,
+) -> Result<Share, ConfigError> {
+    let origin = given.as_ref().map(|given| given.origin.clone()).or(place);
+    let share = set(key, given, otherwise, |words| {
+        words.iter().map(|word| word.parse()).collect()
+    })?;
+    if share.is_nothing() || refill.recycle == Recycle::Never {
+        return Ok(share);
+    }
+    let reason = format!(
+        "refill.recycle is {}, and what is left in these namespaces is not looked at: slots that have them cannot \
+         be used again",
+        refill.recycle
+    );
+    Err(ConfigError::Invalid {
+        origin: origin.expect("nothing is shared where nothing is said"),
+        key: key.to_owned(),
+        reason,
+    })
+}
+
 pub(super) fn mtu(n: i64) -> Result<u32, String> {
     number(SMALLEST_MTU..=LARGEST_MTU)(n)
 }
@@ -297,7 +340,7 @@ fn network(text: &str) -> Result<Ipv4Net, String> {
     ))
 }
 
-fn optional<G, T>(
+pub(super) fn optional<G, T>(
     key: &str,
     given: Option<Given<G>>,
     checked: impl FnOnce(G) -> Result<T, String>,

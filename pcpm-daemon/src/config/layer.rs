@@ -33,6 +33,7 @@ pub(super) struct Layer {
     pub(super) max_rtnl_wait: Option<Given<String>>,
     pub(super) refill: RefillLayer,
     pub(super) mtu: Option<Given<i64>>,
+    pub(super) share: Option<Given<Vec<String>>>,
     /// By their names.
     pub(super) classes: Vec<(Given<String>, ClassLayer)>,
     /// The same.
@@ -89,6 +90,7 @@ pub(super) struct ClassLayer {
     pub(super) ready: Option<Given<i64>>,
     pub(super) addresses: Option<Given<String>>,
     pub(super) mtu: Option<Given<i64>>,
+    pub(super) share: Option<Given<Vec<String>>>,
     pub(super) refill: RefillLayer,
     pub(super) policy: PolicyLayer,
 }
@@ -172,6 +174,7 @@ impl Layer {
             max_rtnl_wait: refill.text("max_rtnl_wait")?,
             refill: refill.refill()?,
             mtu: root.integer("mtu")?,
+            share: root.texts("share")?,
             classes: root.table("class")?.tables(Table::class)?,
             reserves: root.table("reserve")?.tables(Table::reserve)?,
             nat_ports: nat.text("ports")?,
@@ -329,6 +332,7 @@ impl<'a> Table<'a> {
             ready: self.integer("ready")?,
             addresses: self.text("addresses")?,
             mtu: self.integer("mtu")?,
+            share: self.texts("share")?,
             refill: refill.refill()?,
             policy: policy.policy()?,
         };

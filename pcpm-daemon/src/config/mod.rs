@@ -32,6 +32,7 @@ use layer::Layer;
 
 use crate::engine::ClassSpec;
 use crate::metrics::Endpoint;
+use crate::net::Share;
 use crate::pool::{
     Adaptive, ClassSettings, Quotas, Recycle, ReserveSettings, Target, TenantPattern, Terms,
 };
@@ -76,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) refill: Refill,
     /// MTU of slots' links in bytes, if it is not the uplink's.
     pub(crate) mtu: Option<u32>,
+    /// Namespaces that slots have beside the network one.
+    pub(crate) share: Share,
     /// Other classes of slots than the default one, which is what the settings here are about.
     pub(crate) classes: Vec<Class>,
     /// Ready slots held back for some tenants.
@@ -201,6 +204,8 @@ pub(crate) struct Class {
     pub(crate) addresses: Option<Ipv4Net>,
     /// As [`Config::mtu`].
     pub(crate) mtu: Option<u32>,
+    /// As [`Config::share`].
+    pub(crate) share: Share,
     /// As [`Config::refill`].
     pub(crate) refill: Refill,
     /// Whether its slots reach the world where no rule says, if that is not as at top level.
@@ -324,6 +329,7 @@ impl Config {
             ready: self.ready,
             addresses: None,
             mtu: self.mtu,
+            share: self.share,
             refill: self.refill,
             default: None,
             template: self.policy.template.clone(),
@@ -346,6 +352,7 @@ impl Config {
         ClassSpec {
             name: class.name.clone(),
             mtu: class.mtu,
+            share: class.share,
             addresses: class.addresses.unwrap_or(self.pool_cidr),
             terms: Terms::of_class(class.template.clone(), class.default),
             reservations,
@@ -382,6 +389,13 @@ impl Config {
     pub(crate) fn room(&self) -> u32 {
         let ends = self.index_ranges().map(|range| range.end);
         ends.max().unwrap_or_default()
+    }
+
+    /// Namespaces that slots of any class have beside the network one.
+    pub(crate) fn shares(&self) -> Share {
+        let others = self.classes.iter().map(|class| class.share);
+        let all = std::iter::once(self.share).chain(others);
+        all.flat_map(Share::kinds).collect()
     }
 
     /// Whether slots of any class are used again.

@@ -15,6 +15,7 @@ use super::{
     Principal, Refill, UplinkSetting,
 };
 use crate::metrics::Endpoint;
+use crate::net::Share;
 use crate::pool::{Quota, Quotas, Recycle};
 
 /// In the range that exporters use (the wiki of Prometheus, "Default port allocations").
@@ -71,6 +72,11 @@ fn pool(file: &mut Printer, config: &Config) {
     file.set_unless(config.ready == config.capacity, "ready", &config.ready);
     file.about(&["MTU of the slots' links in bytes, 1280 to 65535. Default: that of the uplink."]);
     file.set_unless(config.mtu.is_none(), "mtu", &config.mtu.unwrap_or(1500));
+    file.about(&[
+        "Namespaces that slots have beside the network one, for containers that share them: \"ipc\", \"uts\". Slots that have",
+        "any are not used again (see recycle in [refill]).",
+    ]);
+    file.set("share", &share(config.share));
     file.about(&[
         "Addresses of the slots: an IPv4 network that nothing else on this host uses, with a prefix length",
         "of 8 to 30 and room for capacity addresses.",
@@ -179,7 +185,7 @@ fn tables(file: &mut Printer, config: &Config) {
 fn classes(file: &mut Printer, config: &Config) {
     file.about(&[
         "Further classes of slots, chosen at attach by name, as tables [class.NAME]: capacity (which must be",
-        "given), ready, mtu, tables refill and policy, and addresses, a part of pool_cidr that only this class has.",
+        "given), ready, mtu, share, tables refill and policy, and addresses, a part of pool_cidr that only this class has.",
         "The settings above are those of the class default, and what a class does not say is as there.",
     ]);
     for class in &config.classes {
@@ -192,6 +198,7 @@ fn classes(file: &mut Printer, config: &Config) {
         if let Some(mtu) = class.mtu {
             file.set("mtu", &mtu);
         }
+        file.set("share", &share(class.share));
         file.table(&format!("class.{}.refill", quoted(&class.name)));
         file.set("target", &quoted(&class.refill.target));
         file.set("floor", &class.refill.floor);
@@ -206,6 +213,10 @@ fn classes(file: &mut Printer, config: &Config) {
         rules(file, &class.template);
         limits(file, &class.template);
     }
+}
+
+fn share(share: Share) -> toml::Value {
+    toml::Value::Array(share.kinds().map(|kind| quoted(&kind)).collect())
 }
 
 fn rules(file: &mut Printer, template: &Options) {
@@ -379,7 +390,12 @@ impl Printer {
     }
 
     fn about(&mut self, lines: &[&str]) {
-        if !self.0.ends_with("]\n") {
+        let below_a_table = self
+            .0
+            .lines()
+            .last()
+            .is_some_and(|line| line.starts_with('['));
+        if !below_a_table {
             self.line("");
         }
         for line in lines {

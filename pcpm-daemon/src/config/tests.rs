@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Parser;
 use proptest::{prelude::*, sample};
 
-use pcpm_api::types::{AttachRequest, TargetMode};
+use pcpm_api::types::{AttachRequest, SharedNamespace, TargetMode};
 
 use super::validate::{DEFAULT_INNER, whole_hubs};
 use super::*;
@@ -680,6 +680,7 @@ prop_compose! {
         refill in any_refill(),
         default in proptest::option::of(any_default()),
         template in any_template(),
+        share in any_share(),
     ) -> Class {
         Class {
             name,
@@ -687,10 +688,25 @@ prop_compose! {
             ready: ready % (capacity + 1),
             addresses: None,
             mtu,
+            share: where_allowed(share, refill),
             refill: within(refill, capacity),
             default,
             template,
         }
+    }
+}
+
+fn any_share() -> impl Strategy<Value = Share> {
+    let kinds = sample::subsequence(SharedNamespace::ALL.to_vec(), 0..=2);
+    kinds.prop_map(|kinds| kinds.into_iter().collect())
+}
+
+/// Slots that are used again share nothing.
+fn where_allowed(share: Share, refill: Refill) -> Share {
+    if refill.recycle == Recycle::Never {
+        share
+    } else {
+        Share::default()
     }
 }
 
@@ -816,7 +832,8 @@ prop_compose! {
         (refill, flows, share) in (any_refill(), 1024_u32..=16_777_216, any::<u32>()),
         (published, policy) in (1_u32..=65_536, (any_default(), any_template())),
         (max_clients, workers) in (1_u32..=65_536, 1_u32..=16),
-        (mtu, classes) in (proptest::option::of(1280_u32..=65_535), prop::collection::vec(any_class(), 0..4)),
+        (mtu, shared) in (proptest::option::of(1280_u32..=65_535), any_share()),
+        classes in prop::collection::vec(any_class(), 0..4),
         (keep, through_host) in any::<(bool, bool)>(),
         (access, quotas) in (any_access(), any_quotas()),
         (enabled, long_wait_ms) in (any::<bool>(), 1_u64..=60_000),
@@ -847,6 +864,7 @@ prop_compose! {
             max_rtnl_wait,
             refill: within(refill, capacity),
             mtu,
+            share: where_allowed(shared, refill),
             reserves: any_reserves(&classes),
             classes,
             nat: Nat {
@@ -921,6 +939,55 @@ fn a_class_has_the_rules_and_limits_of_the_top_level_where_it_says_nothing() {
     );
     assert_eq!(big.options.rules.allow(), default.options.rules.allow());
     assert!(big.options.rules.deny().is_empty() && default.options.rules.deny().len() == 1);
+}
+
+#[test]
+fn a_class_shares_what_the_top_level_does_where_it_says_nothing() {
+    let config = parse(
+        "share = [\"uts\", \"ipc\"]\n[class.a]\ncapacity = 1\nshare = [\"ipc\"]\n\
+         [class.b]\ncapacity = 1\n[class.c]\ncapacity = 1\nshare = []\n",
+    )
+    .unwrap();
+    let specs = config.class_specs();
+    let shares = specs.iter().map(|class| {
+        class
+            .share
+            .kinds()
+            .map(SharedNamespace::as_str)
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(
+        shares.collect::<Vec<_>>(),
+        [vec!["ipc", "uts"], vec!["ipc"], vec!["ipc", "uts"], vec![]]
+    );
+    assert_eq!(config.shares(), config.share);
+}
+
+#[test]
+fn what_slots_share_that_are_used_again_is_refused() {
+    let cases = [
+        (
+            "share = [\"ipc\"]\nrefill.recycle = \"verified\"\n",
+            "pcpmd.toml:1: share: refill.recycle is verified, and what is left",
+        ),
+        (
+            "share = [\"ipc\"]\n[class.a]\ncapacity = 1\nrefill.recycle = \"same-tenant\"\n",
+            "pcpmd.toml:2: class.a.share: refill.recycle is same-tenant, and",
+        ),
+        (
+            "refill.recycle = \"verified\"\n[class.a]\ncapacity = 1\nshare = [\"uts\"]\n",
+            "pcpmd.toml:4: class.a.share: refill.recycle is verified, and",
+        ),
+        (
+            "share = [\"pid\"]\n",
+            "pcpmd.toml:1: share: 'pid' is not one of ipc, uts",
+        ),
+    ];
+    for (text, expected) in cases {
+        let told = refused(text);
+        assert!(told.contains(expected), "{text}: {told}");
+    }
+    parse("refill.recycle = \"verified\"\n[class.a]\ncapacity = 1\nshare = [\"ipc\"]\nrefill.recycle = \"never\"\n").unwrap();
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::{
     LogLevel, Nat, OnExit, Policy, PoolV6, PortRange, Principal, Publish, Reaper, Refill,
     UplinkSetting,
 };
+use crate::net::Share;
 use crate::pool::{Quota, Quotas, Recycle};
 
 /// Slots one daemon can number.
@@ -89,6 +90,7 @@ impl Default for Config {
             workers: 2,
             max_rtnl_wait: None,
             mtu: None,
+            share: Share::default(),
             classes: Vec::new(),
             reserves: Vec::new(),
             refill: Refill {
@@ -152,7 +154,13 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
     })?;
     let refill = refill("refill", layer.refill, capacity, default.refill)?;
     let policy = policy(layer.policy, &default.policy)?;
-    let classes = classes::classes(layer.classes, refill, &policy.template)?;
+    let share = classes::share("share", layer.share, (Share::default(), None), refill)?;
+    let otherwise = classes::Otherwise {
+        refill,
+        share,
+        template: &policy.template,
+    };
+    let classes = classes::classes(layer.classes, otherwise)?;
     let sharing = classes::sharing(capacity, &classes);
     let most = whole_hubs(sharing, pool_cidr);
     let max_capacity = set("max_capacity", layer.max_capacity, most, |n| {
@@ -208,10 +216,8 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             layer.access_administrators,
         )?,
         locks: locks(layer.locks_enabled, layer.locks_long_wait_ms, default.locks)?,
-        mtu: layer
-            .mtu
-            .map(|given| check("mtu", given, classes::mtu))
-            .transpose()?,
+        mtu: classes::optional("mtu", layer.mtu, classes::mtu)?,
+        share,
         classes,
         reserves: classes::reserves(layer.reserves)?,
         quotas: Quotas {
@@ -220,10 +226,7 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
             user: quota("quota.user", layer.quota_user)?,
         },
         reaper: reaper(layer.reaper_interval, default.reaper)?,
-        metrics: layer
-            .metrics_listen
-            .map(|given| check("metrics.listen", given, |text| text.parse()))
-            .transpose()?,
+        metrics: classes::optional("metrics.listen", layer.metrics_listen, |text| text.parse())?,
         log: log(layer.log_format, layer.log_level, default.log)?,
     };
     classes::check_together(&config, &places)?;

@@ -6,14 +6,14 @@ use nix::errno::Errno;
 use pcpm_api::{
     error::PoolError,
     rules::Rule,
-    types::{Flows, Lease, PublishedPort, Slot, SlotState, Source, Traffic},
+    types::{Flows, Lease, PublishedPort, SharedNamespace, Slot, SlotState, Source, Traffic},
 };
 use pcpm_ebpf::abi::SlotCounters;
 use serde::{Serialize, Serializer};
 
 use super::{Engine, World};
 use crate::{
-    net::{slot_name, slot_path},
+    net::{Share, share_path, slot_name, slot_path},
     pool::{Holder, SlotIndex},
 };
 
@@ -31,6 +31,9 @@ pub(super) struct SlotText {
     gateways: Vec<String>,
     mac: String,
     mtu: u32,
+    share: Share,
+    ipc: Option<String>,
+    uts: Option<String>,
 }
 
 impl SlotText {
@@ -39,9 +42,23 @@ impl SlotText {
         self.mtu
     }
 
-    pub(super) fn new(world: &World, slot: SlotIndex, mtu: u32) -> Self {
+    /// The namespaces that it has beside the network one.
+    pub(super) fn share(&self) -> Share {
+        self.share
+    }
+
+    pub(super) fn new(world: &World, slot: SlotIndex, mtu: u32, share: Share) -> Self {
+        let path = |kind| {
+            let path = share
+                .has(kind)
+                .then(|| share_path(&world.state_dir, kind, slot));
+            path.map(|path| path.display().to_string())
+        };
         Self {
             mtu,
+            share,
+            ipc: path(SharedNamespace::Ipc),
+            uts: path(SharedNamespace::Uts),
             name: slot_name(slot),
             netns: slot_path(&world.state_dir, slot).display().to_string(),
             addresses: world.addresses(slot),
@@ -96,6 +113,10 @@ struct Fields<'a> {
     slot: &'a str,
     epoch: u32,
     netns: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipc: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uts: Option<&'a str>,
     interface: &'a str,
     addresses: &'a [String],
     inner_addresses: &'a [String],
@@ -144,6 +165,8 @@ impl Serialize for Attachment {
             slot: &text.name,
             epoch: self.epoch,
             netns: &text.netns,
+            ipc: text.ipc.as_deref(),
+            uts: text.uts.as_deref(),
             interface: INTERFACE,
             addresses: &text.addresses,
             inner_addresses: &text.inner_addresses,

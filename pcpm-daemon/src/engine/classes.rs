@@ -10,7 +10,10 @@ use pcpm_api::{
 };
 
 use super::{Engine, administration::Sizes, attachment::texts};
-use crate::pool::{ClassIndex, ClassSettings, Recycle, SlotIndex, Terms};
+use crate::{
+    net::Share,
+    pool::{ClassIndex, ClassSettings, Recycle, SlotIndex, Terms},
+};
 
 /// A class as it is configured.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub(crate) struct ClassSpec {
     pub(crate) name: String,
     /// Of its slots' links, in bytes; the uplink's if there is none.
     pub(crate) mtu: Option<u32>,
+    /// Namespaces that its slots have beside the network one.
+    pub(crate) share: Share,
     /// What its slots' addresses are in.
     pub(crate) addresses: Ipv4Net,
     /// Of the reservations in `pool`, in their order.
@@ -33,6 +38,7 @@ pub(super) struct Class {
     pub(super) name: Rc<str>,
     pub(super) sizes: Sizes,
     mtu: Option<u32>,
+    pub(super) share: Share,
     addresses: Ipv4Net,
     recycle: Recycle,
     pub(super) terms: Option<Rc<Terms>>,
@@ -52,6 +58,7 @@ impl Class {
             name: spec.name.as_str().into(),
             sizes: Sizes::of(spec.pool.target),
             mtu: spec.mtu,
+            share: spec.share,
             addresses: spec.addresses,
             recycle: spec.pool.recycle,
             terms: spec.terms.clone(),
@@ -89,6 +96,7 @@ impl Engine {
                 name: name.clone(),
                 sizes: Sizes::of(self.pool.target_setting(index)),
                 mtu: None,
+                share: Share::default(),
                 addresses: self.world.pool_cidr,
                 recycle: Recycle::Never,
                 terms: None,
@@ -141,6 +149,7 @@ impl Engine {
             mtu: self.mtu(index),
             addresses: class.addresses.to_string(),
             recycle: class.recycle.to_string(),
+            share: class.share.into(),
             policy: class
                 .terms
                 .as_deref()

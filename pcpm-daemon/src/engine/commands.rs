@@ -26,8 +26,10 @@ impl Engine {
     ) -> Option<(RequestId, Result<Attached, PoolError>)> {
         match command {
             Command::Create(slot) => {
+                let class = self.pool.class_of(slot);
                 let spec = SlotSpec {
-                    mtu: self.mtu(self.pool.class_of(slot)),
+                    mtu: self.mtu(class),
+                    share: self.classes[class].share,
                     ..self.world.spec(slot)
                 };
                 self.work.create(spec);
@@ -57,6 +59,7 @@ impl Engine {
         let text = self.records[slot as usize].text.as_ref();
         SlotSpec {
             mtu: text.map_or_else(|| self.mtu(self.pool.class_of(slot)), |text| text.mtu()),
+            share: text.map(|text| text.share()).unwrap_or_default(),
             ..self.world.spec(slot)
         }
     }

@@ -5,7 +5,7 @@ use std::{fmt, iter, os::fd::OwnedFd};
 
 use super::{Engine, events::Happening};
 use crate::{
-    net::{hub_of, slot_name},
+    net::{Share, hub_of, slot_name},
     pool::{Event, SlotIndex},
     reaper::Finding,
 };
@@ -40,11 +40,12 @@ impl Engine {
                 there,
                 looked_at_ms,
             } => {
-                let is_gone =
-                    |slot: &SlotIndex| hubs.contains(&hub_of(*slot)) && !there.contains(slot);
                 let held = self.pool.attached_slots().chain(self.pool.idle_slots());
-                for slot in held.filter(is_gone).collect::<Vec<_>>() {
-                    self.doubt(slot, "nothing of it is there".to_owned(), looked_at_ms);
+                let held = held.filter(|slot| hubs.contains(&hub_of(*slot)));
+                for slot in held.collect::<Vec<_>>() {
+                    if let Some(doubt) = self.doubt_about(slot, there.get(&slot)) {
+                        self.doubt(slot, doubt, looked_at_ms);
+                    }
                 }
             }
             Finding::Doubtful {
@@ -53,6 +54,19 @@ impl Engine {
                 looked_at_ms,
             } => self.doubt(slot, doubt, looked_at_ms),
         }
+    }
+
+    /// What is wrong with a slot of which these namespaces are there beside the network one, or nothing.
+    fn doubt_about(&self, slot: SlotIndex, there: Option<&Share>) -> Option<String> {
+        let Some(there) = there else {
+            return Some("nothing of it is there".to_owned());
+        };
+        let record = &self.records[slot as usize];
+        let share = record.text.as_ref()?.share();
+        let doubt = share.doubt(*there)?;
+        // Whatever else is wrong with it is told first.
+        let is_first = |broken: &Broken| broken.doubt == doubt;
+        record.broken.as_ref().is_none_or(is_first).then_some(doubt)
     }
 
     fn doubt(&mut self, slot: SlotIndex, doubt: String, looked_at_ms: u64) {

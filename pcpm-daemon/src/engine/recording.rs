@@ -85,6 +85,7 @@ impl Engine {
             epoch: self.pool.epoch(slot),
             class: self.class_name(slot).clone(),
             mtu,
+            share: self.classes[self.pool.class_of(slot)].share,
             counters: record::counters(baseline),
         };
         self.journal.note(match tenant {

@@ -92,6 +92,11 @@ impl Engine {
     pub(super) fn recycle(&mut self, slot: SlotIndex) {
         let mtu = self.mtu(self.pool.class_of(slot));
         let record = &mut self.records[slot as usize];
+        // Its class may not have been one whose slots are used again when it was made.
+        let shares = record
+            .text
+            .as_ref()
+            .is_some_and(|text| !text.share().is_nothing());
         let is_as_others = record.text.as_ref().is_some_and(|text| text.mtu() == mtu);
         let tampered = record.tampered.take();
         let scrutiny = match self.pool.to_be_kept_for(slot) {
@@ -101,6 +106,7 @@ impl Engine {
         let golden = record.golden.take();
         let unclean = match (&self.recycler, golden) {
             (None, _) => return self.retire(slot),
+            (Some(_), _) if shares => return self.retire(slot),
             (Some(_), _) if tampered.is_some() => {
                 Unclean::found("tampered", tampered.unwrap_or_default())
             }

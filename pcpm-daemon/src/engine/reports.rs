@@ -28,13 +28,14 @@ impl Engine {
                 self.create_latency.record(timings);
                 let baseline = self.baseline(slot);
                 self.datapath.begin_flows(slot);
-                let mtu = self.mtu(self.pool.class_of(slot));
+                let class = self.pool.class_of(slot);
+                let (mtu, share) = (self.mtu(class), self.classes[class].share);
                 self.note_ready(slot, mtu, baseline);
                 self.records[slot as usize] = Record {
                     netns: Some(netns),
                     ready_at_ms: unix_time_ms(),
                     baseline,
-                    text: Some(Rc::new(SlotText::new(&self.world, slot, mtu))),
+                    text: Some(Rc::new(SlotText::new(&self.world, slot, mtu, share))),
                     is_noted_ready: true,
                     ..Record::default()
                 };

@@ -69,9 +69,11 @@ struct Traces {
 /// What to do about a slot.
 fn judge(traces: &Traces) -> Verdict {
     let found = traces.found.as_ref();
+    let made = traces.known.as_ref().and_then(|known| known.made.as_ref());
+    let share = made.map(|made| made.share).unwrap_or_default();
     let doubt = match found {
         None => Some("it is gone".to_owned()),
-        Some(found) => found.doubt.clone(),
+        Some(found) => found.doubt.clone().or_else(|| share.doubt(found.share)),
     };
     let spent = |why| match found {
         Some(_) => Verdict::Spent(why),
@@ -248,13 +250,16 @@ impl Engine {
     /// Whether slots of its class are still made as this one was.
     fn is_as_configured(&self, made: &Ready) -> bool {
         let class = self.class_named(Some(&made.class));
-        class.is_ok_and(|class| self.is_mtu_of(class, made.mtu))
+        class.is_ok_and(|class| {
+            self.is_mtu_of(class, made.mtu) && self.classes[class].share == made.share
+        })
     }
 
     /// What is said about the slot and does not change.
     fn describe(&mut self, slot: SlotIndex, made: Option<&Ready>) {
         let mtu = made.map_or(self.world.mtu, |made| made.mtu);
-        let text = Rc::new(SlotText::new(&self.world, slot, mtu));
+        let share = made.map(|made| made.share).unwrap_or_default();
+        let text = Rc::new(SlotText::new(&self.world, slot, mtu, share));
         let Record {
             netns,
             is_noted_ready,

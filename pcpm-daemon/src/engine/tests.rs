@@ -6,6 +6,7 @@ mod findings;
 mod options;
 mod recycle;
 mod restart;
+mod share;
 mod terms;
 
 use std::{cell::RefCell, fs::File, time::Duration};
@@ -59,6 +60,7 @@ fn class(name: &str, capacity: u32, ready: u32, recycle: Recycle) -> ClassSpec {
     ClassSpec {
         name: name.to_owned(),
         mtu: None,
+        share: net::Share::default(),
         addresses: "10.213.0.0/16".parse().unwrap(),
         reservations: Vec::new(),
         terms: None,

@@ -312,6 +312,7 @@ mod tests {
             address6: None,
             mac: pcpm_ebpf::abi::slot_mac(index),
             mtu: 1500,
+            share: crate::net::Share::default(),
         }
     }
 

@@ -9,7 +9,11 @@ use ipnet::IpNet;
 use pcpm_api::types;
 use pcpm_ebpf::abi::{CLONE_MAC, GATEWAY_V4, GATEWAY_V6, slot_mac};
 
-use crate::{config::Inner, net::SlotSpec, pool::SlotIndex};
+use crate::{
+    config::Inner,
+    net::{Share, SlotSpec},
+    pool::SlotIndex,
+};
 
 /// What is fixed while the daemon runs.
 #[derive(Clone, Debug)]
@@ -53,6 +57,7 @@ impl World {
             address6: self.inner_address6(slot),
             mac: self.mac(slot),
             mtu: self.mtu,
+            share: Share::default(),
         }
     }
 

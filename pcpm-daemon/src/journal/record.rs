@@ -7,6 +7,7 @@ use pcpm_ebpf::abi::SlotCounters;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    net::Share,
     policy::PolicyId,
     pool::{Holder, SlotIndex, default_class, is_default_class},
 };
@@ -55,6 +56,9 @@ pub(crate) struct Ready {
     pub(crate) class: Rc<str>,
     /// The MTU that the slot was made with, in bytes.
     pub(crate) mtu: u32,
+    /// The namespaces that it has beside the network one.
+    #[serde(default, skip_serializing_if = "shares_nothing")]
+    pub(crate) share: Share,
     /// What the slot's counters read when it was made.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) counters: Counters,
@@ -141,6 +145,11 @@ pub(crate) fn slot_counters(counters: Counters) -> SlotCounters {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
 fn is_none(number: &u32) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+fn shares_nothing(share: &Share) -> bool {
+    share.is_nothing()
 }
 
 fn is_zero(counters: &Counters) -> bool {

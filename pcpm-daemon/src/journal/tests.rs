@@ -11,7 +11,10 @@ use super::{
     record::{Attached, Kept, Ready, Started, Updated},
     *,
 };
-use crate::pool::{Holder, SlotIndex, default_class};
+use crate::{
+    net::Share,
+    pool::{Holder, SlotIndex, default_class},
+};
 
 const SLOTS: SlotIndex = 6;
 
@@ -32,6 +35,7 @@ fn ready(slot: SlotIndex, epoch: u32) -> Record {
         epoch,
         class: default_class(),
         mtu: 1500,
+        share: Share::default(),
         counters: [0; 5],
     })
 }

@@ -13,8 +13,8 @@ use ipnet::IpNet;
 
 use super::{
     Conflict, CreateTimings, FoundUplinks, FreshSlot, Golden, HostKernel, Hub, HubSpec, HubState,
-    NetError, NewSlot, Programs, Recycled, RetiredSlot, SlotKernel, SlotRecycler, SlotSpec, Swept,
-    TamperWatch, UplinkChoice, UsedSlot, Witness,
+    NetError, NewSlot, Programs, Recycled, RetiredSlot, Share, SlotKernel, SlotRecycler, SlotSpec,
+    Swept, TamperWatch, UplinkChoice, UsedSlot, Witness,
 };
 
 /// What was asked of the kernel.
@@ -149,7 +149,7 @@ impl HostKernel for FakeKernel {
         Swept::default()
     }
 
-    fn prepare(&mut self) -> Result<(), NetError> {
+    fn prepare(&mut self, _: Share) -> Result<(), NetError> {
         self.record(Call::Prepare);
         Ok(())
     }
@@ -218,6 +218,7 @@ fn a_planned_failure_happens_as_often_as_planned() {
         address6: None,
         mac: pcpm_ebpf::abi::slot_mac(0),
         mtu: 1500,
+        share: Share::default(),
     };
     let created = [(); 2].map(|()| worker.create_slot(&spec).is_ok());
     let destroyed = [(); 2].map(|()| {

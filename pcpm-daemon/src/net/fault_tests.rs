@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::faults::Plan;
 use super::tests::{
-    host_with, hub_spec, in_private_world, look, look_into, programs, run_in, slot_spec,
+    host_with, hub_spec, in_private_world, look, look_into, programs, run_in, sharing_spec,
+    slot_spec,
 };
 use super::*;
 
@@ -48,7 +49,7 @@ fn objects(state_dir: &Path, hubs: &[Hub]) -> String {
         );
     }
     links.sort();
-    let files = ["netns", "hubs"].map(|directory| {
+    let files = ["netns", "ipc", "uts", "hubs"].map(|directory| {
         let mut files = namespace::files_below(&state_dir.join(directory));
         files.sort();
         files
@@ -68,7 +69,7 @@ fn a_slot_that_cannot_be_made_leaves_nothing() {
         let (mut host, hubs) = host_with(state_dir, 1);
         let mut worker = host.worker(Arc::clone(&hubs));
         let before = objects(state_dir, &hubs);
-        let spec = slot_spec(SLOT);
+        let spec = sharing_spec(SLOT);
         let steps = at_each_step(|step| {
             let (made, failed) = failing_at(step, || worker.create_slot(&spec));
             assert_eq!(made.is_err(), failed, "step {step}: {made:?}");
@@ -92,7 +93,7 @@ fn a_slot_that_cannot_be_destroyed_is_told_and_goes_at_the_next_try() {
         let mut worker = host.worker(Arc::clone(&hubs));
         let before = objects(state_dir, &hubs);
         let steps = at_each_step(|step| {
-            let slot = worker.create_slot(&slot_spec(SLOT)).unwrap();
+            let slot = worker.create_slot(&sharing_spec(SLOT)).unwrap();
             let (gone, failed) = failing_at(step, || destroy(&mut *worker, Some(slot.netns)));
             assert_eq!(gone.is_err(), failed, "step {step}: {gone:?}");
             if failed {

@@ -16,8 +16,9 @@ use super::recycle::Recycler;
 use super::slot::SlotWorker;
 use super::tables::Tables;
 use super::{
-    Conflict, FoundUplinks, HostKernel, Hub, HubSpec, HubState, Programs, SlotKernel, SlotRecycler,
-    Swept, TamperWatch, UplinkChoice, Witness, addresses, cookie, hub, mark, survey, sweep, uplink,
+    Conflict, FoundUplinks, HostKernel, Hub, HubSpec, HubState, Programs, Share, SlotKernel,
+    SlotRecycler, Swept, TamperWatch, UplinkChoice, Witness, addresses, cookie, hub, mark, share,
+    survey, sweep, uplink,
 };
 
 /// A sweep that takes longer waits for somebody else who holds `rtnl_mutex`.
@@ -94,9 +95,11 @@ impl HostKernel for Host {
         sweep::remove_others(&self.home, kept.collect(), SWEEP_WITHIN)
     }
 
-    fn prepare(&mut self) -> Result<(), NetError> {
+    fn prepare(&mut self, share: Share) -> Result<(), NetError> {
         namespace::share_directory(&self.home.slots())?;
-        namespace::share_directory(&self.home.hubs())
+        namespace::share_directory(&self.home.hubs())?;
+        let mut others = share::directories(&self.home.state_dir, share);
+        others.try_for_each(|directory| namespace::share_directory(&directory))
     }
 
     fn create_hub(&mut self, spec: &HubSpec, programs: &Programs) -> Result<Hub, NetError> {

@@ -11,7 +11,7 @@
 //! let mut host = Host::open(state_dir)?;           // "the host" is the caller's namespace
 //! let earlier = host.survey(&[0, 1]);              // what an earlier life left, to go on with
 //! host.sweep(&adopted);                            // the rest of it
-//! host.prepare()?;                                 // STATE_DIR/netns, STATE_DIR/hubs
+//! host.prepare(share)?;                            // STATE_DIR/netns, STATE_DIR/hubs, and what is shared
 //! let found = host.find_uplinks(&UplinkChoice::Auto)?;
 //! host.mend_hub(&mut hub, &hub_spec(0), &programs)?; // of those that were adopted
 //! let hubs: Arc<[Hub]> = (1..n).map(|h| host.create_hub(&hub_spec(h), &programs)).collect()?;
@@ -50,6 +50,7 @@ mod netlink;
 mod raw;
 mod recycle;
 mod routes;
+mod share;
 mod slot;
 mod survey;
 mod sweep;
@@ -81,6 +82,7 @@ pub(crate) use egress::{
 pub(crate) use error::NetError;
 pub(crate) use host::Host;
 pub(crate) use namespace::is_shared;
+pub(crate) use share::{Share, share_path};
 pub(crate) use tamper::{TamperWatch, Tampered};
 
 /// What the kernel needs to know to make one slot.
@@ -96,6 +98,8 @@ pub(crate) struct SlotSpec {
     pub(crate) mac: [u8; 6],
     /// MTU of the link in bytes.
     pub(crate) mtu: u32,
+    /// Namespaces that it has beside the network one.
+    pub(crate) share: Share,
 }
 
 /// A slot as it was made.
@@ -191,7 +195,7 @@ impl Unclean {
 pub(crate) struct CreateTimings {
     /// The empty namespace and its sysctls.
     pub(crate) namespace: Duration,
-    /// Its bind mount.
+    /// Its bind mount, and the namespaces it has beside it.
     pub(crate) mount: Duration,
     /// The link pair and the steering filter, made from the hub.
     pub(crate) link: Duration,
@@ -362,8 +366,8 @@ pub(crate) trait HostKernel: Send {
     /// slots.
     fn sweep(&mut self, kept: &[Hub]) -> Swept;
 
-    /// Makes the directories that namespaces are mounted in.
-    fn prepare(&mut self) -> Result<(), NetError>;
+    /// Makes the directories that namespaces are mounted in, those that some slots share among them.
+    fn prepare(&mut self, share: Share) -> Result<(), NetError>;
 
     /// Makes a hub, its link to the host, its filters and its route.
     fn create_hub(&mut self, spec: &HubSpec, programs: &Programs) -> Result<Hub, NetError>;

@@ -13,11 +13,15 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{FileStat, fstat};
+use nix::sys::statfs::{FsType, fstatfs};
 
 use super::error::{During, NetError};
 use crate::locks::operation;
 
 const OWN: &str = "/proc/thread-self/ns/net";
+
+/// From include/uapi/linux/magic.h.
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
 /// The calling thread's network namespace.
 pub(super) fn current() -> Result<OwnedFd, NetError> {
@@ -77,6 +81,11 @@ pub(super) fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// Mounts the calling thread's network namespace at `path`, which must not exist.
 pub(super) fn mount_current(path: &Path) -> Result<(), NetError> {
+    mount_own(OWN, path)
+}
+
+/// Mounts the calling thread's namespace `own`, a file of procfs, at `path`, which must not exist.
+pub(super) fn mount_own(own: &str, path: &Path) -> Result<(), NetError> {
     #[cfg(test)]
     super::faults::step("create a mount point")?;
     OpenOptions::new()
@@ -85,21 +94,21 @@ pub(super) fn mount_current(path: &Path) -> Result<(), NetError> {
         .mode(0o600)
         .open(path)
         .during(|| format!("create {}", path.display()))?;
-    let mounted = bind_own(path);
+    let mounted = bind(own, path);
     mounted.map_err(|error| error.and(unlink(path).err()))
 }
 
-fn bind_own(path: &Path) -> Result<(), NetError> {
+fn bind(own: &str, path: &Path) -> Result<(), NetError> {
     #[cfg(test)]
-    super::faults::step("mount a network namespace")?;
+    super::faults::step("mount a namespace")?;
     mount(
-        Some(OWN),
+        Some(own),
         path,
         None::<&str>,
         MsFlags::MS_BIND,
         None::<&str>,
     )
-    .during(|| format!("mount a network namespace at {}", path.display()))
+    .during(|| format!("mount a namespace at {}", path.display()))
 }
 
 /// Mounts `netns` at `path` unless it is what is mounted there. Returns whether it was not.
@@ -123,7 +132,16 @@ fn is_mounted(netns: &OwnedFd, path: &Path) -> bool {
     wanted.is_some() && there.map(identity) == wanted
 }
 
-/// Unmounts and removes what [`mount_current`] made; fine if it is gone.
+/// Opens the namespace mounted at `path`; `None` where none is.
+pub(super) fn open_mounted(path: &Path) -> Result<Option<OwnedFd>, NetError> {
+    let Ok(file) = File::open(path) else {
+        return Ok(None);
+    };
+    let kind = fstatfs(&file).during(|| format!("look at {}", path.display()))?;
+    Ok((kind.filesystem_type() == NSFS_MAGIC).then(|| file.into()))
+}
+
+/// Unmounts and removes what [`mount_own`] made; fine if it is gone.
 pub(super) fn unmount(path: &Path) -> Result<(), NetError> {
     let errors = [detach(path).err(), unlink(path).err()];
     NetError::collect(errors.into_iter().flatten())

@@ -22,8 +22,8 @@ use super::namespace::{self, Away};
 use super::netlink::{Batch, Netlink, Refused};
 use super::sysctl::Sysctls;
 use super::{
-    CreateTimings, Hub, NewSlot, RetiredSlot, SlotKernel, SlotSpec, hub_of, routes, slot_name,
-    slot_path, tc,
+    CreateTimings, Hub, NewSlot, RetiredSlot, SlotKernel, SlotSpec, hub_of, routes, share,
+    slot_name, slot_path, tc,
 };
 
 /// How many links one request deletes. The kernel holds `rtnl_mutex` all that time: about 20 ms for
@@ -64,10 +64,14 @@ impl SlotKernel for SlotWorker {
         operation::begin(Operation::Mount);
         let path = slot_path(&home.state_dir, spec.index);
         namespace::mount_current(&path)?;
+        share::make(&home.state_dir, spec).map_err(|error| {
+            let error = error.of(&slot_name(spec.index));
+            error.and(namespace::unmount(&path).err())
+        })?;
         timings.mount = watch.lap();
         operation::begin(Operation::Link);
         self.furnish(spec, &netns, &mut timings, watch)
-            .map_err(|error| error.and(namespace::unmount(&path).err()))?;
+            .map_err(|error| error.and(share::unmount_slot(&home.state_dir, spec.index).err()))?;
         Ok(NewSlot { netns, timings })
     }
 
@@ -82,7 +86,7 @@ impl SlotKernel for SlotWorker {
         }
         let home = Arc::clone(&self.home);
         let release = |slot: RetiredSlot| {
-            let unmounted = namespace::unmount(&slot_path(&home.state_dir, slot.index));
+            let unmounted = share::unmount_slot(&home.state_dir, slot.index);
             drop(slot.netns);
             let errors = failed.remove(&slot.index).unwrap_or_default();
             let outcome = NetError::collect(errors.into_iter().chain(unmounted.err()));

@@ -4,9 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,21 +16,18 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
-use nix::sys::statfs::{FsType, fstatfs};
+use pcpm_api::types::SharedNamespace;
 use pcpm_ebpf::abi::{
     GATEWAY_MAC, HUB_UPLINK_INDEX, LINK_INDEX_BASE, SLOT_LINK_INDEX, SLOTS_PER_HUB,
 };
 
-use super::error::{During, NetError};
+use super::error::NetError;
 use super::host::Home;
 use super::netlink::{Batch, Netlink};
 use super::sweep::{self, Remains};
-use super::{FoundHub, Hub, HubState, link, namespace, slot_name, tc};
+use super::{FoundHub, Hub, HubState, Share, link, namespace, share, slot_name, tc};
 use crate::found::FoundSlot;
 use crate::locks::operation;
-
-/// From include/uapi/linux/magic.h.
-const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
 /// How many namespaces the kernel is asked about in one go: its answers must fit into the socket's buffer.
 const NAMESPACES_AT_ONCE: usize = 64;
@@ -77,12 +73,12 @@ fn hub(home: &Home, number: u32, remains: Option<&Remains>) -> HubState {
     let Some(remains) = remains else {
         return HubState::Missing;
     };
-    let netns = match open_namespace(&home.hub(number)) {
+    let netns = match namespace::open_mounted(&home.hub(number)) {
         Ok(Some(netns)) => netns,
         Ok(None) => return HubState::Broken("its namespace is not mounted".to_owned()),
         Err(error) => return HubState::Broken(error.to_string()),
     };
-    match look(home, number, &netns, &remains.slots) {
+    match look(home, number, &netns, remains) {
         Ok((host_ifindex, slots)) => HubState::Sound(FoundHub {
             hub: Hub {
                 number,
@@ -95,21 +91,12 @@ fn hub(home: &Home, number: u32, remains: Option<&Remains>) -> HubState {
     }
 }
 
-/// Opens the namespace mounted at `path`; `None` where none is.
-fn open_namespace(path: &Path) -> Result<Option<OwnedFd>, NetError> {
-    let Ok(file) = File::open(path) else {
-        return Ok(None);
-    };
-    let kind = fstatfs(&file).during(|| format!("look at {}", path.display()))?;
-    Ok((kind.filesystem_type() == NSFS_MAGIC).then(|| file.into()))
-}
-
 /// From inside of the hub. Returns the interface index of its link in the host, and its slots.
 fn look(
     home: &Home,
     number: u32,
     netns: &OwnedFd,
-    mounts: &[PathBuf],
+    remains: &Remains,
 ) -> Result<(u32, Vec<FoundSlot>), NetError> {
     namespace::enter(netns)?;
     let mut socket = Netlink::open()?;
@@ -120,7 +107,7 @@ fn look(
             "it left the slots' filter block",
         ));
     }
-    let slots = slots(number, &mut socket, &picture, mounts)?;
+    let slots = slots(number, &mut socket, &picture, remains)?;
     let host_ifindex = way_to_host(home, netns, &mut socket, &picture)?;
     Ok((host_ifindex, slots))
 }
@@ -293,22 +280,31 @@ fn slots(
     number: u32,
     socket: &mut Netlink,
     picture: &Picture,
-    mounts: &[PathBuf],
+    remains: &Remains,
 ) -> Result<Vec<FoundSlot>, NetError> {
     let mut opened = Vec::new();
-    for path in mounts {
+    for path in &remains.slots {
         let index = sweep::number_of(path, "s");
-        opened.extend(index.map(|index| (index, open_namespace(path))));
+        opened.extend(index.map(|index| (index, namespace::open_mounted(path))));
     }
     let first = number * SLOTS_PER_HUB;
     let named: HashSet<u32> = opened.iter().map(|(index, _)| *index).collect();
-    let nameless = (first..first + SLOTS_PER_HUB).filter(|index| {
-        !named.contains(index) && picture.links.contains_key(&(LINK_INDEX_BASE + index))
-    });
-    let nameless = nameless.map(|index| FoundSlot {
-        index,
-        netns: None,
-        doubt: Some("it has a link and no mount".to_owned()),
+    let shared = shared(&remains.shared);
+    let share = |index| shared.get(&index).copied().unwrap_or_default();
+    let nameless = (first..first + SLOTS_PER_HUB).filter(|index| !named.contains(index));
+    let nameless = nameless.filter_map(|index| {
+        let has_link = picture.links.contains_key(&(LINK_INDEX_BASE + index));
+        let doubt = match has_link {
+            true => "it has a link and no mount",
+            false if shared.contains_key(&index) => "its network namespace is gone",
+            false => return None,
+        };
+        Some(FoundSlot {
+            index,
+            netns: None,
+            share: share(index),
+            doubt: Some(doubt.to_owned()),
+        })
     });
     let namespaces: Vec<&OwnedFd> = opened
         .iter()
@@ -329,10 +325,25 @@ fn slots(
         found.push(FoundSlot {
             index,
             netns,
+            share: share(index),
             doubt,
         });
     }
     Ok(found)
+}
+
+/// What slots have mounted beside their network namespaces; those are named that have a mount point only.
+fn shared(mounts: &[(SharedNamespace, PathBuf)]) -> HashMap<u32, Share> {
+    let mut all = HashMap::<u32, Vec<SharedNamespace>>::new();
+    for (kind, path) in mounts {
+        if let Some(index) = sweep::number_of(path, "s") {
+            let kinds = all.entry(index).or_default();
+            kinds.extend(share::is_mounted(path).then_some(*kind));
+        }
+    }
+    all.into_iter()
+        .map(|(index, kinds)| (index, kinds.into()))
+        .collect()
 }
 
 /// What is wrong with a slot's link.

@@ -13,12 +13,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use pcpm_api::types::SharedNamespace;
 
 use super::error::NetError;
 use super::host::Home;
 use super::netlink::{Batch, Netlink};
 use super::tables::{Link, Tables};
-use super::{Swept, egress, hub, hub_of, link, namespace};
+use super::{Swept, egress, hub, hub_of, link, namespace, share};
 
 /// Threads that remove hubs. One waits for the kernel to forget mounts while another holds
 /// `rtnl_mutex`; more than a few only wait for each other.
@@ -31,6 +32,8 @@ pub(super) struct Remains {
     hub: Option<PathBuf>,
     /// Its slots' mount points.
     pub(super) slots: Vec<PathBuf>,
+    /// Those of other namespaces of its slots.
+    pub(super) shared: Vec<(SharedNamespace, PathBuf)>,
 }
 
 /// One thing that happened, on its way to whoever waits.
@@ -47,6 +50,9 @@ pub(super) fn remove_everything(home: &Arc<Home>, within: Duration) -> Swept {
         let report = Report(events);
         report.error(namespace::unshare_directory(&home.slots()));
         report.error(namespace::unshare_directory(&home.hubs()));
+        for directory in share::directories(&home.state_dir, share::everything()) {
+            report.error(namespace::unshare_directory(&directory));
+        }
         report.error(egress::end(&home.state_dir));
     })
 }
@@ -139,6 +145,12 @@ pub(super) fn find_remains(home: &Home) -> BTreeMap<u32, Remains> {
             found.entry(hub_of(index)).or_default().slots.push(path);
         }
     }
+    for (kind, path) in share::remains(&home.state_dir) {
+        if let Some(index) = number_of(&path, "s") {
+            let remains = found.entry(hub_of(index)).or_default();
+            remains.shared.push((kind, path));
+        }
+    }
     found
 }
 
@@ -155,7 +167,8 @@ fn remove_hub(number: u32, remains: &Remains, report: &Report<'_>) {
         let outcome = remove_links(hub);
         report.error(outcome.map_err(|error| error.of(&format!("hub {number}"))));
     }
-    for path in remains.slots.iter().chain(&remains.hub) {
+    let shared = remains.shared.iter().map(|(_, path)| path);
+    for path in remains.slots.iter().chain(shared).chain(&remains.hub) {
         match namespace::detach(path) {
             Ok(true) => report.send(Event::Mount),
             Ok(false) => {}

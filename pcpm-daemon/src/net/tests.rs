@@ -78,13 +78,22 @@ pub(super) fn slot_spec(index: u32) -> SlotSpec {
         address6: format!("fd00:7063:706d::{index:x}").parse().ok(),
         mac: pcpm_ebpf::abi::slot_mac(index),
         mtu: 1400,
+        share: Share::default(),
+    }
+}
+
+/// A slot with all namespaces that there may be.
+pub(super) fn sharing_spec(index: u32) -> SlotSpec {
+    SlotSpec {
+        share: share::everything(),
+        ..slot_spec(index)
     }
 }
 
 /// A host with `hubs` hubs.
 pub(super) fn host_with(state_dir: &Path, hubs: u32) -> (Host, Arc<[Hub]>) {
     let mut host = Host::open(state_dir).unwrap();
-    host.prepare().unwrap();
+    host.prepare(share::everything()).unwrap();
     let programs = programs();
     let hubs = (0..hubs).map(|number| host.create_hub(&hub_spec(number), &programs).unwrap());
     let hubs = hubs.collect();
@@ -276,7 +285,7 @@ fn a_hub_whose_name_is_taken_is_refused_and_the_other_link_stays() {
     in_private_world(|state_dir| {
         make_foreign_pair("pcpm0", 0);
         let mut host = Host::open(state_dir).unwrap();
-        host.prepare().unwrap();
+        host.prepare(Share::default()).unwrap();
         let before = look(state_dir);
         let refused = host.create_hub(&hub_spec(0), &programs());
         let told = refused.unwrap_err().to_string();

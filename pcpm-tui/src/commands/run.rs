@@ -17,7 +17,7 @@ use pcpm_api::types::{AttachRequest, Attachment};
 use super::Session;
 use crate::cli::RunArgs;
 use crate::failure;
-use crate::namespace;
+use crate::namespace::{self, Namespaces};
 use crate::parse::LeaseOption;
 use crate::signals::{Arrived, Signals, stop_myself};
 
@@ -43,7 +43,8 @@ pub(super) fn run(session: &Session, args: &RunArgs) -> Result<ExitCode> {
     // Not before: a wait for a slot can be interrupted.
     let signals = catch_signals()?;
     let command = namespace::command(&args.command, &attachment);
-    let child = namespace::spawn_inside(command, netns, signals.before());
+    let child = Namespaces::of(&attachment, netns)
+        .and_then(|inside| namespace::spawn_inside(command, inside, signals.before()));
     let ended = child.and_then(|child| follow(child, &signals));
     give_back(&mut client, &attachment);
     Ok(code_of(ended?).into())
@@ -73,7 +74,8 @@ fn attach(
 pub(super) fn exec(session: &Session, owner: &str, words: &[OsString]) -> Result<ExitCode> {
     let (reply, netns) = session.connect()?.get_with_netns(owner)?;
     let command = namespace::command(words, &reply.attachment);
-    Err(namespace::become_inside(command, netns))
+    let inside = Namespaces::of(&reply.attachment, netns)?;
+    Err(namespace::become_inside(command, inside))
 }
 
 fn made_up_owner() -> String {

@@ -2,7 +2,9 @@
 
 use pcpm_api::publish::{self, Port, Transport};
 use pcpm_api::rates;
-use pcpm_api::types::{Attachment, Flows, GetReply, PublishedPort, Source, Traffic};
+use pcpm_api::types::{
+    Attachment, Flows, GetReply, PublishedPort, SharedNamespace, Source, Traffic,
+};
 
 use super::table::{Cell, render};
 use super::{Hue, Look, humanise};
@@ -76,8 +78,12 @@ fn place(attachment: &Attachment) -> Vec<Vec<Cell>> {
         field("slot", &attachment.slot),
         field("epoch", &attachment.epoch.to_string()),
         field("netns", &attachment.netns),
-        field("address", &attachment.addresses.join(", ")),
     ];
+    rows.extend(SharedNamespace::ALL.iter().filter_map(|kind| {
+        let path = attachment.shared(*kind)?;
+        Some(field(kind.as_str(), path))
+    }));
+    rows.push(field("address", &attachment.addresses.join(", ")));
     if attachment.inner_addresses != attachment.addresses {
         rows.push(field("inside", &attachment.inner_addresses.join(", ")));
     }
@@ -259,6 +265,8 @@ mod tests {
             slot: "s0007".into(),
             epoch: 3,
             netns: "/run/pcpm/netns/s0007".into(),
+            ipc: None,
+            uts: Some("/run/pcpm/uts/s0007".into()),
             interface: "eth0".into(),
             addresses: vec!["10.213.0.7".into()],
             inner_addresses: vec!["10.213.0.7".into()],

@@ -96,7 +96,9 @@ fn classes(classes: &[ClassStatus]) -> Vec<Vec<Cell>> {
 
 fn one_class(class: &ClassStatus) -> Cell {
     let mut cell = slots(&class.slots);
-    let made = format!("; mtu {}, {}", class.mtu, class.addresses);
+    let shared = class.share.iter().map(|kind| format!(", {kind}"));
+    let shared: String = shared.collect();
+    let made = format!("; mtu {}, {}{shared}", class.mtu, class.addresses);
     cell.push(Hue::Faint, &made);
     if class.draining {
         cell.push(Hue::Warning, "; draining");
@@ -431,7 +433,7 @@ pub(super) fn section(title: &str, rows: &[Vec<Cell>], look: Look) -> String {
 mod tests {
     use pcpm_api::types::{Failure, OnEmpty, TargetMode, UncleanCount};
 
-    use pcpm_api::types::{ClassPolicy, DefaultPolicy};
+    use pcpm_api::types::{ClassPolicy, DefaultPolicy, SharedNamespace};
 
     use super::super::tests::{PIPE, PLAIN, TERMINAL};
     use super::*;
@@ -562,6 +564,11 @@ mod tests {
             mtu: 9000,
             addresses: "10.213.16.0/24".into(),
             recycle: "never".into(),
+            share: if name == "big" {
+                vec![SharedNamespace::Ipc, SharedNamespace::Uts]
+            } else {
+                Vec::new()
+            },
             policy: ClassPolicy {
                 default: (name == "big").then_some(DefaultPolicy::Closed),
                 deny: vec!["10.0.0.0/8".into(), "192.0.2.1".into()],
@@ -586,7 +593,7 @@ mod tests {
             "policy default\tdeny 10.0.0.0/8, 192.0.2.1; rate up 10M\n",
             "policy big\tworld closed; deny 10.0.0.0/8, 192.0.2.1; rate up 10M\n",
             "reserve shops\t2 of 3 ready for shop-*, b\n",
-            "class big\t0 attached, 4 ready (target 4) of 9; mtu 9000, 10.213.16.0/24; draining\n",
+            "class big\t0 attached, 4 ready (target 4) of 9; mtu 9000, 10.213.16.0/24, ipc, uts; draining\n",
         ] {
             assert!(text.contains(line), "{text}");
         }

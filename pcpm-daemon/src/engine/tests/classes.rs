@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     found::{Found, FoundSlot},
+    net::Share,
     pool::ReserveSettings,
 };
 
@@ -40,6 +41,7 @@ fn next_life(bench: &Bench, settings: Settings, slots: &[SlotIndex]) -> Bench {
     let found = slots.iter().map(|&index| FoundSlot {
         index,
         netns: Some(File::open("/dev/null").unwrap().into()),
+        share: Share::default(),
         doubt: None,
     });
     let found = Found {

@@ -1,7 +1,5 @@
 //! What the reaper finds.
 
-use std::collections::HashSet;
-
 use super::*;
 use crate::reaper::Finding;
 
@@ -103,7 +101,10 @@ fn slots_of_which_nothing_is_left_are_missed_where_the_reaper_looked() {
     let look = |hubs: &[u32], there: &[SlotIndex]| {
         bench.engine.borrow_mut().found(Finding::Slots {
             hubs: hubs.iter().copied().collect(),
-            there: there.iter().copied().collect::<HashSet<_>>(),
+            there: there
+                .iter()
+                .map(|&slot| (slot, net::Share::default()))
+                .collect(),
             looked_at_ms: LATER,
         });
     };

@@ -57,6 +57,7 @@ impl Recycling {
         let found = FoundSlot {
             index: 0,
             netns: Some(netns),
+            share: net::Share::default(),
             doubt: None,
         };
         let mut engine = bench.engine.borrow_mut();

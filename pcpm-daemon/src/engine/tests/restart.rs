@@ -11,6 +11,7 @@ use crate::{
         Known,
         fake::{Fault, Power},
     },
+    net::Share,
 };
 
 impl Bench {
@@ -72,6 +73,7 @@ pub(super) fn sound(index: SlotIndex) -> FoundSlot {
     FoundSlot {
         index,
         netns: Some(File::open("/dev/null").unwrap().into()),
+        share: Share::default(),
         doubt: None,
     }
 }

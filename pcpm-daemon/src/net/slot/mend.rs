@@ -13,7 +13,7 @@ use crate::net::{
     hub_of, link,
     namespace::{self, Away},
     netlink::Batch,
-    slot_name, slot_path,
+    share, slot_name, slot_path,
     survey::{self, LinkDoubt},
     tc,
 };
@@ -23,11 +23,12 @@ const STEPS: usize = 3;
 
 impl SlotWorker {
     pub(super) fn mend(&mut self, spec: &SlotSpec, netns: &OwnedFd) -> Result<(), NetError> {
-        namespace::ensure_mounted(netns, &slot_path(&self.home.state_dir, spec.index))?;
+        let home = self.home.clone();
+        namespace::ensure_mounted(netns, &slot_path(&home.state_dir, spec.index))?;
         for _ in 0..STEPS {
             let socket = self.hub(hub_of(spec.index))?;
             match survey::link_doubt(socket, spec.index, netns)? {
-                None => return Ok(()),
+                None => return share::check(&home.state_dir, spec),
                 Some(LinkDoubt::Gone) => self.reconnect(spec, netns)?,
                 Some(LinkDoubt::Changed(_)) => socket.run(restoration(spec.index))?,
                 Some(LinkDoubt::NotSteered) => self.rejoin(spec.index)?,
