@@ -166,6 +166,100 @@ fn a_bundle_can_be_run_again() -> Result<()> {
     Ok(())
 }
 
+/// Slots that have all that a pod's containers share.
+const PODS: &str = "capacity = 1\n[class.pods]\ncapacity = 3\nshare = [\"ipc\", \"uts\"]\n";
+
+impl Engine {
+    fn with_pods() -> Result<Self> {
+        let world = World::new()?;
+        fs::write(world.path("/run/pcpmd.toml"), PODS)?;
+        let daemon = world.spawn_daemon(&["--config", "/run/pcpmd.toml"])?;
+        daemon.wait_until_ready(4)?;
+        Ok(Self { daemon, world })
+    }
+
+    /// The number of a namespace, of container `id` or of what is mounted at `path`.
+    fn namespace_of(&self, id: &str, kind: &str) -> Result<String> {
+        let shown = self.runtime(&format!(
+            "exec {id} /bin/busybox readlink /proc/self/ns/{kind}"
+        ))?;
+        Ok(shown.run()?.trim().to_owned())
+    }
+
+    fn namespace_at(&self, kind: &str, path: Option<&str>) -> Result<String> {
+        let path = path.context("the slot has one")?;
+        let inode = self.world.tool(&format!("stat -L -c %i {path}")).run()?;
+        Ok(format!("{kind}:[{}]", inode.trim()))
+    }
+}
+
+#[test]
+fn a_container_is_in_the_namespaces_of_its_slot_and_shares_nothing_with_others() -> Result<()> {
+    let engine = Engine::with_pods()?;
+    let mut seen = Vec::new();
+    for id in ["c1", "c2"] {
+        let bundle = engine.bundle(id, "exec /bin/busybox sleep 1000", |config| {
+            config["annotations"] =
+                json!({"io.pcpm.class": "pods", "io.pcpm.share": "net,ipc,uts"});
+            config["hostname"] = id.into();
+        })?;
+        engine.start(id, &bundle)?;
+        let attachment = engine.daemon.get(id)?.attachment;
+        assert_eq!(attachment.class, "pods");
+        for (kind, path) in [
+            ("net", Some(attachment.netns.as_str())),
+            ("ipc", attachment.ipc.as_deref()),
+            ("uts", attachment.uts.as_deref()),
+        ] {
+            let its = engine.namespace_of(id, kind)?;
+            assert_eq!(its, engine.namespace_at(kind, path)?, "{kind} of {id}");
+            assert!(!seen.contains(&its), "{kind} of {id}");
+            seen.push(its);
+        }
+        // What joins the slot sees what the container made, as another container of the pod would.
+        let hostname = engine.world.pcpm(["exec", id, "--", "hostname"])?.run()?;
+        assert_eq!(hostname.trim(), id);
+    }
+    for id in ["c1", "c2"] {
+        engine.runtime(&format!("kill {id} KILL"))?.run()?;
+        engine.runtime(&format!("delete --force {id}"))?.run()?;
+    }
+    engine.daemon.wait_until_ready(4)?;
+    let mounts = engine.world.tool("cat /proc/mounts").run()?;
+    for kind in ["ipc", "uts"] {
+        let below = format!(" /run/pcpm/{kind}/");
+        let left = mounts.lines().filter(|line| line.contains(&below)).count();
+        assert_eq!(left, 3, "{mounts}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_container_is_in_the_network_of_its_slot_alone_unless_it_asks_for_more() -> Result<()> {
+    let engine = Engine::with_pods()?;
+    let bundle = engine.bundle("c1", "exec /bin/busybox sleep 1000", |config| {
+        config["annotations"] = json!({"io.pcpm.class": "pods"});
+    })?;
+    engine.start("c1", &bundle)?;
+    let attachment = engine.daemon.get("c1")?.attachment;
+    let its = engine.namespace_of("c1", "ipc")?;
+    assert_ne!(its, engine.namespace_at("ipc", attachment.ipc.as_deref())?);
+    engine.runtime("delete --force c1")?.run()?;
+
+    let bundle = engine.bundle("c2", "exit 0", |config| {
+        config["annotations"] = json!({"io.pcpm.share": "net,ipc"});
+    })?;
+    let (_, told) = engine
+        .runtime(&format!("run --bundle {bundle} c2"))?
+        .fails()?;
+    assert!(
+        told.contains("slots of class 'default' have no ipc namespace"),
+        "{told}"
+    );
+    assert_eq!(engine.attached()?, 0);
+    Ok(())
+}
+
 #[test]
 fn a_container_that_cannot_be_made_keeps_no_network() -> Result<()> {
     let engine = Engine::new(1)?;

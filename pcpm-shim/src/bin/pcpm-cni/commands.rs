@@ -66,6 +66,7 @@ fn request(network: &Network, container: &Container) -> Result<AttachRequest, Er
     Ok(AttachRequest {
         owner: container.id.clone(),
         tenant: network.tenant(&container.args)?.map(str::to_owned),
+        class: network.class.clone(),
         labels: Some(labels),
         publish: Some(network.publish()?),
         reserve_ports: network.reserve_ports,

@@ -40,6 +40,8 @@ pub(crate) struct Network {
     pub(crate) tenant: Option<String>,
     /// The key of `CNI_ARGS` whose value is the tenant; `K8S_POD_NAMESPACE`, say.
     pub(crate) tenant_from: Option<String>,
+    /// The class of slots to get one of.
+    pub(crate) class: Option<String>,
     /// Whether the daemon takes published ports on the host; podman wants to do that itself.
     pub(crate) reserve_ports: Option<bool>,
     pub(crate) allow: Option<Vec<String>>,

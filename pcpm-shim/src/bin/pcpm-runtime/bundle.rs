@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use pcpm_api::types::SharedNamespace;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ pub(crate) struct Bundle {
     path: PathBuf,
     text: String,
     pub(crate) network: Network,
+    /// Where the namespaces are that may be a slot's, too.
+    shared: Vec<(SharedNamespace, Range<usize>)>,
     pub(crate) annotations: BTreeMap<String, String>,
     /// The list of mounts, and whether one of them is the container's `/etc/resolv.conf`.
     mounts: Option<(Range<usize>, bool)>,
@@ -93,9 +96,13 @@ impl Bundle {
             .context("linux")?;
         let namespaces = linux.and_then(|linux| linux.namespaces).unwrap_or_default();
         let mut network = Network::Hosts;
+        let mut shared = Vec::new();
         for raw in namespaces {
             let namespace: Namespace =
                 serde_json::from_str(raw.get()).context("linux.namespaces")?;
+            if let Ok(kind) = namespace.kind.parse() {
+                shared.push((kind, place(raw)));
+            }
             if namespace.kind != "network" {
                 continue;
             }
@@ -116,6 +123,7 @@ impl Bundle {
         Ok(Self {
             path,
             network,
+            shared,
             annotations,
             mounts,
             changes: Vec::new(),
@@ -128,9 +136,24 @@ impl Bundle {
         let (Network::New(place) | Network::At(_, place)) = &self.network else {
             bail!("the container has no network namespace of its own");
         };
+        let place = place.clone();
+        self.set_path(place, path)
+    }
+
+    /// Has the container's namespace of another kind be the one at `path`.
+    pub(crate) fn set_shared(&mut self, kind: SharedNamespace, path: &str) -> Result<()> {
+        let found = self.shared.iter().find(|(of, _)| *of == kind);
+        let Some((_, place)) = found else {
+            bail!("the container has no {kind} namespace of its own");
+        };
+        let place = place.clone();
+        self.set_path(place, path)
+    }
+
+    fn set_path(&mut self, place: Range<usize>, path: &str) -> Result<()> {
         let mut namespace: Value = serde_json::from_str(&self.text[place.clone()])?;
         namespace["path"] = path.into();
-        self.changes.push((place.clone(), namespace.to_string()));
+        self.changes.push((place, namespace.to_string()));
         Ok(())
     }
 
@@ -226,6 +249,24 @@ mod tests {
         assert_eq!(written, expected);
         let left = fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(left, 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn other_namespaces_change_where_the_container_has_them() {
+        let (directory, mut read) = bundle(TEXT).unwrap();
+        read.set_network("/n").unwrap();
+        read.set_shared(SharedNamespace::Ipc, "/i").unwrap();
+        let refused = read.set_shared(SharedNamespace::Uts, "/u").unwrap_err();
+        assert!(refused.to_string().contains("no uts namespace of its own"));
+        read.write().unwrap();
+        let written = fs::read_to_string(directory.path().join("config.json")).unwrap();
+        let expected = TEXT
+            .replace(
+                r#"{"type": "network" }"#,
+                r#"{"path":"/n","type":"network"}"#,
+            )
+            .replace(r#"{"type":"ipc"}"#, r#"{"path":"/i","type":"ipc"}"#);
+        assert_eq!(written, expected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pcpm_api::client::{Client, ClientError};
-use pcpm_api::types::{AttachRequest, Attachment, Lease};
+use pcpm_api::types::{AttachRequest, Attachment, Lease, SharedNamespace};
 
 use crate::bundle::{Bundle, Network};
 use crate::command_line::{CommandLine, Creation};
@@ -88,7 +88,7 @@ fn give_network(
     if !is_wanted(&bundle.network, wishes.attach, &creation.id, settings)? {
         return Ok(None);
     }
-    let resolv_conf = wishes.resolv_conf.clone();
+    let (resolv_conf, share) = (wishes.resolv_conf.clone(), wishes.share.clone());
     let request = AttachRequest {
         lease: Some(lease),
         lease_pid: (lease == Lease::Pid).then(process::id),
@@ -109,6 +109,7 @@ fn give_network(
     let resolv_conf = resolv_conf.as_ref().or(settings.resolv_conf.as_ref());
     let written = bundle
         .set_network(&attachment.netns)
+        .and_then(|()| set_shared(&mut bundle, &share, &attachment))
         .and_then(|()| resolv_conf.map_or(Ok(()), |file| bundle.set_resolv_conf(file)))
         .and_then(|()| bundle.write());
     if let Err(error) = written {
@@ -117,6 +118,24 @@ fn give_network(
         return Err(error);
     }
     Ok(Some(attachment))
+}
+
+/// Writes the other namespaces of the slot into the bundle that the container asks for.
+fn set_shared(
+    bundle: &mut Bundle,
+    share: &[SharedNamespace],
+    attachment: &Attachment,
+) -> Result<()> {
+    for kind in share {
+        let path = attachment.shared(*kind).with_context(|| {
+            let class = &attachment.class;
+            format!(
+                "slots of class '{class}' have no {kind} namespace: see share in its configuration"
+            )
+        })?;
+        bundle.set_shared(*kind, path)?;
+    }
+    Ok(())
 }
 
 /// Whether a container with `network` gets one out of the pool: where the engine has none for it, or where its

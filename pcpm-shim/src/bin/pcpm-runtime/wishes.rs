@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use pcpm_api::types::{AttachRequest, OnEmpty};
+use pcpm_api::types::{AttachRequest, OnEmpty, SharedNamespace};
 use pcpm_api::{duration, rates};
 use pcpm_shim::claim::Claim;
 
 use crate::settings::Settings;
 
 const PREFIX: &str = "io.pcpm.";
+/// The network namespace among those that are shared.
+const NETWORK: &str = "net";
 
 /// The annotations, read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,7 +21,10 @@ pub(crate) struct Wishes {
     /// Whether the container is to have a pooled network, where it says.
     pub(crate) attach: Option<bool>,
     pub(crate) resolv_conf: Option<PathBuf>,
+    /// The namespaces of the slot that the container is to be in, beside the network one.
+    pub(crate) share: Vec<SharedNamespace>,
     tenant: Option<String>,
+    class: Option<String>,
     publish: Option<Vec<String>>,
     allow: Option<Vec<String>>,
     deny: Option<Vec<String>>,
@@ -46,6 +51,8 @@ impl Wishes {
         match name {
             "attach" => self.attach = Some(value.parse().context("is true or false")?),
             "tenant" => self.tenant = Some(value.into()),
+            "class" => self.class = Some(value.into()),
+            "share" => self.share = shared(value)?,
             "publish" => self.publish = Some(list(value)),
             "allow" => self.allow = Some(list(value)),
             "deny" => self.deny = Some(list(value)),
@@ -71,6 +78,7 @@ impl Wishes {
         AttachRequest {
             owner: id.into(),
             tenant: self.tenant.or_else(|| settings.tenant.clone()),
+            class: self.class,
             labels: Some(claim().labels().clone()),
             publish: self.publish,
             allow: self.allow,
@@ -88,6 +96,17 @@ impl Wishes {
 /// What this program attaches.
 pub(crate) fn claim() -> Claim {
     Claim::of("runtime", &[])
+}
+
+/// The network is always the slot's.
+fn shared(value: &str) -> Result<Vec<SharedNamespace>> {
+    let words = list(value);
+    if !words.iter().any(|word| word == NETWORK) {
+        bail!("{value:?} is without {NETWORK}: write net, or net,ipc,uts");
+    }
+    let others = words.iter().filter(|word| *word != NETWORK);
+    let others = others.map(|word| word.parse().map_err(|e: String| anyhow!(e)));
+    others.collect()
 }
 
 /// Words between commas or blanks.
@@ -112,6 +131,8 @@ mod tests {
     fn annotations_are_read() {
         let wishes = read(&[
             ("io.pcpm.tenant", "shop"),
+            ("io.pcpm.class", "pods"),
+            ("io.pcpm.share", "net,ipc uts"),
             ("io.pcpm.publish", "8080:80, udp:53:53"),
             ("io.pcpm.allow", "10.0.0.0/8:443/tcp"),
             ("io.pcpm.rate-up", "10M"),
@@ -119,7 +140,9 @@ mod tests {
             ("org.example", "whatever"),
         ])
         .unwrap();
+        assert_eq!(wishes.share, [SharedNamespace::Ipc, SharedNamespace::Uts]);
         let request = wishes.request("c1", &Settings::default());
+        assert_eq!(request.class.as_deref(), Some("pods"));
         assert_eq!(request.tenant.as_deref(), Some("shop"));
         assert_eq!(request.publish.unwrap(), ["8080:80", "udp:53:53"]);
         assert_eq!(request.rate_up, Some(10_000_000));
@@ -134,6 +157,8 @@ mod tests {
             ("io.pcpm.rate-up", "fast"),
             ("io.pcpm.on-empty", "panic"),
             ("io.pcpm.attach", "yes"),
+            ("io.pcpm.share", "ipc"),
+            ("io.pcpm.share", "net,pid"),
             ("io.pcpm.timeout", "5"),
             ("io.pcpm.resolv-conf", "relative"),
         ] {
