@@ -90,7 +90,6 @@ pub const fn datagram_age(now_ns: u64) -> u32 {
 /// The age of addresses that the attachment of `epoch` learns at `now_ns`. The next attachment of the slot begins
 /// anew.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "ages may come again")]
 pub const fn learning_age(epoch: u32, now_ns: u64) -> u32 {
     epoch.rotate_left(16) ^ (now_ns / LEARNING_AGE_NS) as u32
 }
