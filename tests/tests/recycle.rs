@@ -78,6 +78,25 @@ fn a_slot_that_was_used_honestly_is_used_again() -> Result<()> {
     Ok(())
 }
 
+/// Services have their own view of the mounts, with copies of the slots' among them, and privileges that the daemon
+/// has not.
+#[test]
+fn a_service_with_mounts_of_its_own_keeps_no_slot_from_being_used_again() -> Result<()> {
+    let world = World::new()?;
+    let daemon = pool(&world, 1)?;
+    let script = "touch /run/begun; exec sleep 1000";
+    let arguments = ["-m", "--propagation", "slave", "sh", "-c", script];
+    let _service = world.command("unshare", arguments).spawn()?;
+    let begun = Instant::now();
+    while !world.path("/run/begun").exists() {
+        ensure!(begun.elapsed() < PATIENCE, "the service does not begin");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let held = daemon.attach("user", "t")?;
+    assert_eq!(detach(&daemon, &held)?, None, "{}", daemon.log());
+    Ok(())
+}
+
 #[test]
 fn a_slot_that_somebody_holds_or_changed_is_replaced() -> Result<()> {
     let world = World::new()?;

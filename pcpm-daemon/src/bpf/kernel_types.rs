@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, fs, io};
 
-use pcpm_ebpf::witness::KernelLayout;
+use pcpm_ebpf::witness::{KernelLayout, PARAMETER_WORDS};
 
 use super::BpfError;
 
@@ -52,6 +52,8 @@ fn failed(error: &io::Error) -> BpfError {
 fn layout_in(bytes: &[u8]) -> Result<KernelLayout, String> {
     let types = Types::parse(bytes).ok_or(UNKNOWN_FORMAT)?;
     let of = |structure: &str, paths: &[&[&str]]| types.offset_of_one(structure, paths);
+    let link = |member: &str| of("net_device", &[&[member]]);
+    let neighbour = |member: &str| of("neighbour", &[&[member]]);
     Ok(KernelLayout {
         task_nsproxy: of("task_struct", &[&["nsproxy"]])?,
         nsproxy_net: of("nsproxy", &[&["net_ns"]])?,
@@ -64,7 +66,42 @@ fn layout_in(bytes: &[u8]) -> Result<KernelLayout, String> {
         dentry_references: of("dentry", &[&["d_lockref", "count"]])?,
         access_header: of("bpf_sysctl_kern", &[&["head"]])?,
         header_set: of("ctl_table_header", &[&["set"]])?,
+        net_links: of("net", &[&["dev_base_head"]])?,
+        link_entry: link("dev_list")?,
+        link_index: link("ifindex")?,
+        link_features: link("features")?,
+        link_hardware_features: link("hw_features")?,
+        link_wanted_features: link("wanted_features")?,
+        link_receive_queues: link("real_num_rx_queues")?,
+        link_send_queues: link("real_num_tx_queues")?,
+        link_tcx_ingress: link("tcx_ingress")?,
+        link_tcx_egress: link("tcx_egress")?,
+        link_ipv4: link("ip_ptr")?,
+        link_ipv6: link("ip6_ptr")?,
+        // Since 6.13, both of them.
+        link_neighbours: link("neighbours").unwrap_or(0),
+        neighbour_entry: neighbour("dev_list").unwrap_or(0),
+        ipv4_parameters: of("in_device", &[&["arp_parms"]])?,
+        ipv6_parameters: of("inet6_dev", &[&["nd_parms"]])?,
+        parameters: parameters_of_neighbours(&types)?,
+        neighbour_key: neighbour("primary_key")?,
+        neighbour_hardware: neighbour("ha")?,
+        neighbour_state: neighbour("nud_state")?,
+        neighbour_kind: neighbour("type")?,
+        neighbour_protocol: neighbour("protocol")?,
+        neighbour_flags: neighbour("flags")?,
     })
+}
+
+/// Where the settings of neighbours are, which have to be as long as is known.
+fn parameters_of_neighbours(types: &Types<'_>) -> Result<u32, String> {
+    let of = |member: &str| types.offset_of_one("neigh_parms", &[&[member]]);
+    let begin = of("data")?;
+    let end = of("data_state")? + 8;
+    if (end - begin) as usize != 8 * PARAMETER_WORDS {
+        return Err("struct neigh_parms is not as long as is known".to_owned());
+    }
+    Ok(begin)
 }
 
 const STRUCT: u32 = 4;

@@ -1,5 +1,5 @@
-//! What the kernel knows of slots and tells nobody else: who holds them, and whether their sysctls
-//! were written to.
+//! What the kernel knows of slots and tells nobody else, or not for little: who holds them, whether their
+//! sysctls were written to, and what their links are like.
 #![expect(unsafe_code, reason = "says which ABI types are plain memory")]
 
 use std::io;
@@ -11,11 +11,11 @@ use aya::{
 };
 use pcpm_ebpf::{
     WITNESS_OBJECT,
-    witness::{KernelLayout, References, names},
+    witness::{KernelLayout, LinkState, References, names},
 };
 
 use super::{BpfError, control_group, kernel_types, steering::missing};
-use crate::net::{NetError, Witness};
+use crate::net::{LinkStates, NetError, Witness};
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -23,6 +23,13 @@ struct Layout(KernelLayout);
 
 // SAFETY: `repr(C)`, `Copy`, without padding, and every bit pattern is valid.
 unsafe impl Pod for Layout {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct State(LinkState);
+
+// SAFETY: `repr(C)`, `Copy`, without padding, and every bit pattern is valid.
+unsafe impl Pod for State {}
 
 /// Loads the witness programs for a pool of `slots`. The one that sees sysctls is attached while the
 /// result lives, and not pinned: what was written while no daemon ran is not known, and a slot that
@@ -36,13 +43,17 @@ pub(crate) fn witness(slots: u32) -> Result<Box<dyn Witness>, BpfError> {
         .load(WITNESS_OBJECT)
         .map_err(|e| BpfError::new("load the witnesses of slots", &e))?;
     let mut layout: Array<MapData, Layout> = take_map(&mut programs, names::KERNEL_LAYOUT)?;
+    let kernel = kernel_types::layout()?;
     layout
-        .set(0, Layout(kernel_types::layout()?), 0)
+        .set(0, Layout(kernel), 0)
         .map_err(|e| BpfError::new("write where the kernel has its fields", &e))?;
-    load_references(&mut programs)?;
+    load(&mut programs, names::REFERENCES)?;
+    load(&mut programs, names::SEEN_LINKS)?;
     attach_sysctl_watch(&mut programs)?;
     Ok(Box::new(KernelWitness {
         writes: take_map(&mut programs, names::SYSCTL_WRITES)?,
+        links: take_map(&mut programs, names::LINK_STATES)?,
+        knows_neighbours: kernel.link_neighbours != 0 && kernel.neighbour_entry != 0,
         programs,
     }))
 }
@@ -59,11 +70,12 @@ where
         .map_err(|e: T::Error| BpfError::new(format!("use map {name}"), &e))
 }
 
-fn load_references(programs: &mut Ebpf) -> Result<(), BpfError> {
-    let what = || format!("load program {}", names::REFERENCES);
+/// Loads a program that is attached to nothing.
+fn load(programs: &mut Ebpf, name: &str) -> Result<(), BpfError> {
+    let what = || format!("load program {name}");
     let program = programs
-        .program_mut(names::REFERENCES)
-        .ok_or_else(|| missing("program", names::REFERENCES))?;
+        .program_mut(name)
+        .ok_or_else(|| missing("program", name))?;
     let program: &mut RawTracePoint = program.try_into().map_err(|e| BpfError::new(what(), &e))?;
     program.load().map_err(|e| BpfError::new(what(), &e))
 }
@@ -91,19 +103,42 @@ fn attach_sysctl_watch(programs: &mut Ebpf) -> Result<(), BpfError> {
 struct KernelWitness {
     programs: Ebpf,
     writes: HashMap<MapData, u64, u64>,
+    links: Array<MapData, State>,
+    knows_neighbours: bool,
 }
 
-impl Witness for KernelWitness {
-    fn references(&self) -> Result<References, NetError> {
-        let what = "count who holds the namespace";
-        let program = self.programs.program(names::REFERENCES);
+impl KernelWitness {
+    /// Has a program run, and returns what it returns.
+    fn run(&self, name: &str, what: &'static str) -> Result<u32, NetError> {
+        let program = self.programs.program(name);
         let program: &RawTracePoint = program
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| NetError::new(what, "the program is not loaded"))?;
         let run = program.test_run(RawTracePointRunOptions::default());
         let run = run.map_err(|e| NetError::new(what, e.to_string()))?;
-        References::from_bits(run.return_value)
+        Ok(run.return_value)
+    }
+}
+
+impl Witness for KernelWitness {
+    fn references(&self) -> Result<References, NetError> {
+        let what = "count who holds the namespace";
+        References::from_bits(self.run(names::REFERENCES, what)?)
             .ok_or_else(|| NetError::new(what, "the kernel's memory could not be read"))
+    }
+
+    fn links(&self) -> Result<LinkStates, NetError> {
+        let what = "look at the links of a slot";
+        let seen = self.run(names::SEEN_LINKS, what)?;
+        if seen == 0 {
+            return Err(NetError::new(what, "not all of them could be seen"));
+        }
+        let links = (0..seen).map(|number| Ok(self.links.get(&number, 0)?.0));
+        let links = links.collect::<Result<_, aya::maps::MapError>>();
+        Ok(LinkStates {
+            links: links.map_err(|e| NetError::new(what, e.to_string()))?,
+            knows_neighbours: self.knows_neighbours,
+        })
     }
 
     fn watch_sysctls(&mut self, cookie: u64) -> Result<(), NetError> {

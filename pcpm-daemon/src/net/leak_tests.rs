@@ -199,6 +199,18 @@ const LEFT: &[(&str, &str)] = &[
         "neighbour tables",
     ),
     (
+        "ip ntable change name ndisc_cache dev lo queue 7",
+        "neighbour tables",
+    ),
+    (
+        "ip neighbour add 127.9.9.9 lladdr 02:00:00:00:00:09 dev lo",
+        "neighbours",
+    ),
+    (
+        "for n in 1 2 3 4 5 6 7 8; do ip neighbour add fd99::$n lladdr 02:00:00:00:00:09 dev eth0; done",
+        "neighbours",
+    ),
+    (
         "tc qdisc add dev eth0 root tbf rate 1mbit burst 9k limit 9k",
         "links",
     ),
@@ -209,7 +221,7 @@ const LEFT: &[(&str, &str)] = &[
         "address labels",
     ),
     (
-        "mkdir -p /run/netns; touch /run/netns/world; mount --bind /proc/$PPID/ns/net /run/netns/world; ip netns set world 77; umount /run/netns/world; rm /run/netns/world",
+        "mkdir -p /run/netns; n=world$$; touch /run/netns/$n; mount --bind /proc/$PPID/ns/net /run/netns/$n; ip netns set $n 77; umount /run/netns/$n; rm /run/netns/$n",
         "namespace numbers",
     ),
     ("nft add table inet left", "nftables changes"),
@@ -346,7 +358,7 @@ fn a_slot_for_the_same_tenant_may_hold_what_it_left_but_nobody() {
 fn what_honest_use_leaves_behind_is_cleaned_away() {
     in_private_world(|state_dir| {
         let mut lab = Lab::new(state_dir);
-        let before = lab.inside(|| golden::Usage::read().unwrap());
+        let before = lab.inside(usage);
         lab.inside(|| {
             let server = TcpListener::bind("127.0.0.1:0").unwrap();
             let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
@@ -361,11 +373,11 @@ fn what_honest_use_leaves_behind_is_cleaned_away() {
             }
             datagrams.send_to(b"unanswered", "10.99.99.99:9").unwrap();
         });
-        let used = lab.inside(|| golden::Usage::read().unwrap());
+        let used = lab.inside(usage);
         assert_eq!(used.time_wait, before.time_wait + 1);
         lab.sh("ip tcp_metrics show | grep -q 127.0.0.1");
         assert_eq!(lab.recycle(), Ok(()));
-        let after = lab.inside(|| golden::Usage::read().unwrap());
+        let after = lab.inside(usage);
         assert_eq!(after.time_wait, 0);
         lab.sh("! ip tcp_metrics show | grep 127.0.0.1");
     });
@@ -489,6 +501,10 @@ fn what_no_tool_leaves_is_found() {
         lab.inside(|| attach_tcx(&mut programs));
         lab.assert_unclean("bpf", "a program");
     });
+}
+
+fn usage() -> golden::Usage {
+    golden::Usage::read(&golden::Tables::open().unwrap()).unwrap()
 }
 
 fn wait_until_inside(child: &Child, lab: &Lab<'_>) {

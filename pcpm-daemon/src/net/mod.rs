@@ -71,7 +71,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use pcpm_ebpf::abi::SLOTS_PER_HUB;
-use pcpm_ebpf::witness::References;
+use pcpm_ebpf::witness::{LinkState, References};
 
 use crate::found::FoundSlot;
 
@@ -166,6 +166,14 @@ pub(crate) enum Scrutiny {
 pub(crate) struct Recycled {
     pub(crate) slot: UsedSlot,
     pub(crate) outcome: Result<(), Unclean>,
+}
+
+/// What the links of a namespace are like.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkStates {
+    pub(crate) links: Vec<LinkState>,
+    /// Whether the kernel has a list of each link's neighbours; where it has not, none are told.
+    pub(crate) knows_neighbours: bool,
 }
 
 /// Why a slot is not used again.
@@ -346,6 +354,9 @@ pub(crate) trait SlotRecycler: Send {
 pub(crate) trait Witness: Send {
     /// Who holds the namespace that the thread is in.
     fn references(&self) -> Result<References, NetError>;
+
+    /// What the links of that namespace are like; an error where not all could be seen.
+    fn links(&self) -> Result<LinkStates, NetError>;
 
     /// Counts writes to the sysctls of a namespace from now on, whoever writes.
     fn watch_sysctls(&mut self, cookie: u64) -> Result<(), NetError>;

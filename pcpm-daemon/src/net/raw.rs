@@ -15,7 +15,8 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
 const HEADER_LEN: usize = 16;
-const RECEIVE_LEN: usize = 32 * 1024;
+/// The kernel takes as much memory for each part of an answer, and what it notes about that: two pages.
+const RECEIVE_LEN: usize = 2 * 4096 - 512;
 
 /// How often a table is read again that changed meanwhile.
 const TRIES: usize = 5;
@@ -90,8 +91,11 @@ impl RawNetlink {
         let mut unchanged = true;
         loop {
             self.received.clear();
-            match self.socket.recv(&mut self.received, 0) {
+            match self.socket.recv(&mut self.received, libc::MSG_TRUNC) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(length) if length > self.received.len() => {
+                    return Err(io::Error::other("one entry is larger than any should be"));
+                }
                 other => other?,
             };
             let mut rest = self.received.as_slice();

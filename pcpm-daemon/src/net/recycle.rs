@@ -7,7 +7,9 @@
 //! What is not as it was is told, and the slot is to be destroyed. Nothing here needs `rtnl_mutex` for
 //! a change; the tables of links and qdiscs are read under it.
 
+use std::collections::HashSet;
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +18,7 @@ use std::time::Duration;
 use pcpm_ebpf::witness::References;
 
 use super::error::{During as _, NetError};
-use super::golden::{Families, Picture, Usage, end_orphans};
+use super::golden::{Camera, Families, Tables, Usage, end_orphans};
 use super::host::Home;
 use super::namespace::{self, Away};
 use super::{
@@ -59,7 +61,12 @@ impl Recycler {
         let cookie = cookie::current()?;
         self.watch.begin(slot.index)?;
         self.witness.watch_sysctls(cookie)?;
-        let picture = Picture::take_new(&Families::list()?)?;
+        let camera = Camera {
+            families: &Families::list()?,
+            tables: &Tables::open()?,
+            witness: self.witness.as_ref(),
+        };
+        let picture = camera.take_new(slot.netns.as_fd())?;
         let passive = self.witness.references()?.passive;
         Ok(Golden {
             cookie,
@@ -76,14 +83,15 @@ impl SlotRecycler for Recycler {
     }
 
     fn recycle(&mut self, slots: Vec<UsedSlot>) -> Vec<Recycled> {
-        let families = match Families::list() {
-            Ok(families) => families,
+        let (families, tables) = match Families::list().and_then(|f| Ok((f, Tables::open()?))) {
+            Ok(both) => both,
             Err(error) => return all_unclean(slots, &Unclean::unknown(&error)),
         };
         let mut batch = Batch {
             witness: self.witness.as_ref(),
             watch: &self.watch,
             families,
+            tables,
             mounts: None,
             home: &self.home,
         };
@@ -132,6 +140,7 @@ struct Batch<'a> {
     witness: &'a dyn Witness,
     watch: &'a TamperWatch,
     families: Families,
+    tables: Tables,
     /// All mounts of namespaces, read when the first slot asks for them.
     mounts: Option<Vec<Mount>>,
     home: &'a Home,
@@ -166,7 +175,9 @@ impl Batch<'_> {
             return Err(Unclean::new("tampered", how));
         }
         self.check_sysctls(&slot.golden)?;
-        let left = self.check_holders(slot).and_then(|()| check_sockets());
+        let left = self
+            .check_holders(slot)
+            .and_then(|()| check_sockets(&self.tables));
         if let Err(left) = left {
             end_orphans().map_err(named)?;
             return Err(left);
@@ -183,8 +194,14 @@ impl Batch<'_> {
             let why = format!("nobody knows the state of generic netlink family {unknown}");
             return Err(Unclean::new("unknown family", why));
         }
-        self.families.flush_tcp_metrics().map_err(named)?;
-        let picture = Picture::take(&self.families).map_err(named)?;
+        let camera = Camera {
+            families: &self.families,
+            tables: &self.tables,
+            witness: self.witness,
+        };
+        let picture = camera
+            .take_again(slot.netns.as_fd(), &slot.golden.picture)
+            .map_err(named)?;
         match slot.golden.picture.difference(&picture) {
             Some(section) => Err(Unclean::new(section, format!("{section}: not as made"))),
             None => Ok(()),
@@ -249,8 +266,8 @@ impl Batch<'_> {
     }
 }
 
-fn check_sockets() -> Result<(), Unclean> {
-    let usage = Usage::read().map_err(|e| Unclean::unknown(&e))?;
+fn check_sockets(tables: &Tables) -> Result<(), Unclean> {
+    let usage = Usage::read(tables).map_err(|e| Unclean::unknown(&e))?;
     if usage == Usage::default() {
         return Ok(());
     }
@@ -274,18 +291,15 @@ struct Mount {
 
 /// All of them, in all mount namespaces that a process is in.
 fn namespace_mounts() -> Result<Vec<Mount>, NetError> {
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     let mut mounts = Vec::new();
     for process in processes()? {
-        // A process that ended meanwhile.
-        let Ok(namespace) = fs::read_link(process.join("ns/mnt")) else {
-            continue;
-        };
-        if seen.contains(&namespace) {
-            continue;
-        }
-        if let Ok(text) = fs::read_to_string(process.join("mountinfo")) {
-            seen.push(namespace);
+        // One that ended meanwhile has none.
+        let text = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
+        // A mount has its number in one namespace only. To ask for the namespace itself takes a privilege
+        // over the process (CAP_SYS_PTRACE).
+        let first = text.split(' ').next().unwrap_or_default();
+        if seen.insert(first.to_owned()) {
             mounts.extend(text.lines().filter_map(Mount::parse));
         }
     }

@@ -20,7 +20,7 @@ use pcpm_ebpf::abi::{LINK_INDEX_BASE, SLOTS_PER_HUB};
 
 use super::error::{During as _, NetError};
 use super::raw::{Ask, RawNetlink, attributes, next_message};
-use super::{Hub, hub_of, namespace};
+use super::{Hub, golden, hub_of, namespace};
 
 /// Of linux/rtnetlink.h: links, neighbours, tc, addresses, routes and rules of both families, multicast
 /// routes, settings, prefixes, numbers of namespaces, next hops.
@@ -100,7 +100,7 @@ impl TamperWatch {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).during(|| "wait for changes of slots".to_owned()),
             }
-            let mut known = self.hear_all()?;
+            let mut known = self.hear(|_| true)?;
             if !known.untold.is_empty() {
                 return Ok(std::mem::take(&mut known.untold));
             }
@@ -109,21 +109,22 @@ impl TamperWatch {
 
     /// How the slot was changed, if it was until now.
     pub(super) fn mark(&self, slot: u32) -> Result<Option<String>, NetError> {
-        Ok(self.hear_all()?.marks.get(&slot).cloned())
+        let known = self.hear(|hub| hub == hub_of(slot))?;
+        Ok(known.marks.get(&slot).cloned())
     }
 
     /// Forgets how a slot was changed that is looked at anew.
     pub(super) fn begin(&self, slot: u32) -> Result<(), NetError> {
-        let mut known = self.hear_all()?;
+        let mut known = self.hear(|hub| hub == hub_of(slot))?;
         known.marks.remove(&slot);
         known.untold.retain(|tampered| tampered.slot != slot);
         Ok(())
     }
 
-    /// Takes all that the kernel has told until now: it tells before a change is answered.
-    fn hear_all(&self) -> Result<MutexGuard<'_, Known>, NetError> {
+    /// Takes all that the kernel has told in these hubs until now: it tells before a change is answered.
+    fn hear(&self, of: impl Fn(u32) -> bool) -> Result<MutexGuard<'_, Known>, NetError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for ear in &self.ears {
+        for ear in self.ears.iter().filter(|ear| of(ear.hub)) {
             ear.hear(&mut known)
                 .during(|| format!("hear of changes in the slots of hub {}", ear.hub))?;
         }
@@ -208,6 +209,7 @@ impl Known {
         while let Some((header, payload, after)) = next_message(messages) {
             messages = after;
             match number {
+                Some(_) if is_of_the_kernel(ear.protocol, header.kind, payload) => {}
                 Some(number) => {
                     if let Some(&slot) = self.slots.get(&(ear.hub, number)) {
                         self.mark(slot, what_changed(ear.protocol, header.kind));
@@ -235,6 +237,16 @@ impl Known {
             self.untold.push(Tampered { slot, how });
         }
     }
+}
+
+/// Whether it is about what the kernel does by itself: it collects neighbours that it has made, also long after
+/// anybody used them, once there are more than 128 on the machine.
+fn is_of_the_kernel(protocol: isize, kind: u16, payload: &[u8]) -> bool {
+    const RTM_NEWNEIGH: u16 = 28;
+    const RTM_DELNEIGH: u16 = 29;
+    protocol == NETLINK_ROUTE
+        && matches!(kind, RTM_NEWNEIGH | RTM_DELNEIGH)
+        && golden::is_of_the_kernel(payload)
 }
 
 /// What a notification is about.
@@ -311,6 +323,22 @@ mod tests {
         assert_eq!(slot(2, Some(7)), None);
         // A link of that index in another hub is none of ours.
         assert_eq!(slot(LINK_INDEX_BASE + 3, Some(7)), None);
+    }
+
+    #[test]
+    fn a_neighbour_that_the_kernel_collects_is_no_change_of_the_tenants() {
+        let neighbour = |hardware: [u8; 6]| {
+            let mut message = vec![0; 4];
+            message.extend(2_u32.to_ne_bytes());
+            message.extend([0x40, 0, 0, 0]);
+            push_attribute(&mut message, 1, &[224, 0, 0, 22]);
+            push_attribute(&mut message, 2, &hardware);
+            message
+        };
+        let collected = neighbour([1, 0, 0x5e, 0, 0, 22]);
+        assert!(is_of_the_kernel(NETLINK_ROUTE, 29, &collected));
+        assert!(!is_of_the_kernel(NETLINK_ROUTE, 24, &collected));
+        assert!(!is_of_the_kernel(NETLINK_ROUTE, 29, &neighbour([2; 6])));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::super::error::{During as _, NetError};
 use super::super::raw::{Ask, RawNetlink, attributes};
 use super::{Answer, answer};
 
+const TCP_METRICS: &str = "tcp_metrics";
+
 const GENL_ID_CTRL: u16 = 16;
 const CTRL_CMD_GETFAMILY: u8 = 3;
 const CTRL_ATTR_FAMILY_ID: u16 = 1;
@@ -19,8 +21,7 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const HEADER_LEN: usize = 4;
 
 /// What is asked: section, family, command, whether it is a table, version of the family.
-const ASKED: [(&str, &str, u8, Ask, u8); 7] = [
-    ("tcp metrics", "tcp_metrics", 1, Ask::Table, 1),
+const ASKED: [(&str, &str, u8, Ask, u8); 6] = [
     ("mptcp endpoints", "mptcp_pm", 3, Ask::Table, 1),
     ("mptcp limits", "mptcp_pm", 6, Ask::One, 1),
     ("segment routing", "SEG6", 4, Ask::One, 1),
@@ -30,8 +31,9 @@ const ASKED: [(&str, &str, u8, Ask, u8); 7] = [
 ];
 
 /// Families without state of a namespace other than what its links have, which are compared, or what
-/// sockets have, which are counted.
-const HARMLESS: [&str; 16] = [
+/// sockets have, which are counted; and that which is flushed.
+const HARMLESS: [&str; 17] = [
+    TCP_METRICS,
     "nlctrl",
     "VFS_DQUOT",
     "TASKSTATS",
@@ -96,7 +98,7 @@ impl Families {
         let mut names = found.iter().map(|(name, _)| name);
         Self {
             asked,
-            tcp_metrics: id_of("tcp_metrics"),
+            tcp_metrics: id_of(TCP_METRICS),
             unknown: names.find(|name| !is_known(name)).cloned(),
         }
     }
@@ -106,8 +108,10 @@ impl Families {
         self.unknown.as_deref()
     }
 
-    pub(super) fn look(&self) -> Result<Vec<(&'static str, Answer)>, NetError> {
-        let mut socket = open()?;
+    pub(super) fn look(
+        &self,
+        socket: &mut RawNetlink,
+    ) -> Result<Vec<(&'static str, Answer)>, NetError> {
         let look = |&(section, id, command, ask, version): &(&'static str, u16, u8, Ask, u8)| {
             let asked = socket.ask(
                 ask,
@@ -124,26 +128,18 @@ impl Families {
         self.asked.iter().map(look).collect()
     }
 
-    /// Forgets what TCP noted about peers: any connection leaves some of it behind.
-    pub(in super::super) fn flush_tcp_metrics(&self) -> Result<(), NetError> {
+    /// Forgets what TCP noted about peers: any connection leaves some of it behind. The kernel has forgotten
+    /// all of it when it says so; with nobody in the namespace nothing is noted later.
+    pub(super) fn flush_tcp_metrics(&self, socket: &mut RawNetlink) -> Result<(), NetError> {
         const TCP_METRICS_CMD_DEL: u8 = 2;
         let Some(id) = self.tcp_metrics else {
             return Ok(());
         };
-        open()?
-            .ask(
-                Ask::Do,
-                id,
-                &[TCP_METRICS_CMD_DEL, 1, 0, 0],
-                || (),
-                |(), _, _| (),
-            )
+        let request = [TCP_METRICS_CMD_DEL, 1, 0, 0];
+        socket
+            .ask(Ask::Do, id, &request, || (), |(), _, _| ())
             .during(|| "flush TCP metrics".to_owned())
     }
-}
-
-fn open() -> Result<RawNetlink, NetError> {
-    RawNetlink::open(NETLINK_GENERIC).during(|| "open a generic netlink socket".to_owned())
 }
 
 fn family(message: &[u8]) -> Option<(String, u16)> {

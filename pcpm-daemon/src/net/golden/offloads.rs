@@ -1,32 +1,29 @@
-//! What netlink does not tell of links: features, channels, and BPF programs on links and namespace.
+//! What netlink does not tell of links and namespace: how drivers are set, and BPF programs on the namespace.
 #![expect(unsafe_code, reason = "ioctl and bpf have no safe wrappers for this")]
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::super::error::{During as _, NetError};
-use super::super::namespace;
 
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
 /// From `include/uapi/linux/ethtool.h`.
-const ETHTOOL_GFEATURES: u32 = 0x3a;
-const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETHTOOL_GRINGPARAM: u32 = 0x10;
 const ETHTOOL_GCOALESCE: u32 = 0x0e;
 const ETHTOOL_GPFLAGS: u32 = 0x27;
 
-/// What is asked about a link: the command, and its second word, which for features is the number of
-/// blocks that there is room for.
-const ASKED: [(u32, u32); 5] = [
-    (ETHTOOL_GFEATURES, 8),
-    (ETHTOOL_GCHANNELS, 0),
-    (ETHTOOL_GRINGPARAM, 0),
-    (ETHTOOL_GCOALESCE, 0),
-    (ETHTOOL_GPFLAGS, 0),
-];
+/// What is asked about a link. Every question takes the rtnl lock for a moment.
+const ASKED: [u32; 3] = [ETHTOOL_GRINGPARAM, ETHTOOL_GCOALESCE, ETHTOOL_GPFLAGS];
+
+/// A question to the driver of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Question {
+    link: &'static [u8],
+    command: u32,
+}
 
 const LINKS: [&[u8]; 2] = [b"lo", b"eth0"];
 
@@ -47,7 +44,15 @@ pub(super) fn settle() -> Result<(), NetError> {
     const ETHTOOL_GLINK: u32 = 0x0a;
     let socket = any_socket()?;
     // Where a driver knows nothing of its link there is nothing put off.
-    let _unknown = LINKS.map(|link| ethtool(&socket, link, (ETHTOOL_GLINK, 0)));
+    let _unknown = LINKS.map(|link| {
+        ethtool(
+            &socket,
+            Question {
+                link,
+                command: ETHTOOL_GLINK,
+            },
+        )
+    });
     Ok(())
 }
 
@@ -57,16 +62,34 @@ fn any_socket() -> Result<OwnedFd, NetError> {
         .during(|| "open a socket".to_owned())
 }
 
-/// The settings of the links' drivers; a link that is not there or refuses is an answer too.
-pub(super) fn read() -> Result<Vec<Result<[u32; WORDS], i32>>, NetError> {
+/// The questions that the drivers of a new slot's links answer. A driver that has no answer to one has none
+/// as long as the link is that link, and nothing that could be set.
+pub(super) fn answered() -> Result<Vec<Question>, NetError> {
     let socket = any_socket()?;
-    let all = LINKS.iter().flat_map(|link| ASKED.map(|ask| (*link, ask)));
-    Ok(all.map(|(link, ask)| ethtool(&socket, link, ask)).collect())
+    let all = LINKS
+        .iter()
+        .flat_map(|link| ASKED.map(|command| Question { link, command }));
+    let is_unknown = |question: &Question| {
+        let answer = ethtool(&socket, *question);
+        answer.is_err_and(|errno| errno == Errno::EOPNOTSUPP as i32)
+    };
+    Ok(all.filter(|question| !is_unknown(question)).collect())
 }
 
-fn ethtool(socket: &OwnedFd, link: &[u8], ask: (u32, u32)) -> Result<[u32; WORDS], i32> {
+/// The settings of the links' drivers; a link that is not there or refuses is an answer too.
+pub(super) fn read(questions: &[Question]) -> Result<Vec<Result<[u32; WORDS], i32>>, NetError> {
+    if questions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let socket = any_socket()?;
+    let answers = questions.iter().map(|question| ethtool(&socket, *question));
+    Ok(answers.collect())
+}
+
+fn ethtool(socket: &OwnedFd, question: Question) -> Result<[u32; WORDS], i32> {
+    let Question { link, command } = question;
     let mut words = [0; WORDS];
-    [words[0], words[1]] = [ask.0, ask.1];
+    words[0] = command;
     let mut request = Request {
         name: [0; libc::IFNAMSIZ],
         data: words.as_mut_ptr(),
@@ -85,8 +108,6 @@ const BPF_PROG_QUERY: libc::c_long = 16;
 /// From `include/uapi/linux/bpf.h`.
 const BPF_FLOW_DISSECTOR: u32 = 17;
 const BPF_SK_LOOKUP: u32 = 36;
-const BPF_TCX_INGRESS: u32 = 46;
-const BPF_TCX_EGRESS: u32 = 47;
 
 /// The part of `union bpf_attr` that a query uses.
 #[repr(C)]
@@ -105,24 +126,17 @@ struct Query {
     revision: u64,
 }
 
-/// How many programs are at each place, and how often that changed.
-pub(super) fn programs() -> Result<Vec<(i32, u32, u64)>, NetError> {
-    let netns = namespace::current()?;
+/// How many programs the namespace has of each kind that it can have.
+pub(super) fn programs(netns: BorrowedFd<'_>) -> Result<Vec<(i32, u32)>, NetError> {
     let netns = u32::try_from(netns.as_raw_fd())
         .map_err(io::Error::other)
         .during(|| "ask for programs".to_owned())?;
-    let places = [
-        (netns, BPF_FLOW_DISSECTOR),
-        (netns, BPF_SK_LOOKUP),
-        (1, BPF_TCX_INGRESS),
-        (1, BPF_TCX_EGRESS),
-        (2, BPF_TCX_INGRESS),
-        (2, BPF_TCX_EGRESS),
-    ];
-    Ok(places.map(|(target, kind)| query(target, kind)).into())
+    Ok([BPF_FLOW_DISSECTOR, BPF_SK_LOOKUP]
+        .map(|kind| query(netns, kind))
+        .into())
 }
 
-fn query(target: u32, kind: u32) -> (i32, u32, u64) {
+fn query(target: u32, kind: u32) -> (i32, u32) {
     let mut query = Query {
         target,
         kind,
@@ -141,5 +155,5 @@ fn query(target: u32, kind: u32) -> (i32, u32, u64) {
         Ok(_) => 0,
         Err(errno) => errno as i32,
     };
-    (errno, query.count, query.revision)
+    (errno, query.count)
 }

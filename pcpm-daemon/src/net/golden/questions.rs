@@ -3,6 +3,7 @@
 use std::io;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
+use pcpm_ebpf::witness::Neighbour;
 
 use super::super::raw::{Ask, RawNetlink, attributes};
 use super::{Answer, answer};
@@ -117,13 +118,11 @@ const RTM_GETNEIGH: u16 = 30;
 const RTM_GETRULE: u16 = 34;
 const RTM_GETQDISC: u16 = 38;
 const RTM_GETMULTICAST: u16 = 58;
-const RTM_GETNEIGHTBL: u16 = 66;
 const RTM_GETADDRLABEL: u16 = 74;
 const RTM_GETNETCONF: u16 = 82;
 const RTM_GETNSID: u16 = 90;
 const RTM_GETNEXTHOP: u16 = 106;
 
-const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
 const AF_INET6: u8 = 10;
 
@@ -139,12 +138,6 @@ const IFA_CACHEINFO: u16 = 6;
 const RTA_CACHEINFO: u16 = 12;
 const NDA_CACHEINFO: u16 = 3;
 const NDA_PROBES: u16 = 4;
-/// From `include/uapi/linux/neighbour.h`.
-const NDTA_CONFIG: u16 = 5;
-const NDTA_PARMS: u16 = 6;
-const NDTA_STATS: u16 = 7;
-const NDTPA_REFCNT: u16 = 2;
-const NDTPA_REACHABLE_TIME: u16 = 3;
 const TCA_STATS: u16 = 4;
 const TCA_STATS2: u16 = 7;
 const IFA_MULTICAST_CACHEINFO: u16 = IFA_CACHEINFO;
@@ -184,11 +177,6 @@ const ROUTE: &[Question] = &[
     Question::table("routes", RTM_GETROUTE, &[0; 12], 12).without(&[&[RTA_CACHEINFO]]),
     Question::table("rules", RTM_GETRULE, &[0; 12], 12),
     Question::table("nexthops", RTM_GETNEXTHOP, &[0; 8], 8),
-    Question {
-        ignored: is_of_the_kernel,
-        ..Question::table("neighbours", RTM_GETNEIGH, &[0; 12], 12)
-            .without(&[&[NDA_CACHEINFO], &[NDA_PROBES]])
-    },
     Question::table("proxy neighbours", RTM_GETNEIGH, PROXIES, 12),
     // Further hardware addresses that links listen to, multicast ones too.
     Question::table(
@@ -198,12 +186,6 @@ const ROUTE: &[Question] = &[
         12,
     )
     .without(&[&[NDA_CACHEINFO]]),
-    Question::table("neighbour tables", RTM_GETNEIGHTBL, &[0; 4], 4).without(&[
-        &[NDTA_CONFIG],
-        &[NDTA_STATS],
-        &[NDTA_PARMS, NDTPA_REFCNT],
-        &[NDTA_PARMS, NDTPA_REACHABLE_TIME],
-    ]),
     Question::table("qdiscs", RTM_GETQDISC, &[0; 20], 20).without(&[&[TCA_STATS], &[TCA_STATS2]]),
     Question::table(
         "address labels",
@@ -211,12 +193,9 @@ const ROUTE: &[Question] = &[
         &family::<12>(AF_INET6),
         12,
     ),
-    Question::table("IPv4 groups", RTM_GETMULTICAST, &family::<8>(AF_INET), 8)
-        .without(&[&[IFA_MULTICAST_CACHEINFO]]),
-    Question::table("IPv6 groups", RTM_GETMULTICAST, &family::<8>(AF_INET6), 8)
-        .without(&[&[IFA_MULTICAST_CACHEINFO]]),
-    Question::table("IPv4 settings", RTM_GETNETCONF, &family::<4>(AF_INET), 4),
-    Question::table("IPv6 settings", RTM_GETNETCONF, &family::<4>(AF_INET6), 4),
+    Question::table("groups", RTM_GETMULTICAST, &[0; 8], 8).without(&[&[IFA_MULTICAST_CACHEINFO]]),
+    // Of all families.
+    Question::table("settings", RTM_GETNETCONF, &[0; 4], 4),
     Question::table("namespace numbers", RTM_GETNSID, &[0; 4], 4),
 ];
 
@@ -236,7 +215,6 @@ const NFTABLES: u16 = 10;
 const IPSET: u16 = 6;
 const CT_GET_STATS: u16 = 5;
 const CT_EXP_GET: u16 = 1;
-const NFT_GETTABLE: u16 = 1;
 const NFT_GETGEN: u16 = 16;
 const IPSET_CMD_LIST: u16 = 7;
 const ACCT_GET: u16 = 1;
@@ -249,13 +227,12 @@ const NFTA_GEN_PROC_NAME: u16 = 3;
 const IPSET_LIST: &[u8] = &[0, 0, 0, 0, 5, 0, 1, 0, 7, 0, 0, 0];
 
 const NETFILTER: &[Question] = &[
-    // The number of the last change: it says that there never was one.
+    // The number of the last change: it says that there never was one, so there are no tables either.
     Question {
         header: 4,
         ..Question::one("nftables changes", nf(NFTABLES, NFT_GETGEN), NFGEN)
     }
     .without(&[&[NFTA_GEN_PROC_PID], &[NFTA_GEN_PROC_NAME]]),
-    Question::table("nftables", nf(NFTABLES, NFT_GETTABLE), NFGEN, 4),
     Question::one("connection tracking", nf(CTNETLINK, CT_GET_STATS), NFGEN),
     Question::table(
         "expected connections",
@@ -299,38 +276,46 @@ pub(super) const ALL: &[Group] = &[
     },
 ];
 
-/// Neighbours that the kernel makes by itself and takes away when it likes: those of groups, whose
-/// hardware address follows from the group (`arp_mc_map`, `ndisc_mc_map`), and those of `lo`, which have
-/// none. One with another hardware address is not of the kernel.
-fn is_of_the_kernel(payload: &[u8]) -> bool {
-    const NUD_NOARP: u16 = 0x40;
+/// All neighbours of a namespace. The kernel walks those of all namespaces for it.
+pub(super) const NEIGHBOURS: Question = Question {
+    ignored: is_of_the_kernel,
+    ..Question::table("neighbours", RTM_GETNEIGH, &[0; 12], 12)
+        .without(&[&[NDA_CACHEINFO], &[NDA_PROBES]])
+};
+
+/// Whether the kernel makes the neighbour of this message by itself, and takes it away.
+pub(in super::super) fn is_of_the_kernel(payload: &[u8]) -> bool {
+    neighbour(payload)
+        .is_some_and(|(neighbour, link, is_v6)| neighbour.is_of_the_kernel(link, is_v6))
+}
+
+/// What says whose a neighbour is, with its link and whether it is one of IPv6.
+fn neighbour(payload: &[u8]) -> Option<(Neighbour, u32, bool)> {
     const NDA_DST: u16 = 1;
     const NDA_LLADDR: u16 = 2;
-    let Some((header, rest)) = payload.split_at_checked(12) else {
-        return false;
-    };
-    let ifindex = i32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
-    let state = u16::from_ne_bytes([header[8], header[9]]);
+    let (header, rest) = payload.split_at_checked(12)?;
     let value =
         |wanted| attributes(rest).find_map(|(kind, value)| (kind == wanted).then_some(value));
-    let (Some(destination), Some(hardware)) = (value(NDA_DST), value(NDA_LLADDR)) else {
-        return false;
+    let to = value(NDA_DST)?;
+    let mut address = [0; 16];
+    address.get_mut(..to.len())?.copy_from_slice(to);
+    let neighbour = Neighbour {
+        address,
+        hardware: value(NDA_LLADDR)?.try_into().ok()?,
+        // The states of the kernel's header fit a byte.
+        state: header[8],
+        ..Neighbour::default()
     };
-    let expected = match (ifindex, destination) {
-        (1, _) => [0; 6],
-        (_, [224..=239, b, c, d]) => [0x01, 0, 0x5e, b & 0x7f, *c, *d],
-        (_, [0xff, .., a, b, c, d]) if destination.len() == 16 => [0x33, 0x33, *a, *b, *c, *d],
-        _ => return false,
-    };
-    state == NUD_NOARP && hardware == expected
+    let link = u32::from_ne_bytes(*header[4..].first_chunk()?);
+    Some((neighbour, link, to.len() == address.len()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::super::raw::push_attribute;
-    use super::*;
+    use super::{is_of_the_kernel, keep_attributes};
 
-    fn neighbour(ifindex: i32, state: u16, destination: &[u8], hardware: [u8; 6]) -> Vec<u8> {
+    fn neighbour(ifindex: u32, state: u16, destination: &[u8], hardware: [u8; 6]) -> Vec<u8> {
         let mut message = vec![0; 4];
         message.extend(ifindex.to_ne_bytes());
         message.extend(state.to_ne_bytes());
@@ -341,20 +326,14 @@ mod tests {
     }
 
     #[test]
-    fn only_neighbours_that_the_kernel_makes_by_itself_do_not_count() {
+    fn neighbours_that_the_kernel_makes_by_itself_do_not_count() {
         let group = [0x01, 0, 0x5e, 0, 0, 22];
-        let cases = [
-            (neighbour(2, 0x40, &[224, 0, 0, 22], group), true),
-            (neighbour(2, 0x40, &[224, 128, 0, 22], group), true),
-            (neighbour(2, 0x80, &[224, 0, 0, 22], group), false),
-            (neighbour(2, 0x40, &[224, 0, 0, 23], group), false),
-            (neighbour(2, 0x40, &[10, 0, 0, 1], [0; 6]), false),
-            (neighbour(1, 0x40, &[10, 0, 0, 1], [0; 6]), true),
-            (neighbour(1, 0x40, &[10, 0, 0, 1], [2; 6]), false),
-        ];
-        for (message, expected) in cases {
-            assert_eq!(is_of_the_kernel(&message), expected, "{message:?}");
-        }
+        let kernels = neighbour(2, 0x40, &[224, 0, 0, 22], group);
+        assert!(is_of_the_kernel(&kernels));
+        let somebodys = neighbour(2, 0x40, &[224, 0, 0, 23], group);
+        assert!(!is_of_the_kernel(&somebodys));
+        let permanent = neighbour(2, 0x80, &[224, 0, 0, 22], group);
+        assert!(!is_of_the_kernel(&permanent));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::super::error::{During as _, NetError};
 use super::super::raw::{Ask, RawNetlink};
-use super::files;
+use super::files::Tables;
 
 /// Sockets and datagrams in a namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,9 +21,9 @@ pub(in super::super) struct Usage {
 
 impl Usage {
     /// Counts those of the namespace that the thread is in.
-    pub(in super::super) fn read() -> Result<Self, NetError> {
-        let v4 = files::read_present("sockstat")?;
-        let v6 = files::read("sockstat6")?.unwrap_or_default();
+    pub(in super::super) fn read(tables: &Tables) -> Result<Self, NetError> {
+        let v4 = tables.read("sockstat")?.unwrap_or_default();
+        let v6 = tables.read("sockstat6")?.unwrap_or_default();
         Self::parse(&v4, &v6)
             .ok_or_else(|| NetError::new("count the sockets of a slot", "sockstat is not as known"))
     }

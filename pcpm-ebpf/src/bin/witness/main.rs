@@ -1,7 +1,10 @@
-//! The kernel programs that bear witness of slots: one counts writes to their sysctls, the other tells who
-//! holds the network namespace that it is run in. Loaded where slots are recycled only.
+//! The kernel programs that bear witness of slots: one counts writes to their sysctls, the others tell who
+//! holds the network namespace that they are run in, and what its links are like. Loaded where slots are
+//! recycled only.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
+#[cfg(target_arch = "bpf")]
+mod links;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
@@ -13,7 +16,7 @@ mod entry {
 
     use aya_ebpf::{macros::cgroup_sysctl, programs::SysctlContext};
 
-    use crate::probe;
+    use crate::{links, probe};
 
     #[cgroup_sysctl]
     fn sysctl_accessed(ctx: SysctlContext) -> i32 {
@@ -26,6 +29,14 @@ mod entry {
     #[unsafe(link_section = "raw_tp/references")]
     extern "C" fn references(_context: *mut core::ffi::c_void) -> u32 {
         probe::references()
+    }
+
+    /// The same.
+    #[expect(unsafe_code, reason = "the loader finds a program by its section")]
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "raw_tp/seen_links")]
+    extern "C" fn seen_links(_context: *mut core::ffi::c_void) -> u32 {
+        links::see_all()
     }
 }
 

@@ -5,12 +5,15 @@ use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
     macros::btf_map,
 };
-use pcpm_ebpf::witness::KernelLayout;
+use pcpm_ebpf::witness::{KernelLayout, LINKS, LinkState};
 
 const DEFAULT_SLOTS: usize = 1024;
 
 #[btf_map]
 static KERNEL_LAYOUT: Array<KernelLayout, 1> = Array::new();
+
+#[btf_map]
+static LINK_STATES: Array<LinkState, LINKS> = Array::new();
 
 /// Entries are the daemon's: a namespace that has none is not watched. Those of destroyed slots give
 /// way.
@@ -23,6 +26,12 @@ pub(crate) fn kernel_layout() -> Option<&'static KernelLayout> {
     KERNEL_LAYOUT
         .get(0)
         .filter(|layout| layout.net_sysctls != 0)
+}
+
+/// Room for what is seen of a link.
+#[inline(always)]
+pub(crate) fn link_state(number: u32) -> Option<*mut LinkState> {
+    LINK_STATES.get_ptr_mut(number)
 }
 
 /// Counts a write to a sysctl of the namespace with this cookie, if it is watched.

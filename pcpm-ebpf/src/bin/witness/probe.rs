@@ -9,7 +9,7 @@ use aya_ebpf::{
     helpers::{bpf_get_current_task, bpf_probe_read_kernel},
     programs::SysctlContext,
 };
-use pcpm_ebpf::witness::References;
+use pcpm_ebpf::witness::{KernelLayout, References};
 
 use crate::maps;
 
@@ -37,10 +37,7 @@ pub(crate) fn sysctl_accessed(context: &SysctlContext) -> i32 {
 #[inline(always)]
 fn try_references() -> Option<References> {
     let layout = maps::kernel_layout()?;
-    // SAFETY: takes nothing.
-    let task = unsafe { bpf_get_current_task() };
-    let namespaces: u64 = read(task, layout.task_nsproxy)?;
-    let net: u64 = read(namespaces, layout.nsproxy_net)?;
+    let net = own_namespace(layout)?;
     let namespace = read(net, layout.net_references)?;
     let passive = read(net, layout.net_passive)?;
     let stashed: u64 = read(net, layout.net_stashed)?;
@@ -55,6 +52,15 @@ fn try_references() -> Option<References> {
     })
 }
 
+/// The `struct net` that the task is in.
+#[inline(always)]
+pub(crate) fn own_namespace(layout: &KernelLayout) -> Option<u64> {
+    // SAFETY: takes nothing.
+    let task = unsafe { bpf_get_current_task() };
+    let namespaces: u64 = read(task, layout.task_nsproxy)?;
+    read(namespaces, layout.nsproxy_net)
+}
+
 #[inline(always)]
 fn note_write(context: &SysctlContext) -> Option<()> {
     let layout = maps::kernel_layout()?;
@@ -67,8 +73,9 @@ fn note_write(context: &SysctlContext) -> Option<()> {
     maps::count_sysctl_write(cookie)
 }
 
+/// Reads what is `offset` bytes behind an address of the kernel's.
 #[inline(always)]
-fn read<T>(address: u64, offset: u32) -> Option<T> {
+pub(crate) fn read<T>(address: u64, offset: u32) -> Option<T> {
     let address = address.wrapping_add(u64::from(offset));
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel(address as *const T) }.ok()
