@@ -423,32 +423,96 @@ fn maps_of_another_version_or_layout_are_refused_with_what_to_do() -> Result<()>
 }
 
 #[test]
-fn what_was_damaged_between_two_lives_is_repaired_or_given_up() -> Result<()> {
+fn what_a_hub_lost_between_two_lives_is_given_back() -> Result<()> {
     let world = World::new()?;
-    let mut first = world.pool_of(4)?;
-    let (a, b) = (first.attach("a", "t")?, first.attach("b", "t")?);
+    let mut first = world.pool_of(2)?;
+    let a = first.attach("a", "t")?;
     kill(&mut first)?;
     let hub = world.slot("/run/pcpm/hubs/0");
-    hub.tool(&format!("ip link del {}", b.attachment.slot))
-        .run()?;
     hub.tool("tc filter del block 1").run()?;
     world.tool("ip route del 10.213.0.0/16").output()?;
     world.tool("ip addr del 169.254.1.1/32 dev pcpm0").run()?;
-    let next = world.spawn_daemon(&["--capacity", "4"])?;
+    let next = world.spawn_daemon(&["--capacity", "2"])?;
     next.place(&a).tool("ping -c1 -W5 198.51.100.1").run()?;
     world
         .tool(&format!("ping -c1 -W5 {}", a.attachment.addresses[0]))
         .run()?;
-    assert!(next.get("b").is_err());
+    let log = next.log();
+    for told in ["add the filter from_slot", "add the gateway's address"] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    Ok(())
+}
+
+/// What is done to slots in their hub while no daemon runs, and how it is told; `{}` stands for the slot.
+const DAMAGE: [(&str, &str); 5] = [
+    ("ip link del {}", "its link is gone"),
+    ("ip link set {} down", "its link is down"),
+    ("tc qdisc del dev {} ingress", "not joined"),
+    (
+        "ip link set {} address 02:00:00:00:00:09",
+        "another hardware address",
+    ),
+    ("ip link set {} name mine", "another name"),
+];
+
+#[test]
+fn a_slot_that_was_damaged_between_two_lives_is_repaired_for_whoever_holds_it() -> Result<()> {
+    let world = World::new()?;
+    let mut first = world.pool_of(DAMAGE.len().try_into()?)?;
+    let mut held = Vec::new();
+    for (number, _) in DAMAGE.iter().enumerate() {
+        let attached = first.attach(&format!("owner{number}"), "t")?;
+        held.push(attached);
+    }
+    kill(&mut first)?;
+    let hub = world.slot("/run/pcpm/hubs/0");
+    for ((damage, _), attached) in DAMAGE.iter().zip(&held) {
+        hub.tool(&damage.replace("{}", &attached.attachment.slot))
+            .run()?;
+    }
+    let next = world.spawn_daemon(&["--capacity", &held.len().to_string()])?;
+    for ((_, told), attached) in DAMAGE.iter().zip(&held) {
+        let before = &attached.attachment;
+        next.watch(&format!("it is repaired: {told}"), |_| {
+            let now = next.get(&before.owner).ok()?.attachment;
+            assert_eq!(now.id, before.id, "{told}");
+            now.broken.is_none().then_some(())
+        })?;
+        assert!(next.log().contains(told), "{told}: {}", next.log());
+        let place = next.place(attached);
+        place
+            .tool("ping -c1 -W5 198.51.100.1")
+            .run()
+            .context(*told)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_attachment_whose_namespace_nobody_can_open_any_more_is_lost_and_told() -> Result<()> {
+    let world = World::new()?;
+    let mut first = world.pool_of(2)?;
+    let mut containers = Vec::new();
+    for owner in ["a", "b"] {
+        let held = first.attach(owner, "t")?;
+        containers.push(first.place(&held).tool("sleep 1000").spawn()?);
+        first.place(&held).tool("ping -c1 -W5 198.51.100.1").run()?;
+    }
+    kill(&mut first)?;
+    world.tool("umount -l /run/pcpm/netns/s0000").run()?;
+    world.tool("umount -l /run/pcpm/netns/s0001").run()?;
+    world.tool("rm /run/pcpm/netns/s0001").run()?;
+    let next = world.spawn_daemon(&["--capacity", "2"])?;
+    assert!(next.get("a").is_err() && next.get("b").is_err());
     let log = next.log();
     for told in [
-        "add the filter from_slot",
-        "add the gateway's address",
-        "its link is gone",
+        "lost: its namespace is not mounted",
+        "lost: it has a link and no mount",
     ] {
         assert!(log.contains(told), "{told}: {log}");
     }
-    next.wait_until("it is replaced", |counts| counts.ready == 3)
+    next.wait_until_ready(2)
 }
 
 #[test]

@@ -37,6 +37,17 @@ pub(crate) struct FakeDatapath {
     pub(crate) flow_table: Rc<RefCell<FlowTable>>,
 }
 
+impl FakeDatapath {
+    /// Whether an operation that can fail does.
+    fn refuse(&self, what: &str) -> Result<(), BpfError> {
+        if self.power.fails() {
+            let planned = std::io::Error::other("planned");
+            return Err(BpfError::new(what, &planned));
+        }
+        Ok(())
+    }
+}
+
 impl Datapath for FakeDatapath {
     fn publish(&mut self, slot: u32, word: AttachmentWord) {
         if self.power.suffices() {
@@ -57,6 +68,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn publish_port(&mut self, key: PortKey, target: PortTarget) -> Result<(), BpfError> {
+        self.refuse("publish a port")?;
         let mut ports = self.ports.borrow_mut();
         let room = self.room_for_ports.borrow().unwrap_or(usize::MAX);
         if ports.len() >= room && !ports.contains_key(&key) {
@@ -75,6 +87,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn withdraw_port(&mut self, key: PortKey) -> Result<(), BpfError> {
+        self.refuse("withdraw a port")?;
         if self.power.suffices() {
             self.ports.borrow_mut().remove(&key);
         }
@@ -90,6 +103,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn add_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError> {
+        self.refuse("add a policy")?;
         let mut policies = self.policies.borrow_mut();
         let room = self.room_for_nodes.borrow().unwrap_or(usize::MAX);
         if policies.len() + policy.nodes.len() > room {
@@ -105,6 +119,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn remove_policy(&mut self, policy: &CompiledPolicy) -> Result<(), BpfError> {
+        self.refuse("remove a policy")?;
         if !self.power.suffices() {
             return Ok(());
         }
@@ -118,6 +133,7 @@ impl Datapath for FakeDatapath {
     }
 
     fn slot_counters(&self, _slot: u32) -> Result<SlotCounters, BpfError> {
+        self.refuse("read counters")?;
         Ok(*self.counters.borrow())
     }
 

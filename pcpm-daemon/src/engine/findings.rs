@@ -77,20 +77,25 @@ impl Engine {
             if !is_meant || record.is_mending {
                 return;
             }
-            let known = record.broken.take();
-            let not_repaired = known.filter(|known| known.doubt == doubt);
-            let is_news = not_repaired.is_none();
-            let broken = not_repaired.unwrap_or(Broken {
-                doubt,
-                not_repaired: None,
-            });
-            self.is_broken(slot, broken, is_news);
-            self.mend(slot);
+            self.break_and_mend(slot, doubt);
         } else if self.pool.is_idle(slot) && record.ready_at_ms < looked_at_ms {
             let failed = Happening::Failed { reason: doubt };
             self.tell_of_slot(failed, slot);
             self.feed(Event::Spoiled(slot), None);
         }
+    }
+
+    /// Tells that a slot that somebody holds is broken, and has it repaired.
+    pub(super) fn break_and_mend(&mut self, slot: SlotIndex, doubt: String) {
+        let known = self.records[slot as usize].broken.take();
+        let not_repaired = known.filter(|known| known.doubt == doubt);
+        let is_news = not_repaired.is_none();
+        let broken = not_repaired.unwrap_or(Broken {
+            doubt,
+            not_repaired: None,
+        });
+        self.is_broken(slot, broken, is_news);
+        self.mend(slot);
     }
 
     /// Has a worker repair a slot.

@@ -42,7 +42,7 @@ use std::{
 };
 
 use pcpm_api::{error::PoolError, publish::Port, types};
-use pcpm_ebpf::abi::SlotCounters;
+use pcpm_ebpf::abi::{PortKey, SlotCounters};
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
@@ -189,6 +189,8 @@ pub(crate) struct Engine {
     upkeep_wanted: Rc<Notify>,
     /// Ports that lead to slots and could not be taken on the host.
     unreserved: Vec<(SlotIndex, Port)>,
+    /// Ports that nobody publishes any more and that could not be withdrawn.
+    not_withdrawn: Vec<PortKey>,
     /// Told once, when the warm target is reached for the first time.
     filled: Option<oneshot::Sender<()>>,
     commands: Vec<Command>,
@@ -269,6 +271,7 @@ impl Engine {
             somebody_waits: Rc::default(),
             upkeep_wanted: Rc::default(),
             unreserved: Vec::new(),
+            not_withdrawn: Vec::new(),
             filled: None,
             commands: Vec::new(),
             unusable: Vec::new(),

@@ -180,6 +180,7 @@ impl Engine {
                 self.lead_back(slot, epoch, &new[..done], before);
                 return Err(failed(&error));
             }
+            self.not_withdrawn.retain(|rest| *rest != key(port));
         }
         Ok(())
     }
@@ -187,18 +188,33 @@ impl Engine {
     fn lead_back(&mut self, slot: SlotIndex, epoch: u32, led: &[&Port], before: &[Port]) {
         for port in led {
             let key = key(port);
-            let back = match before.iter().find(|old| self::key(old) == key) {
-                Some(old) => self.datapath.publish_port(key, target(slot, epoch, old)),
-                None => self.datapath.withdraw_port(key),
-            };
-            complain(back);
+            if let Some(old) = before.iter().find(|old| self::key(old) == key) {
+                complain(self.datapath.publish_port(key, target(slot, epoch, old)));
+            } else {
+                self.withdraw_key(key);
+            }
         }
     }
 
-    /// What cannot be withdrawn leads nowhere once the attachment is gone: its epoch is over.
     fn withdraw(&mut self, ports: &[Port]) {
         for port in ports {
-            complain(self.datapath.withdraw_port(key(port)));
+            self.withdraw_key(key(port));
+        }
+    }
+
+    /// What cannot be withdrawn leads nowhere once the attachment is gone: its epoch is over. It is tried again,
+    /// because one that lives on has given the port up all the same.
+    pub(super) fn withdraw_key(&mut self, key: PortKey) {
+        if let Err(error) = self.datapath.withdraw_port(key) {
+            complain(Err(error));
+            self.not_withdrawn.push(key);
+        }
+    }
+
+    /// Withdraws ports that could not be before, and that nobody has published since.
+    pub(super) fn withdraw_rest(&mut self) {
+        for key in std::mem::take(&mut self.not_withdrawn) {
+            self.withdraw_key(key);
         }
     }
 

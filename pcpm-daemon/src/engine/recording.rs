@@ -145,7 +145,9 @@ impl Engine {
 
     /// Whether something failed that may succeed later.
     pub(crate) fn has_failed(&self) -> bool {
-        self.journal.trouble().is_some() || !self.unreserved.is_empty()
+        self.journal.trouble().is_some()
+            || !self.unreserved.is_empty()
+            || !self.not_withdrawn.is_empty()
     }
 
     /// Tries again what failed.
@@ -154,6 +156,7 @@ impl Engine {
             self.journal.try_again();
         }
         self.reserve_missing();
+        self.withdraw_rest();
         self.after_change();
     }
 

@@ -103,9 +103,10 @@ fn judge(traces: &Traces) -> Verdict {
         Known::Attached(attached) if traces.word == AttachmentWord::detached(attached.epoch) => {
             Verdict::Spent(Why::Ending)
         }
-        Known::Attached(attached) => match doubt {
-            None => Verdict::Attached(attached.clone(), known.made.clone()),
-            Some(doubt) => Verdict::Spent(Why::Lost(attached.clone(), doubt)),
+        // As long as its namespace is there whoever is in it can be given everything else again.
+        Known::Attached(attached) => match (found.and_then(|found| found.netns.as_ref()), doubt) {
+            (None, Some(doubt)) => Verdict::Spent(Why::Lost(attached.clone(), doubt)),
+            _ => Verdict::Attached(attached.clone(), known.made.clone()),
         },
     }
 }
@@ -123,7 +124,10 @@ impl Engine {
             .begin_restore(used.last_policy, used.last_name, &*self.datapath);
         complain(table);
         let mut restored = Vec::with_capacity(traces.len());
+        let mut doubtful = Vec::new();
         for (slot, traces) in traces {
+            let doubt = traces.found.as_ref().and_then(|found| found.doubt.clone());
+            doubtful.extend(doubt.map(|doubt| (slot, doubt)));
             restored.push(self.restore_slot(slot, traces));
         }
         self.note_started();
@@ -135,6 +139,11 @@ impl Engine {
         }
         self.end_leases();
         self.apply_terms();
+        for (slot, doubt) in doubtful {
+            if self.pool.holder(slot).is_some() {
+                self.break_and_mend(slot, doubt);
+            }
+        }
         self.after_change();
     }
 
@@ -178,7 +187,7 @@ impl Engine {
         });
         for (key, target) in ports {
             if !led.contains(&(key, target.slot)) {
-                complain(self.datapath.withdraw_port(key));
+                self.withdraw_key(key);
             }
         }
     }

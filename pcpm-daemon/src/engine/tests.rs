@@ -1,6 +1,7 @@
 //! The engine between a datapath that remembers and workers that are told when to finish.
 
 mod classes;
+mod faults;
 mod figures;
 mod findings;
 mod options;
@@ -139,7 +140,10 @@ impl Bench {
             uplinks: Vec::new(),
         };
         let work = FakeWork::default();
-        let ports = FakePorts::default();
+        let ports = FakePorts {
+            power: datapath.power.clone(),
+            ..FakePorts::default()
+        };
         let engine = Engine::new(
             world,
             settings,

@@ -20,30 +20,62 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryStorage(Arc<Mutex<Disk>>);
 
-/// What keeps a daemon alive: it may be dead after so many operations on what survives it.
+/// What keeps a daemon alive: it may be dead after so many operations on what survives it. And what lets one
+/// operation fail.
 #[derive(Clone, Debug)]
-pub(crate) struct Power(Arc<AtomicI64>);
+pub(crate) struct Power {
+    left: Arc<AtomicI64>,
+    before_failure: Arc<AtomicI64>,
+}
 
 impl Default for Power {
     fn default() -> Self {
-        Self(Arc::new(AtomicI64::new(i64::MAX)))
+        let endless = || Arc::new(AtomicI64::new(i64::MAX));
+        Self {
+            left: endless(),
+            before_failure: endless(),
+        }
     }
 }
 
 impl Power {
     /// The daemon dies in the operation after so many more.
     pub(crate) fn last_for(&self, operations: i64) {
-        self.0.store(operations, Ordering::Relaxed);
+        self.left.store(operations, Ordering::Relaxed);
+    }
+
+    /// The operation after so many more that can fail does, and no other.
+    pub(crate) fn fail_after(&self, operations: i64) {
+        self.before_failure.store(operations, Ordering::Relaxed);
     }
 
     /// Whether it has died.
     pub(crate) fn is_off(&self) -> bool {
-        self.0.load(Ordering::Relaxed) < 0
+        self.left.load(Ordering::Relaxed) < 0
     }
 
     /// Counts an operation; says whether the daemon lives through it.
     pub(crate) fn suffices(&self) -> bool {
-        self.0.fetch_sub(1, Ordering::Relaxed) > 0
+        self.left.fetch_sub(1, Ordering::Relaxed) > 0
+    }
+
+    /// Counts an operation that can fail; says whether it does.
+    pub(crate) fn fails(&self) -> bool {
+        self.before_failure.fetch_sub(1, Ordering::Relaxed) == 0
+    }
+
+    /// Has something done without a failure, and as if it had not been.
+    pub(crate) fn spared<T>(&self, work: impl FnOnce() -> T) -> T {
+        let before = self.before_failure.swap(i64::MAX, Ordering::Relaxed);
+        let done = work();
+        self.before_failure.store(before, Ordering::Relaxed);
+        done
+    }
+
+    /// How many there were, of all operations and of those that can fail.
+    pub(crate) fn used(&self) -> (i64, i64) {
+        let used = |left: &AtomicI64| i64::MAX.wrapping_sub(left.load(Ordering::Relaxed));
+        (used(&self.left), used(&self.before_failure))
     }
 }
 
@@ -153,6 +185,9 @@ impl Disk {
             return Err(Errno::EIO.into());
         }
         let mut fault = self.faults.get(&self.operations).copied();
+        if self.power.fails() {
+            fault = Some(Fault::Fails(Errno::ENOSPC));
+        }
         if !self.power.suffices() {
             fault = Some(Fault::Crash(self.last_bytes));
         }

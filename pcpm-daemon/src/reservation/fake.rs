@@ -3,6 +3,7 @@
 use std::{cell::RefCell, fs::File, rc::Rc};
 
 use super::{BorrowedFd, Errno, OwnedFd, Port, PortKernel};
+use crate::journal::fake::Power;
 
 /// Clones are the same host.
 #[derive(Clone, Debug, Default)]
@@ -11,10 +12,15 @@ pub(crate) struct FakePorts {
     pub(crate) failures: Rc<RefCell<Vec<(u16, Errno)>>>,
     /// Every port that was bound, in order, with the number of sockets of ours that had it.
     pub(crate) bound: Rc<RefCell<Vec<(Port, usize)>>>,
+    /// What lets one bind fail.
+    pub(crate) power: Power,
 }
 
 impl PortKernel for FakePorts {
     fn bind(&self, port: &Port, beside: &[BorrowedFd<'_>]) -> Result<OwnedFd, Errno> {
+        if self.power.fails() {
+            return Err(Errno::EADDRINUSE);
+        }
         let failures = self.failures.borrow();
         if let Some((_, errno)) = failures.iter().find(|(bad, _)| *bad == port.host_port) {
             return Err(*errno);

@@ -20,7 +20,7 @@ impl Bench {
         self.killed_and_found(self.there().into_iter().map(sound).collect())
     }
 
-    fn killed_and_found(&self, slots: Vec<FoundSlot>) -> Self {
+    pub(super) fn killed_and_found(&self, slots: Vec<FoundSlot>) -> Self {
         let counts = self.engine.borrow().status().slots;
         let datapath = FakeDatapath {
             power: Power::default(),
@@ -44,7 +44,7 @@ impl Bench {
             .collect()
     }
 
-    fn owners(&self) -> Vec<String> {
+    pub(super) fn owners(&self) -> Vec<String> {
         let engine = self.engine.borrow();
         engine.list().iter().map(|held| shown(held).owner).collect()
     }
@@ -58,7 +58,7 @@ impl Bench {
         self.engine.borrow_mut().detach(owner, None, ROOT).unwrap();
     }
 
-    fn state(&self, slot: SlotIndex) -> SlotState {
+    pub(super) fn state(&self, slot: SlotIndex) -> SlotState {
         self.engine.borrow().pool.state(slot)
     }
 
@@ -238,16 +238,44 @@ fn a_slot_that_lets_packets_pass_for_nobody_is_cut_and_destroyed() {
 }
 
 #[test]
-fn an_attachment_whose_slot_is_broken_is_lost_and_told() {
+fn an_attachment_whose_slot_was_damaged_is_told_as_broken_and_repaired() {
     let bench = Bench::filled(2);
     bench.attach(with_everything("a")).unwrap();
-    let broken = FoundSlot {
-        doubt: Some("its link is gone".into()),
+    let damaged = || {
+        let doubt = Some("its link is gone".to_owned());
+        vec![FoundSlot { doubt, ..sound(0) }, sound(1)]
+    };
+    let next = bench.killed_and_found(damaged());
+    assert_eq!(next.owners(), ["a"]);
+    assert_eq!(next.events("broken"), ["its link is gone"]);
+    assert_eq!(next.show("a").broken.as_deref(), Some("its link is gone"));
+    assert_eq!(*next.work.mend.borrow(), [0]);
+    let mended = |outcome| Report::Mended { slot: 0, outcome };
+    let refused = Err("there is no room".to_owned());
+    next.engine.borrow_mut().report(mended(refused));
+    assert!(next.events("broken")[1].ends_with("cannot be repaired: there is no room"));
+    next.engine.borrow_mut().report(mended(Ok(())));
+    assert_eq!(next.events("repaired").len(), 1);
+    assert_eq!(next.show("a").broken, None);
+    // Given back before it is repaired it is destroyed like any other.
+    let after = next.killed_and_found(damaged());
+    after.detach("a");
+    after.engine.borrow_mut().report(mended(Ok(())));
+    assert_eq!(*after.work.retire.borrow(), [0]);
+}
+
+#[test]
+fn an_attachment_whose_namespace_is_gone_is_lost_and_told() {
+    let bench = Bench::filled(2);
+    bench.attach(with_everything("a")).unwrap();
+    let gone = FoundSlot {
+        netns: None,
+        doubt: Some("its namespace is not mounted".into()),
         ..sound(0)
     };
-    let next = bench.killed_and_found(vec![broken, sound(1)]);
+    let next = bench.killed_and_found(vec![gone, sound(1)]);
     assert!(next.owners().is_empty());
-    assert_eq!(next.events("lost"), ["its link is gone"]);
+    assert_eq!(next.events("lost"), ["its namespace is not mounted"]);
     assert_eq!(next.last_word(), (0, AttachmentWord::detached(1)));
     assert!(next.datapath.ports.borrow().is_empty());
     assert_eq!(*next.work.retire.borrow(), [0]);
@@ -445,7 +473,7 @@ enum Outcome {
 }
 
 /// Whatever happened, these hold after a restart.
-fn check(bench: &Bench, answered: &BTreeSet<String>, doubtful: Option<&String>) {
+pub(super) fn check(bench: &Bench, answered: &BTreeSet<String>, doubtful: Option<&String>) {
     let owners: BTreeSet<_> = bench.owners().into_iter().collect();
     assert_eq!(owners.len(), bench.owners().len(), "an owner has two slots");
     let told = |owners: &BTreeSet<String>| -> BTreeSet<_> {
@@ -468,7 +496,12 @@ fn check(bench: &Bench, answered: &BTreeSet<String>, doubtful: Option<&String>) 
         );
         assert!(word.epoch() <= engine.pool.epoch(slot), "slot {slot}");
     }
-    for (key, target) in bench.datapath.ports.borrow().iter() {
+    let all = bench.datapath.ports.borrow();
+    // Of those that could not be withdrawn the engine knows.
+    let led = all
+        .iter()
+        .filter(|(key, _)| !engine.not_withdrawn.contains(key));
+    for (key, target) in led.clone() {
         assert_eq!(
             engine.pool.state(target.slot),
             SlotState::Attached,
@@ -482,7 +515,7 @@ fn check(bench: &Bench, answered: &BTreeSet<String>, doubtful: Option<&String>) 
         .attached_slots()
         .map(|slot| engine.pool.holder(slot).unwrap().options.publish.len())
         .sum();
-    assert_eq!(bench.datapath.ports.borrow().len(), ports);
+    assert_eq!(led.count(), ports);
     assert_eq!(engine.status().published_ports as usize, ports);
 }
 
