@@ -1028,8 +1028,8 @@ fn rules_and_limits_that_cannot_be_are_refused_with_the_place() {
             "pcpmd.toml:3: class.a.policy: 10.0.0.1/32: more than 16 rules count",
         ),
         (
-            "[class.a]\ncapacity = 1\npolicy.alow = []\n",
-            "class.a.policy.alow: unknown key, did you mean 'class.a.policy.allow'?",
+            "[class.a]\ncapacity = 1\npolicy.allows = []\n",
+            "class.a.policy.allows: unknown key, did you mean 'class.a.policy.allow'?",
         ),
     ];
     for (text, expected) in cases {

@@ -66,15 +66,22 @@ struct Traces {
     found: Option<FoundSlot>,
 }
 
+impl Traces {
+    /// What is wrong with the slot.
+    fn doubt(&self) -> Option<String> {
+        let made = self.known.as_ref().and_then(|known| known.made.as_ref());
+        let share = made.map(|made| made.share).unwrap_or_default();
+        match &self.found {
+            None => Some("it is gone".to_owned()),
+            Some(found) => found.doubt.clone().or_else(|| share.doubt(found.share)),
+        }
+    }
+}
+
 /// What to do about a slot.
 fn judge(traces: &Traces) -> Verdict {
     let found = traces.found.as_ref();
-    let made = traces.known.as_ref().and_then(|known| known.made.as_ref());
-    let share = made.map(|made| made.share).unwrap_or_default();
-    let doubt = match found {
-        None => Some("it is gone".to_owned()),
-        Some(found) => found.doubt.clone().or_else(|| share.doubt(found.share)),
-    };
+    let doubt = traces.doubt();
     let spent = |why| match found {
         Some(_) => Verdict::Spent(why),
         None => Verdict::Vacant,
@@ -126,8 +133,7 @@ impl Engine {
         let mut restored = Vec::with_capacity(traces.len());
         let mut doubtful = Vec::new();
         for (slot, traces) in traces {
-            let doubt = traces.found.as_ref().and_then(|found| found.doubt.clone());
-            doubtful.extend(doubt.map(|doubt| (slot, doubt)));
+            doubtful.extend(traces.doubt().map(|doubt| (slot, doubt)));
             restored.push(self.restore_slot(slot, traces));
         }
         self.note_started();

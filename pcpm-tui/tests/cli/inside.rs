@@ -211,7 +211,10 @@ fn a_namespace_that_cannot_be_joined_is_told() {
             .env("PCPM_SOCKET", daemon.socket());
         let outcome = Outcome::of(command);
         assert_eq!(outcome.code, 1, "{outcome:?}");
-        assert!(outcome.stderr.contains("network namespace"), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("join the slot's namespaces"),
+            "{outcome:?}"
+        );
         assert!(outcome.stderr.contains("CAP_SYS_ADMIN"), "{outcome:?}");
     }
 }

@@ -80,12 +80,13 @@ fn a_restart_goes_on_with_them() {
 }
 
 #[test]
-fn a_restart_destroys_slots_that_lack_one_and_tells_of_the_attachment() {
+fn a_restart_destroys_ready_slots_that_lack_one_and_tells_of_held_ones() {
     let bench = filled(both());
     bench.attach(request("a")).unwrap();
     let next = next_life(&bench, both(), [SharedNamespace::Ipc].into_iter().collect());
-    assert_eq!(next.events("lost"), ["its uts namespace is not mounted"]);
-    assert_eq!(*next.work.retire.borrow(), [0, 1]);
+    let broken = next.show("a").broken;
+    assert_eq!(broken.as_deref(), Some("its uts namespace is not mounted"));
+    assert_eq!(*next.work.retire.borrow(), [1]);
 }
 
 #[test]

@@ -42,7 +42,7 @@ struct Walk {
     version: u32,
     count: u32,
     failed: u32,
-    padding: u32,
+    _padding: u32,
 }
 
 /// Notes the state of each link of the task's namespace, and returns how many there are; 0 where not all
@@ -148,7 +148,7 @@ fn see_neighbours(
         version,
         count: 0,
         failed: 0,
-        padding: 0,
+        _padding: 0,
     };
     if layout.link_neighbours != 0 {
         walk.entry = read(at, layout.link_neighbours + version * 8)?;
