@@ -268,6 +268,25 @@ fn garbage_is_what_the_engine_does_not_list() -> Result<()> {
 }
 
 #[test]
+fn a_network_is_of_the_class_that_the_configuration_names() -> Result<()> {
+    const BAD_CONFIGURATION: i64 = 7;
+    let world = World::new()?;
+    let settings = "capacity = 1\n[class.wide]\ncapacity = 1\nmtu = 9000\n";
+    std::fs::write(world.path("/run/pcpmd.toml"), settings)?;
+    let daemon = world.spawn_daemon(&["--config", "/run/pcpmd.toml"])?;
+    daemon.wait_until_ready(2)?;
+    let engine = Engine { daemon, world };
+    let added = engine.add("c1", &network_with(json!({"class": "wide"})))?;
+    assert_eq!(added["interfaces"][0]["mtu"], 9000, "{added}");
+    let netns = engine.sandbox("c2")?;
+    let unknown = network_with(json!({"class": "narrow"}));
+    let (code, error) = refusal(engine.plugin("ADD", "c2", &netns, &unknown)?)?;
+    assert_eq!(code, BAD_CONFIGURATION, "{error}");
+    assert_eq!(engine.attached()?, 1);
+    Ok(())
+}
+
+#[test]
 fn a_pool_without_a_chance_says_so() -> Result<()> {
     let engine = Engine::new(1)?;
     engine.call("STATUS", "", &network())?;
