@@ -8,6 +8,7 @@ use std::{
 };
 
 use aya::programs::{CgroupAttachMode, links::FdLink};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use pcpm_ebpf::abi::names;
 
 use super::{BpfError, PinDir, links, programs::ProgramSet};
@@ -18,7 +19,12 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 pub(crate) fn root() -> Result<Option<PathBuf>, BpfError> {
     let mounts =
         fs::read_to_string(MOUNTS).map_err(|e| BpfError::new(format!("read {MOUNTS}"), &e))?;
-    Ok(root_in(&mounts))
+    Ok(roots_in(&mounts).find(|root| is_cgroup2(root)))
+}
+
+/// Whether that is what is there: another mount may hide it.
+fn is_cgroup2(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 /// Opens the root for [`attach`].
@@ -83,8 +89,8 @@ fn attach(programs: &ProgramSet, name: &str, group: &File, pin: &Path) -> Result
 
 /// A mount may show a part of the hierarchy only; the root's says `/`
 /// (`proc_pid_mountinfo(5)`).
-fn root_in(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+fn roots_in(mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(|line| {
         let (place, source) = line.split_once(" - ")?;
         let mut place = place.split(' ').skip(3);
         let (root, at) = (place.next()?, place.next()?);
@@ -102,9 +108,16 @@ mod tests {
                    32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n";
         let part = "40 31 0:38 /user.slice /mnt/cgroup rw - cgroup2 cgroup2 rw\n";
         let hybrid = "41 31 0:38 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup2 rw\n";
-        assert_eq!(root_in(old), None);
-        assert_eq!(root_in(&format!("{old}{part}")), None);
-        let found = root_in(&format!("{old}{part}{hybrid}"));
+        let first = |mounts: &str| roots_in(mounts).next();
+        assert_eq!(first(old), None);
+        assert_eq!(first(&format!("{old}{part}")), None);
+        let found = first(&format!("{old}{part}{hybrid}"));
         assert_eq!(found, Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn what_hides_a_mount_is_no_control_group() {
+        assert!(!is_cgroup2(Path::new("/proc")));
+        assert!(!is_cgroup2(Path::new("/no/such/place")));
     }
 }
