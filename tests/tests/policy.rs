@@ -294,6 +294,21 @@ fn a_name_is_reached_at_the_address_that_was_just_learned_for_it() -> Result<()>
 }
 
 #[test]
+fn what_dig_is_told_is_reached() -> Result<()> {
+    let world = World::new()?;
+    let daemon = closed_pool(&world)?;
+    let (_names, _web) = servers(&world)?;
+    let resolver = format!("{NAME_SERVER}:53/udp");
+    let rules = json!({"allow": [resolver, "www.example.com:80/tcp"]});
+    let slot = attach(&daemon, "named", &rules)?;
+    no_curl(&slot.place, WEB_SERVER)?;
+    let dig = format!("dig +short +tries=1 @{NAME_SERVER} www.example.com");
+    assert_eq!(slot.place.tool(&dig).run()?.trim(), WEB_SERVER);
+    curl(&slot.place, WEB_SERVER)?;
+    Ok(())
+}
+
+#[test]
 fn a_name_makes_an_exception_of_what_closes_the_world_and_of_nothing_else() -> Result<()> {
     let world = World::new()?;
     let daemon = world.pool_of(2)?;

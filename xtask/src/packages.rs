@@ -16,6 +16,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("traceroute", "traceroute"),
     ("nc", "netcat-openbsd"),
     ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
     ("iperf3", "iperf3"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
