@@ -118,8 +118,10 @@ fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 fn daemon(args: &Args, config: &Config, log: &Rc<Log>) -> anyhow::Result<ExitCode> {
     let object = args.steer_object.as_deref().map(Object::read).transpose()?;
     let object = object.unwrap_or_else(Object::built_in);
+    // Before the first thing is made: a signal that came earlier would leave it.
+    let stop = serve::StopSignals::listen()?;
     let lock = LockFile::acquire(&config.state_dir)?;
-    let done = locked_daemon(args, config, &object, log);
+    let done = locked_daemon(args, config, &object, log, stop);
     let released = lock.release();
     done?;
     released?;
@@ -131,8 +133,8 @@ fn locked_daemon(
     config: &Config,
     object: &Object,
     log: &Rc<Log>,
+    stop: serve::StopSignals,
 ) -> anyhow::Result<()> {
-    let stop = serve::StopSignals::listen()?;
     let open_files = open_files::raise_limit();
     let mut host = net::Host::open(&config.state_dir)?;
     let netns = net::HostKernel::netns_cookie(&mut host)?;

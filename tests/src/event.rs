@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -10,25 +11,31 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use crate::PATIENCE;
 use crate::process::Process;
 
-/// Waits until `path` exists or something changed on the way there, or `maker`, who is to make it,
-/// has ended.
+/// Waits until `path` exists, or `maker`, who is to make it, has ended.
 ///
 /// # Errors
-/// When nothing happens.
+/// When neither happens.
 pub fn wait_for_path(path: &Path, maker: &Process) -> Result<()> {
-    let changes = watch_nearest(path)?;
-    if path.exists() {
-        return Ok(());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // A directory on the way there may be what appears.
+        let changes = watch_nearest(path)?;
+        if path.exists() {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [
+            PollFd::new(changes.as_fd(), PollFlags::POLLIN),
+            PollFd::new(maker.pidfd().as_fd(), PollFlags::POLLIN),
+        ];
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        if poll(&mut fds, timeout).context("poll")? == 0 {
+            bail!("{} did not appear within {PATIENCE:?}", path.display());
+        }
+        if fds[1].any() == Some(true) {
+            return Ok(());
+        }
     }
-    let mut fds = [
-        PollFd::new(changes.as_fd(), PollFlags::POLLIN),
-        PollFd::new(maker.pidfd().as_fd(), PollFlags::POLLIN),
-    ];
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
-    if poll(&mut fds, timeout).context("poll")? == 0 {
-        bail!("{} did not appear within {PATIENCE:?}", path.display());
-    }
-    Ok(())
 }
 
 /// Watches the nearest directory above `path` that exists.

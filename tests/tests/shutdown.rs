@@ -109,7 +109,8 @@ fn nothing_is_left_after_a_signal_while_the_hubs_are_made() -> Result<()> {
     let mut starting = world.host().command(binary("pcpmd")?, capacity).spawn()?;
     wait_for_path(&world.path("/run/pcpm/hubs/0"), &starting)?;
     starting.signal(Signal::SIGTERM)?;
-    assert!(starting.wait(PATIENCE)?.success());
+    let ended = starting.wait(PATIENCE)?;
+    assert!(ended.success(), "{ended}");
     assert_as_before(&world, &before, "")
 }
 

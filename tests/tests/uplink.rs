@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -46,6 +47,14 @@ fn add_second_link(world: &World, host_end: &str) -> Result<()> {
     let internet = world.internet_command("ip", ["-batch", "-"]);
     internet.input(INTERNET_END).run()?;
     on_host(world, host_end)
+}
+
+/// Takes the default route through the first uplink away. The datapath asks for a route once a jiffy,
+/// which is 10 ms at most.
+fn lose_first_way_out(world: &World) -> Result<()> {
+    world.tool("ip route del default via 192.0.2.1").run()?;
+    thread::sleep(Duration::from_millis(20));
+    Ok(())
 }
 
 /// Waits until the daemon uses these addresses to the world.
@@ -195,7 +204,7 @@ fn a_socket_whose_route_moves_goes_on_from_the_other_uplinks_address() -> Result
     let client = udp(&slot, "0.0.0.0:0")?;
     let server = udp(&world.internet(), &format!("{INTERNET_ADDRESS}:7"))?;
     assert_eq!(seen_from(&client, &server)?, HOST_ADDRESS);
-    world.tool("ip route del default via 192.0.2.1").run()?;
+    lose_first_way_out(&world)?;
     assert_eq!(seen_from(&client, &server)?, SECOND_ADDRESS);
     Ok(())
 }
@@ -212,7 +221,7 @@ fn a_tcp_connection_whose_route_moves_ends_at_once() -> Result<()> {
     let mut client = slot.within(|| Ok(TcpStream::connect((INTERNET_ADDRESS, 7))?))?;
     let (_accepted, from) = server.accept()?;
     assert_eq!(from.ip().to_string(), HOST_ADDRESS);
-    world.tool("ip route del default via 192.0.2.1").run()?;
+    lose_first_way_out(&world)?;
     client.write_all(b"still there?")?;
     client.set_read_timeout(Some(Duration::from_secs(5)))?;
     let ended = client.read(&mut [0; 16]).unwrap_err();
@@ -366,7 +375,7 @@ fn a_transfer_over_a_narrow_uplink_arrives_whole() -> Result<()> {
         let mut client = slot.within(|| Ok(TcpStream::connect(&server)?))?;
         client.set_write_timeout(Some(PATIENCE))?;
         let (mut accepted, _) = listener.accept()?;
-        let sender = std::thread::spawn(move || client.write_all(&vec![7; LENGTH]));
+        let sender = thread::spawn(move || client.write_all(&vec![7; LENGTH]));
         let mut received = Vec::new();
         accepted.set_read_timeout(Some(PATIENCE))?;
         accepted.read_to_end(&mut received)?;
