@@ -20,7 +20,7 @@ mod net;
 mod open_files;
 mod pin_note;
 mod policy;
-mod pool;
+use pcpm_pool as pool;
 mod privileges;
 mod process;
 mod read_only;

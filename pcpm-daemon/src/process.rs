@@ -14,18 +14,9 @@ use nix::{
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::pool::SlotIndex;
-
-/// A process, for as long as the host is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Process {
-    pub(crate) pid: u32,
-    /// In clock ticks since boot.
-    pub(crate) started: u64,
-}
+use crate::pool::{Process, SlotIndex};
 
 /// Why a process cannot be lived with.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,35 +29,32 @@ pub(crate) enum ProcessError {
     Open(u32, Errno),
 }
 
-impl Process {
-    /// The process that has the id now, and what tells of its end.
-    pub(crate) fn open(pid: u32) -> Result<(Self, OwnedFd), ProcessError> {
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let raw = raw.ok_or(ProcessError::Gone(pid))?;
-        let pidfd =
-            pidfd_open(raw, PidfdFlags::empty()).map_err(|error| {
-                match Errno::from_raw(error.raw_os_error()) {
-                    Errno::ESRCH => ProcessError::Gone(pid),
-                    Errno::EINVAL | Errno::ENOENT => ProcessError::Thread(pid),
-                    errno => ProcessError::Open(pid, errno),
-                }
-            })?;
-        let started = start_time(pid).ok_or(ProcessError::Gone(pid))?;
-        // If it has not ended yet, the time is its own and not that of another one with its id.
-        if has_ended(&pidfd).map_err(|errno| ProcessError::Open(pid, errno))? {
-            return Err(ProcessError::Gone(pid));
+/// The process that has the id now, and what tells of its end.
+pub(crate) fn open(pid: u32) -> Result<(Process, OwnedFd), ProcessError> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let raw = raw.ok_or(ProcessError::Gone(pid))?;
+    let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|error| {
+        match Errno::from_raw(error.raw_os_error()) {
+            Errno::ESRCH => ProcessError::Gone(pid),
+            Errno::EINVAL | Errno::ENOENT => ProcessError::Thread(pid),
+            errno => ProcessError::Open(pid, errno),
         }
-        Ok((Self { pid, started }, pidfd))
+    })?;
+    let started = start_time(pid).ok_or(ProcessError::Gone(pid))?;
+    // If it has not ended yet, the time is its own and not that of another one with its id.
+    if has_ended(&pidfd).map_err(|errno| ProcessError::Open(pid, errno))? {
+        return Err(ProcessError::Gone(pid));
     }
+    Ok((Process { pid, started }, pidfd))
+}
 
-    /// What tells of the end of this very process.
-    pub(crate) fn reopen(self) -> Result<OwnedFd, ProcessError> {
-        let (now, pidfd) = Self::open(self.pid)?;
-        if now != self {
-            return Err(ProcessError::Gone(self.pid));
-        }
-        Ok(pidfd)
+/// What tells of the end of this very process.
+pub(crate) fn reopen(process: Process) -> Result<OwnedFd, ProcessError> {
+    let (now, pidfd) = open(process.pid)?;
+    if now != process {
+        return Err(ProcessError::Gone(process.pid));
     }
+    Ok(pidfd)
 }
 
 /// Which slot lives with which process.
@@ -170,7 +158,7 @@ mod tests {
         let mut leases = ProcessLeases::new().unwrap();
         let (short, long) = (sleeper(), sleeper());
         for (slot, child) in [(4, &short), (5, &long)] {
-            let (_, pidfd) = Process::open(child.id()).unwrap();
+            let (_, pidfd) = open(child.id()).unwrap();
             leases.grant(slot, pidfd).unwrap();
         }
         assert!(leases.ended().is_empty());
@@ -184,16 +172,16 @@ mod tests {
     #[test]
     fn a_process_is_not_one_that_had_its_id_before() {
         let child = sleeper();
-        let (process, _) = Process::open(child.id()).unwrap();
-        process.reopen().unwrap();
+        let (process, _) = open(child.id()).unwrap();
+        reopen(process).unwrap();
         let earlier = Process {
             started: process.started - 1,
             ..process
         };
         let gone = ProcessError::Gone(process.pid);
-        assert_eq!(earlier.reopen().unwrap_err(), gone);
+        assert_eq!(reopen(earlier).unwrap_err(), gone);
         end(child);
-        assert_eq!(process.reopen().unwrap_err(), gone);
+        assert_eq!(reopen(process).unwrap_err(), gone);
     }
 
     #[test]
@@ -204,7 +192,7 @@ mod tests {
             (0, "there is no process 0".into()),
             (u32::MAX, "there is no process 4294967295".into()),
         ] {
-            assert_eq!(Process::open(pid).unwrap_err().to_string(), text);
+            assert_eq!(open(pid).unwrap_err().to_string(), text);
         }
     }
 }

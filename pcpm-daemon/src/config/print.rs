@@ -16,7 +16,7 @@ use super::{
 };
 use crate::metrics::Endpoint;
 use crate::net::Share;
-use crate::pool::{Quota, Quotas, Recycle};
+use crate::pool::{Quota, Quotas};
 
 /// In the range that exporters use (the wiki of Prometheus, "Default port allocations").
 const EXAMPLE_METRICS_PORT: u16 = 9464;
@@ -430,16 +430,6 @@ fn uplink(setting: &UplinkSetting) -> toml::Value {
 
 fn quoted(value: &dyn Display) -> toml::Value {
     toml::Value::String(value.to_string())
-}
-
-impl Display for Recycle {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        f.write_str(match self {
-            Self::Never => "never",
-            Self::SameTenant => "same-tenant",
-            Self::Verified => "verified",
-        })
-    }
 }
 
 impl Display for AddressMode {

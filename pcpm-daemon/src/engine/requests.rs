@@ -17,8 +17,8 @@ use tokio::sync::oneshot;
 use super::{Attachment, ClientId, Engine, Used, events::Happening};
 use crate::{
     api::Caller,
-    pool::{self, Event, Holder, RequestId, SlotIndex},
-    process::Process,
+    pool::{self, Event, Holder, Process, RequestId, SlotIndex},
+    process,
 };
 
 /// How long a request waits that does not say how long.
@@ -249,7 +249,7 @@ fn leased_to(
     // The caller's process is known to be there: it waits for the answer.
     match (lease, pid.or(caller.pid.filter(|_| lease == Lease::Pid))) {
         (Lease::Pid, Some(pid)) => {
-            let opened = Process::open(pid);
+            let opened = process::open(pid);
             opened.map(Some).map_err(|error| invalid(error.to_string()))
         }
         (Lease::Pid, None) => Err(invalid(

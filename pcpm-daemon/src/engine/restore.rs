@@ -25,8 +25,8 @@ use crate::{
         record::{self, Attached, Ready},
     },
     net::slot_name,
-    pool::{ClassIndex, Event, Left, Restored, SlotIndex},
-    process::Process,
+    pool::{ClassIndex, Event, Left, Process, Restored, SlotIndex},
+    process,
     reservation::{Keeper, ReservationError},
 };
 
@@ -423,8 +423,8 @@ impl Engine {
         }
     }
 
-    fn lives_with(&mut self, slot: SlotIndex, process: Process) -> bool {
-        match process.reopen() {
+    fn lives_with(&mut self, slot: SlotIndex, leased_to: Process) -> bool {
+        match process::reopen(leased_to) {
             Ok(pidfd) => match self.process_leases.grant(slot, pidfd) {
                 Ok(()) => true,
                 Err(errno) => {
@@ -432,7 +432,7 @@ impl Engine {
                     tracing::error!(
                         slot = slot_name(slot),
                         "watch process {}: {errno}",
-                        process.pid
+                        leased_to.pid
                     );
                     true
                 }

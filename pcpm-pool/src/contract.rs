@@ -1,6 +1,6 @@
 //! What goes into the pool and what comes out of it.
 
-use std::{collections::BTreeMap, ops::Range, rc::Rc};
+use std::{collections::BTreeMap, fmt, ops::Range, rc::Rc};
 
 use pcpm_api::{
     limits::DEFAULT_CLASS,
@@ -12,39 +12,38 @@ use serde::{Deserialize, Serialize};
 use super::{
     ClassIndex, Exceeded, Now, Quotas, RequestId, ReserveSettings, SlotIndex, Target, Terms,
 };
-use crate::process::Process;
 
 /// How large the pool is and how it is filled.
 #[derive(Clone, Debug)]
-pub(crate) struct PoolSettings {
+pub struct PoolSettings {
     /// At least one.
-    pub(crate) classes: Vec<ClassSettings>,
+    pub classes: Vec<ClassSettings>,
     /// Indexes below are for the classes that have none of their own.
-    pub(crate) shared: u32,
+    pub shared: u32,
     /// Slots that may be in creation at once; more would only queue before the workers.
-    pub(crate) creating: u32,
+    pub creating: u32,
     /// How much of it one tenant or user may have, of all classes together.
-    pub(crate) quotas: Quotas,
+    pub quotas: Quotas,
 }
 
 /// Slots that are made alike.
 #[derive(Clone, Debug)]
-pub(crate) struct ClassSettings {
+pub struct ClassSettings {
     /// Slots that may be in use; a resize changes it.
-    pub(crate) capacity: u32,
+    pub capacity: u32,
     /// Ready slots aimed for.
-    pub(crate) target: Target,
+    pub target: Target,
     /// Ready slots held back for some tenants.
-    pub(crate) reserves: Vec<ReserveSettings>,
+    pub reserves: Vec<ReserveSettings>,
     /// Indexes that only its slots have, if it has some of its own.
-    pub(crate) indexes: Option<Range<SlotIndex>>,
+    pub indexes: Option<Range<SlotIndex>>,
     /// What becomes of used slots, where it can be found out whether they are clean.
-    pub(crate) recycle: Recycle,
+    pub recycle: Recycle,
 }
 
 /// What becomes of a slot that was given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Recycle {
+pub enum Recycle {
     /// It is destroyed, and another one made in its place.
     #[default]
     Never,
@@ -54,39 +53,63 @@ pub(crate) enum Recycle {
     Verified,
 }
 
+/// As the configuration says it.
+impl fmt::Display for Recycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Never => "never",
+            Self::SameTenant => "same-tenant",
+            Self::Verified => "verified",
+        })
+    }
+}
+
+/// A process, for as long as the host is up: another one that gets its id later began at another time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number in the daemon's process namespace.
+    pub pid: u32,
+    /// When it began, in clock ticks since boot.
+    pub started: u64,
+}
+
 /// Who holds a slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Holder {
-    pub(crate) owner: String,
-    pub(crate) tenant: String,
+pub struct Holder {
+    /// Its name: a container's id. Nobody else has the same.
+    pub owner: String,
+    /// Whose it is: those of one tenant reach each other.
+    pub tenant: String,
     /// The class of slots that it asked for.
     #[serde(default = "default_class", skip_serializing_if = "is_default_class")]
-    pub(crate) class: Rc<str>,
+    pub class: Rc<str>,
+    /// What its platform wants to find again; nothing is done with it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) lease: Lease,
+    pub labels: BTreeMap<String, String>,
+    /// What ends the attachment.
+    pub lease: Lease,
     /// What the lease `pid` is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) process: Option<Process>,
+    pub process: Option<Process>,
     /// What it asked for.
     #[serde(default, skip_serializing_if = "Options::is_empty")]
-    pub(crate) options: Options,
+    pub options: Options,
     /// The rules and limits that count, where its class gives some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) terms: Option<Rc<Terms>>,
+    pub terms: Option<Rc<Terms>>,
     /// The user that attached it, by number.
-    pub(crate) uid: u32,
+    pub uid: u32,
     /// Whether that user was an administrator then: no quota of users counts it.
-    pub(crate) by_administrator: bool,
+    pub by_administrator: bool,
 }
 
 /// The class of what says nothing of classes.
-pub(crate) fn default_class() -> Rc<str> {
+pub fn default_class() -> Rc<str> {
     DEFAULT_CLASS.into()
 }
 
 /// Whether nothing has to be said of it.
-pub(crate) fn is_default_class(class: &Rc<str>) -> bool {
+pub fn is_default_class(class: &Rc<str>) -> bool {
     **class == *DEFAULT_CLASS
 }
 
@@ -108,15 +131,21 @@ impl Holder {
 
 /// A request for a slot.
 #[derive(Clone, Debug)]
-pub(crate) struct AttachRequest {
-    pub(crate) id: RequestId,
-    pub(crate) class: ClassIndex,
-    pub(crate) holder: Rc<Holder>,
+pub struct AttachRequest {
+    /// Names it in what becomes of it.
+    pub id: RequestId,
+    /// Of which class the slot is to be.
+    pub class: ClassIndex,
+    /// Who is to hold the slot.
+    pub holder: Rc<Holder>,
     /// Refuse it if the owner has an attachment, whatever its parameters.
-    pub(crate) exclusive: bool,
-    pub(crate) on_empty: OnEmpty,
-    pub(crate) asked_at: Now,
-    pub(crate) deadline: Now,
+    pub exclusive: bool,
+    /// What is to happen if no slot is ready.
+    pub on_empty: OnEmpty,
+    /// When it came.
+    pub asked_at: Now,
+    /// When it is refused if it still waits.
+    pub deadline: Now,
 }
 
 impl AttachRequest {
@@ -130,7 +159,7 @@ impl AttachRequest {
 
 /// What happened.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub enum Event {
     /// Time passed, see [`super::Pool::next_deadline`].
     Tick,
     /// Somebody asks for a slot.
@@ -161,15 +190,18 @@ pub(crate) enum Event {
     EndDrain(Option<ClassIndex>),
     /// The class has this capacity and target from now on. Slots beyond are destroyed as they become free.
     Resize {
+        /// Which class.
         class: ClassIndex,
+        /// Slots that may be in use.
         capacity: u32,
+        /// Ready slots aimed for.
         target: Target,
     },
 }
 
 /// What has to be done.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub enum Command {
     /// Make the slot, as its class is made.
     Create(SlotIndex),
     /// Destroy the slot.
@@ -178,33 +210,53 @@ pub(crate) enum Command {
     Recycle(SlotIndex),
     /// Let the slot's traffic pass, then answer the request.
     Grant {
+        /// The one to answer.
         request: RequestId,
+        /// What it gets.
         slot: SlotIndex,
+        /// Whether the slot was ready when it was asked for.
         source: Source,
     },
     /// Answer the request with the attachment its owner has already.
-    Existing { request: RequestId, slot: SlotIndex },
+    Existing {
+        /// The one to answer.
+        request: RequestId,
+        /// The slot that its owner holds.
+        slot: SlotIndex,
+    },
     /// Answer the request with an error.
     Refuse {
+        /// The one to answer.
         request: RequestId,
+        /// Why.
         refusal: Refusal,
     },
-    /// Cut the slot's traffic; comes before its [`Command::Retire`]. Says who held it.
-    Revoke { slot: SlotIndex, holder: Rc<Holder> },
+    /// Cut the slot's traffic; comes before its [`Command::Retire`].
+    Revoke {
+        /// Whose traffic.
+        slot: SlotIndex,
+        /// Who held it.
+        holder: Rc<Holder>,
+    },
 }
 
 /// Why an attach is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// No slot of this class, or none in time.
     Exhausted(ClassIndex),
     /// The owner holds this slot, attached with another value of this parameter.
     OwnerExists {
+        /// The one that it holds.
         slot: SlotIndex,
+        /// The parameter, by its name in the protocol.
         field: &'static str,
     },
     /// The owner's slot was attached by another user.
-    Foreign { slot: SlotIndex },
+    Foreign {
+        /// The one that it holds.
+        slot: SlotIndex,
+    },
     /// More than the tenant or the user may have.
     Quota(Exceeded),
     /// The pool is being drained.
@@ -213,23 +265,27 @@ pub(crate) enum Refusal {
 
 /// A slot as an earlier life left it.
 #[derive(Debug)]
-pub(crate) struct Restored {
-    pub(crate) slot: SlotIndex,
+pub struct Restored {
+    /// Which one.
+    pub slot: SlotIndex,
     /// That it was made for.
-    pub(crate) class: ClassIndex,
+    pub class: ClassIndex,
     /// Its last attachment.
-    pub(crate) epoch: u32,
-    pub(crate) now: Left,
+    pub epoch: u32,
+    /// What is there of it.
+    pub now: Left,
 }
 
 /// What an earlier life left of a slot.
 #[derive(Debug)]
-pub(crate) enum Left {
+pub enum Left {
+    /// It is not there.
     Nothing,
     /// It is clean.
     Ready,
     /// It is clean enough for the tenant that had it.
     Kept(Rc<str>),
+    /// Somebody holds it.
     Attached(Rc<Holder>),
     /// Something that has to be destroyed.
     Spent,

@@ -11,7 +11,7 @@ use pcpm_api::limits;
 
 /// A tenant's name, or the beginning of names with a `*` behind it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TenantPattern {
+pub struct TenantPattern {
     text: String,
     is_prefix: bool,
 }
@@ -55,11 +55,11 @@ impl fmt::Display for TenantPattern {
 
 /// Ready slots held back for some tenants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ReserveSettings {
+pub struct ReserveSettings {
     /// Whom they are for.
-    pub(crate) tenants: Vec<TenantPattern>,
+    pub tenants: Vec<TenantPattern>,
     /// How many.
-    pub(crate) warm: u32,
+    pub warm: u32,
 }
 
 /// The reservations of one class.

@@ -73,12 +73,12 @@ impl Pool {
     }
 
     /// The class that a slot is of which is not vacant.
-    pub(crate) fn class_of(&self, slot: SlotIndex) -> ClassIndex {
+    pub fn class_of(&self, slot: SlotIndex) -> ClassIndex {
         self.slots[slot as usize].class
     }
 
     /// The slot's state, as shown to clients.
-    pub(crate) fn state(&self, slot: SlotIndex) -> SlotState {
+    pub fn state(&self, slot: SlotIndex) -> SlotState {
         match self.slots[slot as usize].state {
             State::Vacant => SlotState::Vacant,
             State::Creating => SlotState::Creating,
@@ -91,13 +91,13 @@ impl Pool {
     }
 
     /// Whether the slot waits for somebody, be it for one tenant alone.
-    pub(crate) fn is_idle(&self, slot: SlotIndex) -> bool {
+    pub fn is_idle(&self, slot: SlotIndex) -> bool {
         let state = &self.slots[slot as usize].state;
         matches!(state, State::Ready | State::Kept(_))
     }
 
     /// The tenant that the slot waits for, if it does for one alone.
-    pub(crate) fn kept_for(&self, slot: SlotIndex) -> Option<&Rc<str>> {
+    pub fn kept_for(&self, slot: SlotIndex) -> Option<&Rc<str>> {
         match &self.slots[slot as usize].state {
             State::Kept(tenant) => Some(tenant),
             _ => None,
@@ -105,18 +105,18 @@ impl Pool {
     }
 
     /// The tenant that alone may have the slot again, if it is clean.
-    pub(crate) fn to_be_kept_for(&self, slot: SlotIndex) -> Option<&Rc<str>> {
+    pub fn to_be_kept_for(&self, slot: SlotIndex) -> Option<&Rc<str>> {
         let used_by = self.slots[slot as usize].used_by.as_ref();
         used_by.filter(|_| self.recycling(self.class_of(slot)) == Recycle::SameTenant)
     }
 
     /// The slot's attachment counter.
-    pub(crate) fn epoch(&self, slot: SlotIndex) -> u32 {
+    pub fn epoch(&self, slot: SlotIndex) -> u32 {
         self.slots[slot as usize].epoch
     }
 
     /// Why the slot failed and when it is tried again.
-    pub(crate) fn failure(&self, slot: SlotIndex) -> Option<(&str, Now)> {
+    pub fn failure(&self, slot: SlotIndex) -> Option<(&str, Now)> {
         match &self.slots[slot as usize].state {
             State::Failed(failed) => Some((&failed.reason, failed.retry_at)),
             _ => None,
@@ -124,7 +124,7 @@ impl Pool {
     }
 
     /// Who holds the slot.
-    pub(crate) fn holder(&self, slot: SlotIndex) -> Option<&Rc<Holder>> {
+    pub fn holder(&self, slot: SlotIndex) -> Option<&Rc<Holder>> {
         match &self.slots[slot as usize].state {
             State::Attached(holder) => Some(holder),
             _ => None,
@@ -132,7 +132,7 @@ impl Pool {
     }
 
     /// The holder of an attached slot has other options from now on.
-    pub(crate) fn change_holder(&mut self, slot: SlotIndex, holder: Rc<Holder>) {
+    pub fn change_holder(&mut self, slot: SlotIndex, holder: Rc<Holder>) {
         if let State::Attached(before) = &mut self.slots[slot as usize].state {
             debug_assert_eq!(before.owner, holder.owner);
             *before = holder;

@@ -6,7 +6,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc};
 use pcpm_api::types::OnEmpty;
 
 use super::*;
-use crate::pool::{
+use crate::{
     AttachRequest, ClassSettings, Command, Event, Pool, PoolSettings, Quotas, Recycle, SlotIndex,
     tests::{class, holder},
 };

@@ -20,27 +20,27 @@ const FEW: usize = 64;
 
 /// What one tenant or one user may have; `None` where there is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Quota {
+pub struct Quota {
     /// Attachments at once, at least 1.
-    pub(crate) attachments: Option<u32>,
+    pub attachments: Option<u32>,
     /// Attaches a second, at least 1.
-    pub(crate) attach_rate: Option<u32>,
+    pub attach_rate: Option<u32>,
 }
 
 /// The quotas of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Quotas {
+pub struct Quotas {
     /// Of a tenant that is not named in `tenants`.
-    pub(crate) tenant: Quota,
+    pub tenant: Quota,
     /// Of tenants with quotas of their own.
-    pub(crate) tenants: BTreeMap<String, Quota>,
+    pub tenants: BTreeMap<String, Quota>,
     /// Of a user that is no administrator.
-    pub(crate) user: Quota,
+    pub user: Quota,
 }
 
 /// Whose quota is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
+pub enum Scope {
     /// The tenant's.
     Tenant,
     /// That of the user who asks.
@@ -49,13 +49,21 @@ pub(crate) enum Scope {
 
 /// A quota that a request would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exceeded {
+pub enum Exceeded {
     /// This many attachments are held or waited for.
-    Attachments { scope: Scope, limit: u32 },
+    Attachments {
+        /// By whom.
+        scope: Scope,
+        /// The quota.
+        limit: u32,
+    },
     /// This many attaches a second came.
     Rate {
+        /// From whom.
         scope: Scope,
+        /// The quota.
         limit: u32,
+        /// When the next one would not be one too many.
         retry_after: Duration,
     },
 }
@@ -218,7 +226,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pool::tests::holder;
+    use crate::tests::holder;
 
     const MS: Duration = Duration::from_millis(1);
 

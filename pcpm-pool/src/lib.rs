@@ -47,33 +47,33 @@ use quota::Usage;
 use slot::{Slot, State};
 use zone::Zone;
 
-pub(crate) use contract::{
-    AttachRequest, ClassSettings, Command, Event, Holder, Left, PoolSettings, Recycle, Refusal,
-    Restored, default_class, is_default_class,
+pub use contract::{
+    AttachRequest, ClassSettings, Command, Event, Holder, Left, PoolSettings, Process, Recycle,
+    Refusal, Restored, default_class, is_default_class,
 };
-pub(crate) use demand::{Adaptive, Decision, Target, Why};
-pub(crate) use quota::{Exceeded, Quota, Quotas, Scope};
-pub(crate) use reserve::{ReserveSettings, TenantPattern};
-pub(crate) use terms::Terms;
+pub use demand::{Adaptive, Decision, Target, Why};
+pub use quota::{Exceeded, Quota, Quotas, Scope};
+pub use reserve::{ReserveSettings, TenantPattern};
+pub use terms::Terms;
 
 /// Index of a slot.
-pub(crate) type SlotIndex = u32;
+pub type SlotIndex = u32;
 
 /// Place of a class in the settings; classes that only an earlier life had come behind them.
-pub(crate) type ClassIndex = usize;
+pub type ClassIndex = usize;
 
 /// Where the indexes come from of classes that have none of their own.
 const SHARED: usize = 0;
 
 /// Names one attach request while it waits; requests are served in the order of their ids.
-pub(crate) type RequestId = u64;
+pub type RequestId = u64;
 
 /// Time since the daemon started.
-pub(crate) type Now = Duration;
+pub type Now = Duration;
 
 /// The pool. See the module's documentation.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub struct Pool {
     settings: PoolSettings,
     slots: Vec<Slot>,
     classes: Vec<Class>,
@@ -91,7 +91,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// A pool of vacant slots. Nothing is made before the first event.
-    pub(crate) fn new(settings: PoolSettings) -> Self {
+    pub fn new(settings: PoolSettings) -> Self {
         let (classes, zones) = classes_and_zones(&settings);
         let room = zones.iter().map(Zone::end).max().unwrap_or_default();
         let slots = (0..room)
@@ -119,7 +119,7 @@ impl Pool {
     }
 
     /// One more class, for slots of an earlier life whose class is not there any more. None is made.
-    pub(crate) fn add_removed_class(&mut self) -> ClassIndex {
+    pub fn add_removed_class(&mut self) -> ClassIndex {
         let settings = ClassSettings {
             capacity: 0,
             target: Target::Fixed(0),
@@ -132,7 +132,7 @@ impl Pool {
     }
 
     /// It can be found out whether used slots are clean: they may be used again from now on.
-    pub(crate) fn recycle(&mut self) {
+    pub fn recycle(&mut self) {
         self.can_recycle = true;
     }
 
@@ -146,14 +146,14 @@ impl Pool {
     }
 
     /// Slots that can be handed out, the next one first, and those kept for one tenant.
-    pub(crate) fn idle_slots(&self) -> impl Iterator<Item = SlotIndex> {
+    pub fn idle_slots(&self) -> impl Iterator<Item = SlotIndex> {
         let classes = self.classes.iter();
         classes.flat_map(|class| class.ready.iter().copied().chain(class.kept.slots()))
     }
 
     /// Goes on where an earlier life ended; before the first event. A slot that is not named is vacant
     /// and was never anything else.
-    pub(crate) fn restore(
+    pub fn restore(
         &mut self,
         slots: impl IntoIterator<Item = Restored>,
         commands: &mut Vec<Command>,
@@ -209,7 +209,7 @@ impl Pool {
 
     /// Takes an event and appends what has to be done to `commands`, in the order in which it has
     /// to be done.
-    pub(crate) fn handle(&mut self, event: Event, now: Now, commands: &mut Vec<Command>) {
+    pub fn handle(&mut self, event: Event, now: Now, commands: &mut Vec<Command>) {
         match event {
             Event::Tick => {}
             Event::Attach(request) => self.attach(request, now, commands),
@@ -241,7 +241,7 @@ impl Pool {
     }
 
     /// When [`Event::Tick`] is due next.
-    pub(crate) fn next_deadline(&self) -> Option<Now> {
+    pub fn next_deadline(&self) -> Option<Now> {
         let retry = self.failed.first().map(|&(at, _)| at);
         let of_classes = self.classes.iter().flat_map(|class| {
             let wanted = self.refill_wanted(class);
@@ -253,32 +253,32 @@ impl Pool {
     }
 
     /// The warm target of a class and why it is that.
-    pub(crate) fn decision(&self, class: ClassIndex) -> Decision {
+    pub fn decision(&self, class: ClassIndex) -> Decision {
         self.classes[class].demand.decision()
     }
 
     /// Other quotas, from the next request on.
-    pub(crate) fn set_quotas(&mut self, quotas: Quotas) {
+    pub fn set_quotas(&mut self, quotas: Quotas) {
         self.usage.set_quotas(quotas);
     }
 
     /// Tenants that hold or wait for something under a limit: how much, and the limit.
-    pub(crate) fn limited_tenants(&self) -> impl Iterator<Item = (&str, u32, u32)> {
+    pub fn limited_tenants(&self) -> impl Iterator<Item = (&str, u32, u32)> {
         self.usage.limited_tenants()
     }
 
     /// Slots there may ever be: indexes are below.
-    pub(crate) fn room(&self) -> u32 {
+    pub fn room(&self) -> u32 {
         u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether no class takes attaches.
-    pub(crate) fn is_draining(&self) -> bool {
+    pub fn is_draining(&self) -> bool {
         self.classes.iter().all(|class| class.draining)
     }
 
     /// Whether every class has what it is to have ready, or somebody has it.
-    pub(crate) fn is_filled(&self) -> bool {
+    pub fn is_filled(&self) -> bool {
         self.classes.iter().all(|class| {
             let states = &class.states;
             states.ready + states.kept + states.attached >= class.target()
@@ -286,12 +286,12 @@ impl Pool {
     }
 
     /// Whether the class takes no attaches.
-    pub(crate) fn drains(&self, class: ClassIndex) -> bool {
+    pub fn drains(&self, class: ClassIndex) -> bool {
         self.classes[class].draining
     }
 
     /// How many slots the class can be made to have by a resize, as the others are now.
-    pub(crate) fn room_for(&self, class: ClassIndex) -> u32 {
+    pub fn room_for(&self, class: ClassIndex) -> u32 {
         let zone = self.classes[class].zone;
         let others = self.classes.iter().enumerate();
         let others = others.filter(|(other, of)| *other != class && of.zone == zone);
@@ -300,58 +300,58 @@ impl Pool {
     }
 
     /// Whether only slots of this class have its indexes.
-    pub(crate) fn has_own_indexes(&self, class: ClassIndex) -> bool {
+    pub fn has_own_indexes(&self, class: ClassIndex) -> bool {
         self.classes[class].zone != SHARED
     }
 
     /// How the warm target of a class is found.
-    pub(crate) fn target_setting(&self, class: ClassIndex) -> Target {
+    pub fn target_setting(&self, class: ClassIndex) -> Target {
         self.classes[class].demand.setting()
     }
 
     /// Slots of the class a second that the refill was measured to make.
-    pub(crate) fn refill_per_s(&self, class: ClassIndex) -> u32 {
+    pub fn refill_per_s(&self, class: ClassIndex) -> u32 {
         self.classes[class].demand.refill_per_s()
     }
 
     /// Slots of all classes by state.
-    pub(crate) fn counts(&self) -> SlotCounts {
+    pub fn counts(&self) -> SlotCounts {
         let classes = self.classes.iter().map(Class::counts);
         classes.fold(SlotCounts::default(), sum)
     }
 
     /// Slots of a class by state.
-    pub(crate) fn counts_of(&self, class: ClassIndex) -> SlotCounts {
+    pub fn counts_of(&self, class: ClassIndex) -> SlotCounts {
         self.classes[class].counts()
     }
 
     /// Ready slots that the reservations of a class hold back, and how many they are to.
-    pub(crate) fn reserved(&self, class: ClassIndex) -> impl Iterator<Item = (u32, u32)> {
+    pub fn reserved(&self, class: ClassIndex) -> impl Iterator<Item = (u32, u32)> {
         self.classes[class].reserves.figures()
     }
 
     /// The slot that `owner` holds.
-    pub(crate) fn slot_of(&self, owner: &str) -> Option<SlotIndex> {
+    pub fn slot_of(&self, owner: &str) -> Option<SlotIndex> {
         self.owners.get(owner).copied()
     }
 
     /// Failed slots, the next one to be tried first.
-    pub(crate) fn failed_slots(&self) -> impl Iterator<Item = SlotIndex> {
+    pub fn failed_slots(&self) -> impl Iterator<Item = SlotIndex> {
         self.failed.iter().map(|&(_, slot)| slot)
     }
 
     /// Requests that wait for a slot of the class, in the order in which they came.
-    pub(crate) fn waiting(&self, class: ClassIndex) -> impl Iterator<Item = &AttachRequest> {
+    pub fn waiting(&self, class: ClassIndex) -> impl Iterator<Item = &AttachRequest> {
         self.classes[class].waiting.iter()
     }
 
     /// Attached slots in ascending order.
-    pub(crate) fn attached_slots(&self) -> impl Iterator<Item = SlotIndex> {
+    pub fn attached_slots(&self) -> impl Iterator<Item = SlotIndex> {
         (0..self.room()).filter(|&slot| self.holder(slot).is_some())
     }
 
     /// Slots whose state changed since the last call; a slot may be named twice.
-    pub(crate) fn take_touched(&mut self) -> std::vec::Drain<'_, SlotIndex> {
+    pub fn take_touched(&mut self) -> std::vec::Drain<'_, SlotIndex> {
         self.touched.drain(..)
     }
 

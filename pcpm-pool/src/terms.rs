@@ -9,18 +9,18 @@ use super::Holder;
 
 /// Rules and limits that count for an attachment, or those that a class gives to each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Terms {
+pub struct Terms {
     /// Without ports.
     #[serde(default, skip_serializing_if = "Options::is_empty")]
-    pub(crate) options: Options,
+    pub options: Options,
     /// Whether the world is open where no rule says, if that is not as for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) world: Option<DefaultPolicy>,
+    pub world: Option<DefaultPolicy>,
 }
 
 impl Terms {
     /// Those of a class, if it has any of its own.
-    pub(crate) fn of_class(template: Options, world: Option<DefaultPolicy>) -> Option<Rc<Self>> {
+    pub fn of_class(template: Options, world: Option<DefaultPolicy>) -> Option<Rc<Self>> {
         let terms = Self {
             options: template,
             world,
@@ -32,7 +32,7 @@ impl Terms {
     ///
     /// # Errors
     /// They cannot be had together, however good each is alone.
-    pub(crate) fn with(self: &Rc<Self>, options: &Options) -> Result<Rc<Self>, PoolError> {
+    pub fn with(self: &Rc<Self>, options: &Options) -> Result<Rc<Self>, PoolError> {
         if !options.has_settings() {
             return Ok(self.clone());
         }
@@ -45,18 +45,18 @@ impl Terms {
 
 impl Holder {
     /// The rules and limits that count; ports are those that were asked for.
-    pub(crate) fn in_force(&self) -> &Options {
+    pub fn in_force(&self) -> &Options {
         let terms = self.terms.as_ref();
         terms.map_or(&self.options, |terms| &terms.options)
     }
 
     /// Whether the world is open to it where no rule says, if that is not as for all.
-    pub(crate) fn world(&self) -> Option<DefaultPolicy> {
+    pub fn world(&self) -> Option<DefaultPolicy> {
         self.terms.as_ref().and_then(|terms| terms.world)
     }
 
     /// Whether the datapath has to know more of it than that it is there.
-    pub(crate) fn has_settings(&self) -> bool {
+    pub fn has_settings(&self) -> bool {
         self.in_force().has_settings() || self.world().is_some()
     }
 }

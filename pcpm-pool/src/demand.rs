@@ -34,7 +34,7 @@ const DEEPEST: u64 = 65_536;
 
 /// How the warm target is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+pub enum Target {
     /// This many.
     Fixed(u32),
     /// What demand asks for.
@@ -43,17 +43,17 @@ pub(crate) enum Target {
 
 /// Bounds of a target that follows demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Adaptive {
+pub struct Adaptive {
     /// The target before anything is known.
-    pub(crate) first: u32,
+    pub first: u32,
     /// Never fewer.
-    pub(crate) floor: u32,
+    pub floor: u32,
     /// Never more.
-    pub(crate) ceiling: u32,
+    pub ceiling: u32,
     /// Of this many attaches one may find nothing ready.
-    pub(crate) one_in: u32,
+    pub one_in: u32,
     /// How long an attach is remembered.
-    pub(crate) window: Duration,
+    pub window: Duration,
 }
 
 impl Default for Adaptive {
@@ -70,17 +70,18 @@ impl Default for Adaptive {
 
 /// A target and what led to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Decision {
+pub struct Decision {
     /// Ready slots aimed for.
-    pub(crate) target: u32,
+    pub target: u32,
     /// The deepest that attaches were ahead of the refill, all but one in [`Adaptive::one_in`].
-    pub(crate) burst: u32,
-    pub(crate) why: Why,
+    pub burst: u32,
+    /// What made it that many.
+    pub why: Why,
 }
 
 /// Why the target is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub enum Why {
     /// It is set.
     Fixed,
     /// What was asked for until now asks for fewer, but that may not be all.
