@@ -32,13 +32,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::{ClientError, ServiceError};
-use self::message::{Call, Refusal, read_reply};
+use self::message::{Call, Refusal, Replies, read_reply};
 use self::wire::{Deadline, Wire};
 use crate::types::{
     AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, DrainReply,
     DrainRequest, DropsReply, DropsRequest, GetReply, GetRequest, ListReply, LocksReply,
-    LocksRequest, ReloadReply, ResizeReply, ResizeRequest, RetireRequest, Status, UpdateRequest,
-    WatchFrame, WatchRequest,
+    LocksRequest, ReloadReply, ReportStartRequest, ResizeReply, ResizeRequest, RetireRequest,
+    Status, UpdateRequest, WatchFrame, WatchRequest,
 };
 
 /// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
@@ -213,6 +213,14 @@ impl Client {
         self.call("Status", &Nothing {})
     }
 
+    /// Tells how long phases of a container's start took. Nothing is waited for, not even whether the daemon takes it.
+    ///
+    /// # Errors
+    /// [`ClientError::Timeout`] or [`ClientError::Lost`] when it cannot be sent.
+    pub fn report_start(&mut self, request: &ReportStartRequest) -> Result<(), ClientError> {
+        self.tell("ReportStart", request)
+    }
+
     /// The checks of the host.
     ///
     /// # Errors
@@ -305,7 +313,7 @@ impl Client {
         silence: Duration,
     ) -> Result<Frames<T>, ClientError> {
         let deadline = Instant::now().checked_add(self.timeout);
-        self.send(method, parameters, true, deadline)
+        self.send(method, parameters, Replies::Many, deadline)
             .map_err(|e| self.failed(method, e, self.timeout))?;
         Ok(Frames {
             client: self,
@@ -331,6 +339,12 @@ impl Client {
         Ok(result)
     }
 
+    fn tell<P: Serialize>(&mut self, method: &str, parameters: &P) -> Result<(), ClientError> {
+        let deadline = Instant::now().checked_add(self.timeout);
+        self.send(method, parameters, Replies::None, deadline)
+            .map_err(|e| self.failed(method, e, self.timeout))
+    }
+
     fn send_attach(
         &mut self,
         request: &AttachRequest,
@@ -349,7 +363,7 @@ impl Client {
     ) -> Result<(R, Vec<OwnedFd>), ClientError> {
         let deadline = Instant::now().checked_add(timeout);
         let received = self
-            .send(method, parameters, false, deadline)
+            .send(method, parameters, Replies::One, deadline)
             .and_then(|()| self.wire.receive(deadline));
         let (message, fds) = received.map_err(|e| self.failed(method, e, timeout))?;
         match read_reply(&message) {
@@ -363,13 +377,14 @@ impl Client {
         &mut self,
         method: &str,
         parameters: &P,
-        more: bool,
+        replies: Replies,
         deadline: Deadline,
     ) -> io::Result<()> {
         let call = Call {
             method: &full_name(method),
             parameters,
-            more,
+            more: replies == Replies::Many,
+            oneway: replies == Replies::None,
         };
         self.wire.send(serde_json::to_vec(&call)?, deadline)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use crate::error::PoolError;
+use crate::types::PhaseTime;
 
 /// Longest message in either direction of a call, in bytes.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
@@ -21,6 +22,8 @@ pub const LABEL_KEY_BYTES: usize = 63;
 pub const LABEL_VALUE_BYTES: usize = 255;
 /// Longest text that says what is published, allowed or denied: a domain name with ports fits.
 pub const TEXT_BYTES: usize = 300;
+/// Longest phase of a container's start that can be told, in microseconds.
+pub const PHASE_US: u64 = 600_000_000;
 /// The tenant of an attachment made without naming one.
 pub const DEFAULT_TENANT: &str = "default";
 /// The class of an attachment made without naming one: what the settings at top level are about.
@@ -89,6 +92,30 @@ pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), PoolError> 
     Ok(())
 }
 
+/// Checks what is told of a container's start: each phase at most once, none longer than [`PHASE_US`].
+///
+/// # Errors
+/// [`PoolError::InvalidArgument`] naming `phases` or the phase.
+pub fn check_phases(phases: &[PhaseTime]) -> Result<(), PoolError> {
+    if phases.is_empty() {
+        return Err(PoolError::invalid("phases", "must not be empty"));
+    }
+    for (number, told) in phases.iter().enumerate() {
+        let field = format!("phases.{}", told.phase);
+        if told.took_us > PHASE_US {
+            let reason = format!("took_us must be at most {PHASE_US}");
+            return Err(PoolError::invalid(&field, reason));
+        }
+        if phases[..number]
+            .iter()
+            .any(|other| other.phase == told.phase)
+        {
+            return Err(PoolError::invalid(&field, "is told twice"));
+        }
+    }
+    Ok(())
+}
+
 /// Reads one of the texts of parameter `field`.
 pub(crate) fn parse_text<T: FromStr<Err = String>>(
     field: &str,
@@ -134,6 +161,7 @@ fn too_long(text: &str, longest: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::StartPhase;
 
     #[test]
     fn names_are_refused_with_the_field_and_the_reason() {
@@ -158,6 +186,26 @@ mod tests {
         let id = "f".repeat(64);
         for owner in [&id, "k8s.io/default/web-0", "user@1000.service", "a:1", "0"] {
             check_owner(owner).unwrap();
+        }
+    }
+
+    #[test]
+    fn each_phase_of_a_start_is_told_once_and_is_bounded() {
+        let told = |phase, took_us| PhaseTime { phase, took_us };
+        let (attach, create) = (StartPhase::Attach, StartPhase::Create);
+        check_phases(&[told(attach, 0), told(create, PHASE_US)]).unwrap();
+        for (phases, reason) in [
+            (vec![], "phases: must not be empty"),
+            (
+                vec![told(attach, 1), told(create, u64::MAX)],
+                "phases.create: took_us must be at most 600000000",
+            ),
+            (
+                vec![told(create, 1), told(attach, 1), told(create, 1)],
+                "phases.create: is told twice",
+            ),
+        ] {
+            assert_eq!(check_phases(&phases).unwrap_err().to_string(), reason);
         }
     }
 

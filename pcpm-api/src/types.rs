@@ -8,6 +8,7 @@
 mod drops;
 mod figures;
 mod locks;
+mod starts;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ pub use figures::{SlotUsage, StepTimes, TenantQuota, TimeCount};
 pub use locks::{
     LockBlocker, LockFrame, LockWaiter, LockWaits, LocksReply, LocksRequest, LongWait, Pacing,
 };
+pub use starts::{ContainerStarts, PhaseTime, ReportStartRequest};
 
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
@@ -64,6 +66,14 @@ words!(TargetMode { Fixed = "fixed", Adaptive = "adaptive" });
 words!(DefaultPolicy { Open = "open", Closed = "closed" });
 words!(SharedNamespace { Ipc = "ipc", Uts = "uts" });
 words!(Source { Warm = "warm", Cold = "cold" });
+words!(StartPhase {
+    Attach = "attach",
+    Bundle = "bundle",
+    Create = "create",
+    Start = "start",
+    Mount = "mount",
+    Add = "add",
+});
 words!(SlotState {
     Vacant = "vacant",
     Creating = "creating",
@@ -618,6 +628,8 @@ pub struct Status {
     pub pacing: Option<Pacing>,
     #[serde(default)]
     pub recycle: RecycleTotals,
+    #[serde(default)]
+    pub starts: ContainerStarts,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<Uplink>,
     #[serde(default)]

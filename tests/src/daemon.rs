@@ -215,14 +215,34 @@ impl Daemon {
     ///
     /// # Errors
     /// When it does not within [`PATIENCE`].
-    pub fn watch<T>(
+    pub fn watch<T>(&self, what: &str, seen: impl FnMut(&WatchFrame) -> Option<T>) -> Result<T> {
+        self.follow(&json!({"interval_ms": 20}), what, seen)
+    }
+
+    /// Follows the figures until `seen` returns something. `what` is said when it never does.
+    ///
+    /// # Errors
+    /// When it does not within [`PATIENCE`].
+    pub fn watch_figures<T>(
         &self,
+        what: &str,
+        mut seen: impl FnMut(&Status) -> Option<T>,
+    ) -> Result<T> {
+        let parameters = json!({"interval_ms": 20, "figures": true});
+        self.follow(&parameters, what, |frame| {
+            frame.figures.as_ref().and_then(&mut seen)
+        })
+    }
+
+    fn follow<T>(
+        &self,
+        parameters: &Value,
         what: &str,
         mut seen: impl FnMut(&WatchFrame) -> Option<T>,
     ) -> Result<T> {
         let deadline = Instant::now() + PATIENCE;
         let mut wire = self.connect()?;
-        wire.stream("Watch", &json!({"interval_ms": 20}))?;
+        wire.stream("Watch", parameters)?;
         loop {
             let frame: WatchFrame = wire.next_reply().map_err(|e| self.blame(what, &e))?;
             if let Some(result) = seen(&frame) {

@@ -120,6 +120,22 @@ fn a_container_gets_a_pooled_network() -> Result<()> {
 }
 
 #[test]
+fn how_long_an_add_took_is_told() -> Result<()> {
+    let engine = Engine::new(1)?;
+    engine.add("c1", &network())?;
+    // What is told is not waited for.
+    let told = engine.daemon.watch_figures("the ADD is told", |figures| {
+        (figures.starts.add.count > 0).then_some(figures.starts)
+    })?;
+    for (phase, latency) in [("attach", told.attach), ("mount", told.mount)] {
+        assert_eq!(latency.count, 1, "{phase} of {told:?}");
+        assert!(latency.max_us <= told.add.max_us, "{phase} of {told:?}");
+    }
+    assert_eq!(told.total.count, 0, "the runtime tells nothing: {told:?}");
+    Ok(())
+}
+
+#[test]
 fn results_are_of_the_version_that_was_asked_for() -> Result<()> {
     let engine = Engine::new(3)?;
     for (version, family, mtu) in [

@@ -62,6 +62,44 @@ fn bytes_that_are_no_text_get_an_error_or_an_end() -> Result<()> {
 }
 
 #[test]
+fn times_that_cannot_be_are_refused_by_name() -> Result<()> {
+    let (_world, daemon, mut wire) = world_with_bystander()?;
+    daemon.attach("web", "shop")?;
+    let time = |phase: &str, took_us: Value| json!({"phase": phase, "took_us": took_us});
+    let many = vec![time("create", 1.into()); 1000];
+    for (phases, error, named) in [
+        (json!([]), "InvalidArgument", "phases"),
+        (json!(many), "InvalidArgument", "phases.create"),
+        (
+            json!([time("start", u64::MAX.into())]),
+            "InvalidArgument",
+            "phases.start",
+        ),
+        (
+            json!([time("start", (-1).into())]),
+            "InvalidParameter",
+            "phases",
+        ),
+        (
+            json!([time("sleep", 1.into())]),
+            "InvalidParameter",
+            "phases",
+        ),
+    ] {
+        let told = json!({"owner": "web", "phases": phases});
+        let refusal = wire.refused("ReportStart", &told)?;
+        assert_eq!(refusal.name, error, "{refusal:?}");
+        let said = refusal.parameters.to_string();
+        assert!(said.contains(&format!("\"{named}\"")), "{refusal:?}");
+    }
+    let nobody = json!({"owner": "nobody", "phases": [time("start", 1.into())]});
+    let refusal = wire.refused("ReportStart", &nobody)?;
+    assert_eq!(refusal.name, "NoSuchAttachment");
+    assert_eq!(daemon.status()?.starts.create.count, 0);
+    Ok(())
+}
+
+#[test]
 fn unknown_methods_and_parameters_are_named() -> Result<()> {
     let (_world, daemon, mut wire) = world_with_bystander()?;
     let refusal = wire.refused("Explode", &json!({}))?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use pcpm_tests::World;
+use serde_json::{Value, json};
 
 const ENDPOINT: &str = "127.0.0.1:9464";
 
@@ -27,6 +28,9 @@ fn the_pool_is_measured() -> Result<()> {
     daemon.wait_until_ready(4)?;
     daemon.attach("web-1", "shop")?;
     daemon.attach("web-2", "shop")?;
+    let phases = json!([{"phase": "create", "took_us": 250_000}]);
+    let told = json!({"owner": "web-2", "phases": phases});
+    let _: Value = daemon.connect()?.call("ReportStart", &told)?;
     daemon.detach("web-2")?;
     daemon.wait_until_ready(3)?;
     let text = scrape(&world, "")?;
@@ -41,6 +45,14 @@ fn the_pool_is_measured() -> Result<()> {
         (
             "pcpm_slot_step_duration_seconds_count{step=\"create\"}",
             5.0,
+        ),
+        (
+            "pcpm_container_start_duration_seconds_count{phase=\"create\"}",
+            1.0,
+        ),
+        (
+            "pcpm_container_start_duration_seconds_sum{phase=\"create\"}",
+            0.25,
         ),
         ("pcpm_uplinks", 1.0),
     ] {

@@ -124,6 +124,34 @@ fn a_container_has_a_pooled_network_while_it_lives() -> Result<()> {
 }
 
 #[test]
+fn how_long_a_container_took_to_start_is_told() -> Result<()> {
+    let engine = Engine::new(1)?;
+    let bundle = engine.bundle("c1", "exec /bin/busybox sleep 1000", |_| ())?;
+    engine.start("c1", &bundle)?;
+    // What is told is not waited for.
+    let told = engine
+        .daemon
+        .watch_figures("the start is told", |figures| {
+            (figures.starts.total.count > 0).then_some(figures.starts)
+        })?;
+    for (phase, latency) in [
+        ("total", told.total),
+        ("attach", told.attach),
+        ("bundle", told.bundle),
+        ("create", told.create),
+        ("engine", told.engine),
+        ("start", told.start),
+    ] {
+        assert_eq!(latency.count, 1, "{phase} of {told:?}");
+        assert!(latency.max_us <= told.total.max_us, "{phase} of {told:?}");
+    }
+    assert_eq!((told.add.count, told.mount.count), (0, 0), "{told:?}");
+    let text = engine.world.pcpm(["status"])?.run()?;
+    assert!(text.contains("start phases\tp50 of attach "), "{text}");
+    Ok(())
+}
+
+#[test]
 fn a_container_in_the_foreground_gives_its_network_back_when_it_ends() -> Result<()> {
     let engine = Engine::new(1)?;
     for (script, code) in [("exit 0", 0), ("exit 7", 7)] {

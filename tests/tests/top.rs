@@ -3,6 +3,7 @@
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use pcpm_tests::{Daemon, PATIENCE, Process, Terminal, World, binary};
+use serde_json::{Value, json};
 
 const SLOTS: u32 = 40;
 
@@ -80,6 +81,37 @@ fn every_view_answers_to_its_key() -> Result<()> {
     terminal.shows(&["paused"])?;
     terminal.press("Space")?;
     terminal.shows(&["● live"])?;
+    Ok(())
+}
+
+#[test]
+fn starts_of_containers_are_seen_as_they_are_told() -> Result<()> {
+    let world = World::new()?;
+    let (daemon, _traffic) = loaded(&world)?;
+    let terminal = Terminal::open(&world)?;
+    top(&terminal, "--view latency")?;
+    terminal.shows(&["container start"])?;
+    let count = |screen: &str, step: &str| -> Option<String> {
+        let line = screen.lines().find(|line| line.contains(step))?;
+        let (_, counts) = line.split_once(step)?;
+        counts.split_whitespace().next().map(str::to_owned)
+    };
+    let mut pool = daemon.connect()?;
+    for phases in [
+        json!([{"phase": "attach", "took_us": 90}, {"phase": "create", "took_us": 40_000}]),
+        json!([{"phase": "start", "took_us": 900}]),
+    ] {
+        let told = json!({"owner": "web-1", "phases": phases});
+        let _: Value = pool.call("ReportStart", &told)?;
+    }
+    for step in ["container start", "  create", "  engine"] {
+        terminal.until(&format!("{step} is counted"), |screen| {
+            count(screen, step).as_deref() == Some("1")
+        })?;
+    }
+    // Down to the first of them, whose times are on the heat map then.
+    terminal.press(&["Down"; 9].join(" "))?;
+    terminal.shows(&["Latency: container start", "1 times"])?;
     Ok(())
 }
 

@@ -7,12 +7,22 @@ use serde_json::value::RawValue;
 use super::error::ServiceError;
 use crate::error::PoolError;
 
+/// How many replies a call is to have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replies {
+    None,
+    One,
+    Many,
+}
+
 #[derive(Serialize)]
 pub(super) struct Call<'a, P> {
     pub(super) method: &'a str,
     pub(super) parameters: &'a P,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) more: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) oneway: bool,
 }
 
 #[derive(Deserialize)]

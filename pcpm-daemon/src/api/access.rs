@@ -176,7 +176,9 @@ impl Call {
             | Self::Drops(_)
             | Self::Locks(_)
             | Self::Doctor => Role::Viewer,
-            Self::Attach(_) | Self::Detach(_) | Self::Update(_) => Role::User,
+            Self::Attach(_) | Self::Detach(_) | Self::Update(_) | Self::ReportStart(_) => {
+                Role::User
+            }
             Self::Drain(_) | Self::Resize(_) | Self::Retire(_) | Self::Reload => {
                 Role::Administrator
             }

@@ -10,8 +10,8 @@ use pcpm_api::{
     error::PoolError,
     limits::MESSAGE_BYTES,
     types::{
-        AttachRequest, DetachRequest, DoctorReply, DropsRequest, LocksRequest, UpdateRequest,
-        WatchFrame, WatchRequest,
+        AttachRequest, DetachRequest, DoctorReply, DropsRequest, LocksRequest, ReportStartRequest,
+        UpdateRequest, WatchFrame, WatchRequest,
     },
 };
 use serde::Serialize;
@@ -155,6 +155,10 @@ impl Client {
                 let got = self.get(&request.owner, pass_fd);
                 self.got(mode, got).await
             }
+            Call::ReportStart(request) => {
+                let noted = self.report_start(&request);
+                self.result(mode, noted.map(|()| NoParameters {})).await
+            }
             Call::List => {
                 let attachments = self.service.engine.borrow().list();
                 self.reply(mode, ListReply { attachments }).await
@@ -210,6 +214,11 @@ impl Client {
     fn get(&self, owner: &str, pass_fd: bool) -> Result<(Attached, Used), PoolError> {
         let engine = self.service.engine.borrow();
         engine.get(owner, pass_fd, self.caller)
+    }
+
+    fn report_start(&self, request: &ReportStartRequest) -> Result<(), PoolError> {
+        let mut engine = self.service.engine.borrow_mut();
+        engine.report_start(request, self.caller)
     }
 
     async fn attach(&mut self, request: AttachRequest, mode: Mode) -> Step {

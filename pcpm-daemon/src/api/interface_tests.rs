@@ -72,6 +72,9 @@ fn every_type_of_the_definition_has_a_rust_type_of_the_same_shape() {
         types::Status::CUSTOM_TYPE,
         types::TimeCount::CUSTOM_TYPE,
         types::StepTimes::CUSTOM_TYPE,
+        types::StartPhase::CUSTOM_TYPE,
+        types::PhaseTime::CUSTOM_TYPE,
+        types::ContainerStarts::CUSTOM_TYPE,
         types::SlotUsage::CUSTOM_TYPE,
         types::TenantQuota::CUSTOM_TYPE,
         types::Event::CUSTOM_TYPE,
@@ -123,6 +126,11 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             "Get",
             shape_of(types::GetRequest::TYPE),
             flat(&[("traffic", "Traffic"), ("flows", "Flows"), fd]),
+        ),
+        (
+            "ReportStart",
+            shape_of(types::ReportStartRequest::TYPE),
+            vec![],
         ),
         ("List", vec![], shape_of(types::ListReply::TYPE)),
         (

@@ -136,9 +136,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn steps(&self) -> [(&'static str, &LatencyHistogram); 9] {
+    pub(super) fn steps(&self) -> Vec<(&'static str, &LatencyHistogram)> {
         let create = &self.create_latency;
-        [
+        let own = [
             ("warm", &self.sources.warm),
             ("cold", &self.sources.cold),
             ("create", &create.whole),
@@ -148,7 +148,8 @@ impl Engine {
             ("configure", &create.configure),
             ("recycle", &self.recycling.took),
             ("retire", &self.retire_latency),
-        ]
+        ];
+        own.into_iter().chain(self.starts.steps()).collect()
     }
 
     fn tenant_quotas(&self) -> Vec<TenantQuota> {

@@ -23,6 +23,7 @@ pub(crate) mod recycling;
 mod reports;
 mod requests;
 mod restore;
+mod starts;
 mod status;
 mod tenants;
 mod terms;
@@ -176,6 +177,7 @@ pub(crate) struct Engine {
     sources: figures::SourceLatency,
     retire_latency: LatencyHistogram,
     create_latency: status::CreateLatency,
+    starts: starts::Starts,
     memory: status::MemoryFigures,
     collected: Collected,
     clients: u32,
@@ -261,6 +263,7 @@ impl Engine {
             sources: figures::SourceLatency::default(),
             retire_latency: LatencyHistogram::default(),
             create_latency: status::CreateLatency::default(),
+            starts: starts::Starts::default(),
             memory: status::MemoryFigures::default(),
             collected: Collected::default(),
             clients: 0,

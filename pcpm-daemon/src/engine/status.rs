@@ -114,6 +114,7 @@ impl Engine {
             refill: self.refill_totals(),
             pacing: self.pacer.as_ref().map(|pacer| pacer.figures()),
             recycle: self.recycle_totals(),
+            starts: self.starts.summary(),
             uplink: self.world.uplinks.first().cloned(),
             uplinks: self.world.uplinks.clone(),
             published_ports: self.reservations.count(),

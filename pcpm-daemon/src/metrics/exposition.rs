@@ -179,16 +179,17 @@ fn pool(out: &mut Families, status: &Status) -> fmt::Result {
     )
 }
 
-/// The steps are of two kinds: what a client waits for, and what the refill does.
+/// The steps are of three kinds: what a client waits for, what the refill does, and what the shims tell.
 fn times(out: &mut Families, steps: &[(&'static str, Times)]) -> fmt::Result {
     let is_attach = |step: &str| step == "warm" || step == "cold";
+    let phase = |step: &'static str| step.strip_prefix("start/");
     out.histograms(
         (
             "attach_duration",
             "From a request to its reply, by where the slot came from",
         ),
         "source",
-        steps.iter().filter(|(step, _)| is_attach(step)),
+        named(steps).filter(|(step, _)| is_attach(step)),
     )?;
     out.histograms(
         (
@@ -196,8 +197,22 @@ fn times(out: &mut Families, steps: &[(&'static str, Times)]) -> fmt::Result {
             "Steps of making, judging and destroying a slot",
         ),
         "step",
-        steps.iter().filter(|(step, _)| !is_attach(step)),
+        named(steps).filter(|(step, _)| !is_attach(step) && phase(step).is_none()),
+    )?;
+    out.histograms(
+        (
+            "container_start_duration",
+            "Phases of the starts of containers, as the engine shims tell",
+        ),
+        "phase",
+        named(steps).filter_map(|(step, times)| Some((phase(step)?, times))),
     )
+}
+
+fn named<'a>(
+    steps: &'a [(&'static str, Times)],
+) -> impl Iterator<Item = (&'static str, &'a Times)> {
+    steps.iter().map(|(step, times)| (*step, times))
 }
 
 fn traffic(out: &mut Families, status: &Status) -> fmt::Result {
@@ -335,7 +350,7 @@ impl Families<'_> {
         &mut self,
         (name, about): About,
         label: &str,
-        values: impl IntoIterator<Item = &'l (&'static str, Times)>,
+        values: impl IntoIterator<Item = (&'static str, &'l Times)>,
     ) -> fmt::Result {
         let unit = Some(&Unit::Seconds);
         let mut family = self
@@ -346,7 +361,7 @@ impl Families<'_> {
             let mut buckets: Vec<_> = below.map(|&(us, n)| (us as f64 / US_PER_S, n)).collect();
             let told: u64 = buckets.iter().map(|(_, n)| n).sum();
             buckets.push((f64::MAX, times.count - told));
-            let label = [(label, *of)];
+            let label = [(label, of)];
             let mut series = family.encode_family(&label)?;
             let total = times.total.as_secs_f64();
             series.encode_histogram::<NoLabelSet>(total, times.count, &buckets, None)

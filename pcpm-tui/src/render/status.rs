@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use pcpm_api::rates;
 use pcpm_api::types::{
-    AttachTotals, ClassStatus, DropCount, FlowTable, Latency, Memory, Pacing, RecycleTotals,
-    RefillTotals, Reservation, SlotCounts, Status, Uplink, WaitingRequest, WarmTarget,
+    AttachTotals, ClassStatus, ContainerStarts, DropCount, FlowTable, Latency, Memory, Pacing,
+    RecycleTotals, RefillTotals, Reservation, SlotCounts, Status, Uplink, WaitingRequest,
+    WarmTarget,
 };
 
 use super::table::{Cell, render};
@@ -78,6 +79,7 @@ fn figures(status: &Status, look: Look) -> Vec<Vec<Cell>> {
     if status.recycle.enabled {
         rows.push(field("recycle", Cell::new(recycle(&status.recycle))));
     }
+    rows.extend(starts(&status.starts));
     rows.push(field("memory", Cell::new(memory(&status.memory))));
     rows
 }
@@ -331,6 +333,33 @@ fn recycle(totals: &RecycleTotals) -> String {
     )
 }
 
+/// What the engine shims tell, if they tell anything.
+fn starts(starts: &ContainerStarts) -> Vec<Vec<Cell>> {
+    let phases = [
+        ("attach", starts.attach),
+        ("bundle", starts.bundle),
+        ("create", starts.create),
+        ("engine", starts.engine),
+        ("start", starts.start),
+    ];
+    let told = |latency: &Latency| latency.count > 0;
+    let mut rows = Vec::new();
+    if told(&starts.total) {
+        rows.push(field("start time", latency(&starts.total)));
+        rows.push(field("start phases", Cell::new(medians(&phases))));
+    }
+    if told(&starts.add) {
+        rows.push(field("CNI ADD time", latency(&starts.add)));
+    }
+    rows
+}
+
+fn medians(parts: &[(&str, Latency)]) -> String {
+    let measured = parts.iter().filter(|(_, part)| part.count > 0);
+    let medians = measured.map(|(name, part)| format!("{name} {}", humanise::micros(part.p50_us)));
+    format!("p50 of {}", medians.collect::<Vec<_>>().join(", "))
+}
+
 /// Where the time of making a slot goes.
 fn steps(totals: &RefillTotals) -> Cell {
     let steps = [
@@ -342,8 +371,7 @@ fn steps(totals: &RefillTotals) -> Cell {
     if steps.iter().all(|(_, latency)| latency.count == 0) {
         return Cell::painted(Hue::Faint, "nothing measured yet");
     }
-    let medians = steps.map(|(name, step)| format!("{name} {}", humanise::micros(step.p50_us)));
-    Cell::new(format!("p50 of {}", medians.join(", ")))
+    Cell::new(medians(&steps))
 }
 
 fn latency(latency: &Latency) -> Cell {
@@ -446,6 +474,29 @@ mod tests {
         }
     }
 
+    fn recycled() -> RecycleTotals {
+        RecycleTotals {
+            enabled: true,
+            recycled: 11_000,
+            unclean: vec![UncleanCount {
+                what: "sysctls".to_owned(),
+                slots: 3,
+            }],
+            ..RecycleTotals::default()
+        }
+    }
+
+    /// Some phases are not told by all.
+    fn starts_of(took: Latency) -> ContainerStarts {
+        ContainerStarts {
+            total: took,
+            attach: took,
+            create: took,
+            add: took,
+            ..ContainerStarts::default()
+        }
+    }
+
     fn status() -> Status {
         let took = Latency {
             count: 9,
@@ -505,15 +556,8 @@ mod tests {
             }],
             attach_latency: took,
             pacing: Some(pacing()),
-            recycle: RecycleTotals {
-                enabled: true,
-                recycled: 11_000,
-                unclean: vec![UncleanCount {
-                    what: "sysctls".to_owned(),
-                    slots: 3,
-                }],
-                ..RecycleTotals::default()
-            },
+            recycle: recycled(),
+            starts: starts_of(took),
             refill: RefillTotals {
                 created: 12_060,
                 retired: 11_979,
@@ -617,9 +661,12 @@ attach        12.0k warm, 3 cold, 12.0k detached, 2 exhausted, 0 refused
 attach time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 refill        12.1k created, 12.0k retired, 4 failed
 refill time   p50 14µs, p90 20µs, p99 88µs, max 1.3ms
-refill steps  p50 of namespace 0µs, mount 0µs, link 14µs, configure 0µs
+refill steps  p50 of link 14µs
 pacing        held back: foreign rtnl waits p99 3.1 ms, bound 2.0 ms, 140/s
 recycle       11.0k used again, 3 not (3 sysctls)
+start time    p50 14µs, p90 20µs, p99 88µs, max 1.3ms
+start phases  p50 of attach 14µs, create 14µs
+CNI ADD time  p50 14µs, p90 20µs, p99 88µs, max 1.3ms
 memory        daemon 12.0MiB; kernel per slot: slab 85.0KiB
 waiting
   web-9  shop  wait  for 1.2s  3.8s left

@@ -117,6 +117,9 @@ fn steps(second: u64) -> Value {
         {"step": "create", "times": times(1800, 5)}, {"step": "namespace", "times": times(400, 5)},
         {"step": "mount", "times": times(20, 2)}, {"step": "link", "times": times(700, 5)},
         {"step": "configure", "times": times(600, 5)}, {"step": "retire", "times": times(30_000, 2)},
+        {"step": "start/total", "times": times(90_000, 3)}, {"step": "start/attach", "times": times(60, 3)},
+        {"step": "start/bundle", "times": times(180, 3)}, {"step": "start/create", "times": times(60_000, 3)},
+        {"step": "start/engine", "times": times(9_000, 3)}, {"step": "start/start", "times": times(20_000, 3)},
     ])
 }
 

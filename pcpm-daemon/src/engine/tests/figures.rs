@@ -1,6 +1,6 @@
 //! What watchers get once a second.
 
-use pcpm_api::types::{WatchFrame, WatchRequest};
+use pcpm_api::types::{PhaseTime, ReportStartRequest, StartPhase, WatchFrame, WatchRequest};
 
 use super::*;
 use crate::{engine::figures::Ticker, pool::Quota};
@@ -60,6 +60,45 @@ fn steps_are_told_since_the_frame_before() {
     let second = frame(&bench, &mut ticker, begun + SECOND);
     assert_eq!(count(second.clone(), "create"), 0);
     assert_eq!(count(second, "warm"), 1);
+}
+
+/// What `caller` is answered who tells of a start of `owner`'s container.
+fn told_by(caller: Caller, bench: &Bench, owner: &str, id: Option<&str>) -> Result<(), PoolError> {
+    let request = ReportStartRequest {
+        owner: owner.to_owned(),
+        id: id.map(str::to_owned),
+        phases: vec![PhaseTime {
+            phase: StartPhase::Create,
+            took_us: 1000,
+        }],
+    };
+    bench.engine.borrow_mut().report_start(&request, caller)
+}
+
+#[test]
+fn starts_are_told_by_whoever_may_detach() {
+    let bench = Bench::filled(1);
+    let attachment = bench.attach(request("a")).unwrap();
+    let id = attachment.0.id().clone();
+    told_by(ROOT, &bench, "a", None).unwrap();
+    told_by(ROOT, &bench, "a", Some(&id)).unwrap();
+    for (owner, id) in [("b", None), ("a", Some("another"))] {
+        let refused = told_by(ROOT, &bench, owner, id).unwrap_err();
+        assert!(
+            matches!(refused, PoolError::NoSuchAttachment { .. }),
+            "{refused}"
+        );
+    }
+    let refused = told_by(ALICE, &bench, "a", None).unwrap_err();
+    assert!(
+        matches!(refused, PoolError::PermissionDenied { .. }),
+        "{refused}"
+    );
+    assert_eq!(bench.engine.borrow().status().starts.create.count, 2);
+    let frame = frame(&bench, &mut Ticker::new(&everything()), Instant::now());
+    let steps = frame.steps.unwrap();
+    let told = steps.iter().find(|told| told.step == "start/create");
+    assert_eq!(told.unwrap().times[0].count, 2);
 }
 
 #[test]

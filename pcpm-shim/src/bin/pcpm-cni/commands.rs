@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use pcpm_api::DEFAULT_SOCKET;
 use pcpm_api::client::Client;
-use pcpm_api::types::{AttachRequest, Status};
+use pcpm_api::types::{AttachRequest, StartPhase, Status};
 use pcpm_shim::claim::{Claim, unless_missing};
+use pcpm_shim::phases::Stopwatch;
 use serde_json::Value;
 
 use crate::config::Network;
@@ -28,11 +29,12 @@ const POD: [(&str, &str); 2] = [
     ("K8S_POD_NAME", "io.kubernetes.pod.name"),
 ];
 
-/// Hands a pooled network to `container`.
+/// Hands a pooled network to `container`; `watch` runs since this was asked for.
 pub(crate) fn add(
     network: &Network,
     container: &Container,
     netns: PathBuf,
+    mut watch: Stopwatch,
 ) -> Result<Value, Error> {
     network.check()?;
     check_interface(&container.interface)?;
@@ -43,15 +45,22 @@ pub(crate) fn add(
         let reason = format!("{} exists in the container already", container.interface);
         return Err(Error::environment("CNI_IFNAME", reason));
     }
-    let mut pool = connect(network)?;
-    let (attachment, pooled) = pool.attach_with_netns(&request)?;
-    if let Err(error) = sandbox.replace(pooled) {
+    let (mut pool, (attachment, pooled)) = watch.time(StartPhase::Attach, || {
+        let mut pool = connect(network)?;
+        let attached = pool.attach_with_netns(&request)?;
+        Ok::<_, Error>((pool, attached))
+    })?;
+    let replaced = watch.time(StartPhase::Mount, || sandbox.replace(pooled));
+    if let Err(error) = replaced {
         // This error is the one to tell; DEL comes anyway.
         let _ = pool.detach_only(&attachment.owner, &attachment.id);
         return Err(error);
     }
     let version = &network.cni_version;
-    Ok(outcome.add(version, &attachment, &sandbox.path, network.dns()))
+    let result = outcome.add(version, &attachment, &sandbox.path, network.dns());
+    watch.whole(StartPhase::Add);
+    watch.tell(&mut pool, &attachment.owner, Some(&attachment.id));
+    Ok(result)
 }
 
 fn request(network: &Network, container: &Container) -> Result<AttachRequest, Error> {

@@ -13,6 +13,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pcpm_shim::phases::Stopwatch;
 use serde_json::{Value, json};
 
 use crate::config::{NEWEST, Network, VERSIONS};
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
 
 /// What is to be printed. `version` becomes that of the configuration as soon as it is known.
 fn run(version: &mut String) -> Result<String, Error> {
+    let watch = Stopwatch::start();
     let Some(command) = Command::from_env()? else {
         eprintln!("{}", about());
         return Ok(String::new());
@@ -59,7 +61,7 @@ fn run(version: &mut String) -> Result<String, Error> {
     check_since(&command, &network)?;
     match command {
         Command::Add(container, netns) => {
-            return commands::add(&network, &container, netns).map(|result| shown(&result));
+            return commands::add(&network, &container, netns, watch).map(|result| shown(&result));
         }
         Command::Del(container) => commands::del(&network, &container)?,
         Command::Check(container, netns) => commands::check(&network, &container, netns)?,

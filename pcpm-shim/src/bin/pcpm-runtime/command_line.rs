@@ -43,6 +43,10 @@ pub(crate) enum Verb {
     Create(Creation),
     /// A container is made, and ends with the runtime.
     Run(Creation),
+    /// The program of a container that was made begins.
+    Start {
+        id: String,
+    },
     Delete {
         id: String,
     },
@@ -57,6 +61,8 @@ pub(crate) struct Creation {
     pub(crate) bundle: PathBuf,
     /// The configuration's name in the bundle, which crun lets one choose.
     pub(crate) config: PathBuf,
+    /// The container's program begins at once.
+    pub(crate) is_started: bool,
 }
 
 impl CommandLine {
@@ -84,23 +90,28 @@ impl CommandLine {
 fn read_verb(verb: &str, arguments: &[OsString]) -> Option<Verb> {
     match verb {
         "create" => read_creation(arguments).map(|(creation, _)| Verb::Create(creation)),
-        "run" => read_creation(arguments).map(|(creation, detached)| {
+        "run" => read_creation(arguments).map(|(mut creation, detached)| {
+            creation.is_started = true;
             if detached {
                 Verb::Create(creation)
             } else {
                 Verb::Run(creation)
             }
         }),
-        "delete" => {
-            let mut words = Words::new(arguments, &[]);
-            let id = words.find_map(|word| match word {
-                Word::Plain(id) => id.to_str(),
-                Word::Option(..) => None,
-            })?;
-            Some(Verb::Delete { id: id.to_owned() })
-        }
+        "start" => read_id(arguments).map(|id| Verb::Start { id }),
+        "delete" => read_id(arguments).map(|id| Verb::Delete { id }),
         _ => None,
     }
+}
+
+/// The container that a verb without options that have a value is about.
+fn read_id(arguments: &[OsString]) -> Option<String> {
+    let mut words = Words::new(arguments, &[]);
+    let id = words.find_map(|word| match word {
+        Word::Plain(id) => id.to_str(),
+        Word::Option(..) => None,
+    });
+    id.map(str::to_owned)
 }
 
 /// The creation, and whether the runtime is to leave the container alone.
@@ -121,6 +132,7 @@ fn read_creation(arguments: &[OsString]) -> Option<(Creation, bool)> {
         id: id?.to_str()?.to_owned(),
         bundle,
         config,
+        is_started: false,
     };
     Some((creation, detached))
 }
@@ -200,6 +212,14 @@ mod tests {
             id: id.into(),
             bundle: bundle.into(),
             config: "config.json".into(),
+            is_started: false,
+        }
+    }
+
+    fn run(id: &str, bundle: &str) -> Creation {
+        Creation {
+            is_started: true,
+            ..creation(id, bundle)
         }
     }
 
@@ -222,16 +242,14 @@ mod tests {
     #[test]
     fn people_write_it_in_other_ways() {
         for (line, verb) in [
-            ("run c1", Verb::Run(creation("c1", "."))),
-            ("run -b /b c1", Verb::Run(creation("c1", "/b"))),
-            ("run --bundle=/b c1", Verb::Run(creation("c1", "/b"))),
-            (
-                "--debug run -d -b /b c1",
-                Verb::Create(creation("c1", "/b")),
-            ),
-            ("run --detach=false c1", Verb::Run(creation("c1", "."))),
-            ("run c1 --detach", Verb::Create(creation("c1", "."))),
-            ("run -- -c1", Verb::Run(creation("-c1", "."))),
+            ("run c1", Verb::Run(run("c1", "."))),
+            ("run -b /b c1", Verb::Run(run("c1", "/b"))),
+            ("run --bundle=/b c1", Verb::Run(run("c1", "/b"))),
+            ("--debug run -d -b /b c1", Verb::Create(run("c1", "/b"))),
+            ("run --detach=false c1", Verb::Run(run("c1", "."))),
+            ("run c1 --detach", Verb::Create(run("c1", "."))),
+            ("run -- -c1", Verb::Run(run("-c1", "."))),
+            ("start c1", Verb::Start { id: "c1".into() }),
             ("delete -f c1", Verb::Delete { id: "c1".into() }),
             ("delete c1 --force", Verb::Delete { id: "c1".into() }),
         ] {
@@ -249,6 +267,8 @@ mod tests {
             "run",
             "run --help",
             "create --bundle",
+            "start",
+            "start --help",
             "delete",
             "--root delete",
         ] {

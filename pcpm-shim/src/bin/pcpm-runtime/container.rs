@@ -1,5 +1,5 @@
 //! What is done for a container: it is given a network before the runtime makes it, and the network is taken back
-//! when the runtime has removed it.
+//! when the runtime has removed it. How long it took until it ran is told.
 
 use std::path::Path;
 use std::process::{self, ExitCode};
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pcpm_api::client::{Client, ClientError};
-use pcpm_api::types::{AttachRequest, Attachment, Lease, SharedNamespace};
+use pcpm_api::types::{AttachRequest, Attachment, Lease, SharedNamespace, StartPhase};
+use pcpm_shim::phases::{self, Stopwatch};
 
 use crate::bundle::{Bundle, Network};
 use crate::command_line::{CommandLine, Creation};
@@ -26,11 +27,19 @@ pub(crate) fn create(
     settings: &Settings,
     runtime: &Runtime,
 ) -> Result<ExitCode> {
-    let Some(attachment) = give_network(line, creation, settings, Lease::Explicit)? else {
+    let mut watch = Stopwatch::start();
+    let given = give_network(line, creation, settings, Lease::Explicit, &mut watch)?;
+    let Some((attachment, mut pool)) = given else {
         return Err(runtime.become_it());
     };
-    let made = runtime.wait_for_it();
-    if !made.as_ref().is_ok_and(process::ExitStatus::success) {
+    let made = if creation.is_started {
+        runtime.wait_for_it()
+    } else {
+        watch.time(StartPhase::Create, || runtime.wait_for_it())
+    };
+    if made.as_ref().is_ok_and(process::ExitStatus::success) {
+        watch.tell(&mut pool, &attachment.owner, Some(&attachment.id));
+    } else {
         let released = connect(settings)
             .and_then(|mut pool| pool.detach_only(&attachment.owner, &attachment.id));
         if let Err(error) = released {
@@ -50,8 +59,27 @@ pub(crate) fn run(
     settings: &Settings,
     runtime: &Runtime,
 ) -> Result<ExitCode> {
-    give_network(line, creation, settings, Lease::Pid)?;
+    give_network(
+        line,
+        creation,
+        settings,
+        Lease::Pid,
+        &mut Stopwatch::start(),
+    )?;
     Err(runtime.become_it())
+}
+
+/// Starts the program of a container. Of one that has no network of the pool there is nothing to tell, which the daemon
+/// knows.
+pub(crate) fn start(id: &str, settings: &Settings, runtime: &Runtime) -> Result<ExitCode> {
+    let mut watch = Stopwatch::start();
+    let started = watch.time(StartPhase::Start, || runtime.wait_for_it())?;
+    if started.success()
+        && let Ok(mut pool) = Client::connect_within(&settings.socket, phases::PATIENCE)
+    {
+        watch.tell(&mut pool, id, None);
+    }
+    Ok(code_of(started))
 }
 
 /// Removes a container, and then its network. One that the runtime does not know any more has none either, so
@@ -76,14 +104,17 @@ pub(crate) fn delete(
     Ok(code_of(removed))
 }
 
-/// Attaches, and writes the network into the bundle. `None`: the container is to have none of ours.
+/// Attaches, and writes the network into the bundle. `None`: the container is to have none of ours. The connection to
+/// the daemon comes with the attachment.
 fn give_network(
     line: &CommandLine,
     creation: &Creation,
     settings: &Settings,
     lease: Lease,
-) -> Result<Option<Attachment>> {
-    let mut bundle = Bundle::read(&creation.bundle.join(&creation.config))?;
+    watch: &mut Stopwatch,
+) -> Result<Option<(Attachment, Client)>> {
+    let config = creation.bundle.join(&creation.config);
+    let mut bundle = watch.time(StartPhase::Bundle, || Bundle::read(&config))?;
     let wishes = Wishes::read(&bundle.annotations)?;
     if !is_wanted(&bundle.network, wishes.attach, &creation.id, settings)? {
         return Ok(None);
@@ -94,7 +125,9 @@ fn give_network(
         lease_pid: (lease == Lease::Pid).then(process::id),
         ..wishes.request(&creation.id, settings)
     };
-    let attached = connect(settings).and_then(|mut pool| Ok((pool.attach(&request)?, pool)));
+    let attached = watch.time(StartPhase::Attach, || {
+        connect(settings).and_then(|mut pool| Ok((pool.attach(&request)?, pool)))
+    });
     let (attachment, mut pool) = match attached {
         Ok(attached) => attached,
         Err(error) if may_go_without(&error, settings) => {
@@ -107,17 +140,18 @@ fn give_network(
         Err(error) => return Err(error).context("get a pooled network"),
     };
     let resolv_conf = resolv_conf.as_ref().or(settings.resolv_conf.as_ref());
-    let written = bundle
-        .set_network(&attachment.netns)
-        .and_then(|()| set_shared(&mut bundle, &share, &attachment))
-        .and_then(|()| resolv_conf.map_or(Ok(()), |file| bundle.set_resolv_conf(file)))
-        .and_then(|()| bundle.write());
+    let written = watch.time(StartPhase::Bundle, || {
+        bundle.set_network(&attachment.netns)?;
+        set_shared(&mut bundle, &share, &attachment)?;
+        resolv_conf.map_or(Ok(()), |file| bundle.set_resolv_conf(file))?;
+        bundle.write()
+    });
     if let Err(error) = written {
         // This error is the one to tell.
         let _ = pool.detach_only(&attachment.owner, &attachment.id);
         return Err(error);
     }
-    Ok(Some(attachment))
+    Ok(Some((attachment, pool)))
 }
 
 /// Writes the other namespaces of the slot into the bundle that the container asks for.

@@ -42,6 +42,7 @@ fn run(line: &CommandLine, arguments: Vec<OsString>) -> Result<ExitCode> {
     match &line.verb {
         Verb::Create(creation) => container::create(line, creation, &settings, &runtime),
         Verb::Run(creation) => container::run(line, creation, &settings, &runtime),
+        Verb::Start { id } => container::start(id, &settings, &runtime),
         Verb::Delete { id } => container::delete(line, id, &settings, &runtime),
         Verb::Other => Err(runtime.become_it()),
     }

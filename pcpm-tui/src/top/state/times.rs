@@ -14,10 +14,18 @@ pub(crate) enum Step {
     Configure,
     Recycle,
     Retire,
+    Started,
+    StartAttach,
+    StartBundle,
+    StartCreate,
+    StartEngine,
+    StartStart,
+    Added,
+    AddMount,
 }
 
 impl Step {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Warm,
         Self::Cold,
         Self::Create,
@@ -27,6 +35,14 @@ impl Step {
         Self::Configure,
         Self::Recycle,
         Self::Retire,
+        Self::Started,
+        Self::StartAttach,
+        Self::StartBundle,
+        Self::StartCreate,
+        Self::StartEngine,
+        Self::StartStart,
+        Self::Added,
+        Self::AddMount,
     ];
 
     /// Its name in the interface.
@@ -41,21 +57,50 @@ impl Step {
             Self::Configure => "configure",
             Self::Recycle => "recycle",
             Self::Retire => "retire",
+            Self::Started => "start/total",
+            Self::StartAttach => "start/attach",
+            Self::StartBundle => "start/bundle",
+            Self::StartCreate => "start/create",
+            Self::StartEngine => "start/engine",
+            Self::StartStart => "start/start",
+            Self::Added => "start/add",
+            Self::AddMount => "start/mount",
         }
     }
 
-    /// What is timed, for people.
+    /// What is timed, for people, with what it is a part of.
+    pub(crate) fn full_title(self) -> String {
+        let own = self.title();
+        let Some(part) = own.strip_prefix("  ") else {
+            return own.to_owned();
+        };
+        let before = &Self::ALL[..self as usize];
+        let whole = before.iter().rfind(|step| !step.title().starts_with(' '));
+        whole.map_or_else(
+            || part.to_owned(),
+            |whole| format!("{}: {part}", whole.title()),
+        )
+    }
+
+    /// What is timed, for people; a part of what stands above is indented.
     pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Warm => "attach, warm",
             Self::Cold => "attach, cold",
             Self::Create => "slot made",
             Self::Namespace => "  namespace",
-            Self::Mount => "  mount",
+            Self::Mount | Self::AddMount => "  mount",
             Self::Link => "  link, filter",
             Self::Configure => "  configure",
             Self::Recycle => "slot recycled",
             Self::Retire => "slot destroyed",
+            Self::Started => "container start",
+            Self::StartAttach => "  attach",
+            Self::StartBundle => "  bundle",
+            Self::StartCreate => "  create",
+            Self::StartEngine => "  engine",
+            Self::StartStart => "  start",
+            Self::Added => "CNI ADD",
         }
     }
 }
@@ -155,6 +200,18 @@ mod tests {
             assert!(found >= us && found * 4 <= us * 5, "{percent}: {found}");
         }
         assert_eq!(spread.max(), spread.percentile(100));
+    }
+
+    #[test]
+    fn a_part_is_named_with_what_it_is_a_part_of() {
+        for (step, title) in [
+            (Step::Warm, "attach, warm"),
+            (Step::Mount, "slot made: mount"),
+            (Step::StartCreate, "container start: create"),
+            (Step::AddMount, "CNI ADD: mount"),
+        ] {
+            assert_eq!(step.full_title(), title);
+        }
     }
 
     #[test]

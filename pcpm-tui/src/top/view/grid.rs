@@ -69,7 +69,7 @@ pub(super) fn table<R: Record>(
 }
 
 /// The first row on a screen of `room` rows on which the selected one is in the middle, if it can be.
-fn first_row(selected: usize, rows: usize, room: usize) -> usize {
+pub(super) fn first_row(selected: usize, rows: usize, room: usize) -> usize {
     selected
         .saturating_sub(room / 2)
         .min(rows.saturating_sub(room))
@@ -78,12 +78,14 @@ fn first_row(selected: usize, rows: usize, room: usize) -> usize {
 /// Which of how many rows are seen.
 pub(super) fn extent<R: Record>(rows: &[&R], table: &Table, height: u16) -> String {
     let room = usize::from(height.saturating_sub(1));
-    let first = first_row(table.position(rows), rows.len(), room);
-    let last = rows.len().min(first + room);
-    if rows.len() <= room {
-        return format!("{}", rows.len());
-    }
-    format!("{}-{last} of {}", first + 1, rows.len())
+    let part = part(table.position(rows), rows.len(), room);
+    part.unwrap_or_else(|| rows.len().to_string())
+}
+
+/// Which of `rows` are seen where there is not room for all.
+pub(super) fn part(selected: usize, rows: usize, room: usize) -> Option<String> {
+    let first = first_row(selected, rows, room);
+    (rows > room).then(|| format!("{}-{} of {rows}", first + 1, first + room))
 }
 
 /// The columns that there is room for, each with its width.

@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 
 use super::{
     canvas::{Canvas, columns, row, rows},
+    grid::{first_row, part},
     overview::end_of_time,
     theme::Role,
 };
@@ -25,8 +26,8 @@ use crate::{
 const AXIS: u16 = 7;
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
-    let [map, lists] = if area.width >= 110 {
-        columns(area, [6, 5])
+    let [map, lists] = if area.width >= 112 {
+        columns(area, [1, 1])
     } else {
         rows(area, [9, 11])
     };
@@ -44,7 +45,7 @@ fn heat_map(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     let (history, range) = (&state.model().history, state.range());
     let all = history.spread(step, range);
     let facts = format!("{} times", humanise::count(all.total()));
-    let title = format!("Latency: {}", step.title().trim());
+    let title = format!("Latency: {}", step.full_title());
     let inside = canvas.panel(area, &title, &[(Role::Dim, &facts)]);
     let spreads = |columns| {
         let columns = history.columns(range, columns);
@@ -164,17 +165,24 @@ fn table(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
         Some(_) => "changes against the remembered time",
         None => "c: compare",
     };
-    let inside = canvas.panel(area, "Percentiles", &[(Role::Dim, facts)]);
+    let room = usize::from(area.height.saturating_sub(3));
+    let part = part(state.step, Step::ALL.len(), room);
+    let part = part.map_or_else(String::new, |part| format!("  {part}"));
+    let facts = [(Role::Dim, facts), (Role::Dim, &part)];
+    let inside = canvas.panel(area, "Percentiles", &facts);
     if inside.height < 3 {
         return;
     }
     let title = format!(
-        "{:<14}{:>6}{:>8}{:>8}{:>8}{:>8}",
+        "{:<16}{:>6}{:>8}{:>8}{:>8}{:>8}",
         "", "COUNT", "p50", "p90", "p99", "MAX"
     );
     canvas.line(row(inside, 0), 0, &[(Role::Dim, &title)]);
     let (history, range) = (&state.model().history, state.range());
-    for (y, (number, step)) in (1..inside.height).zip(Step::ALL.into_iter().enumerate()) {
+    let room = usize::from(inside.height - 1);
+    let first = first_row(state.step, Step::ALL.len(), room);
+    let visible = Step::ALL.into_iter().enumerate().skip(first);
+    for (y, (number, step)) in (1..inside.height).zip(visible) {
         let now = history.spread(step, range);
         let before = state.compared.as_ref().map(|spreads| &spreads[number]);
         let line = row(inside, y);
@@ -200,7 +208,7 @@ fn step_line(
     now: &Spread,
     before: Option<&Spread>,
 ) {
-    let name = format!("{:<14}", step.title());
+    let name = format!("{:<16}", step.title());
     let count = format!("{:>6}", humanise::count(now.total()));
     let mut x = canvas.line(area, 0, &[(Role::Text, &name), (Role::Dim, &count)]);
     for percent in [50, 90, 99, 100] {
