@@ -17,6 +17,7 @@ pub mod dns;
 pub mod drop_reason;
 pub mod drop_sample;
 pub mod icmp_error;
+mod kernel;
 pub mod locks;
 pub mod nat;
 #[cfg(not(target_arch = "bpf"))]

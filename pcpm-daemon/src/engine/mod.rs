@@ -12,6 +12,7 @@ mod events;
 mod figures;
 mod findings;
 mod flows;
+mod job_queue;
 mod latency;
 mod leases;
 mod log_lines;

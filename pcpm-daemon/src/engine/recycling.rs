@@ -3,14 +3,17 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::workers::Report;
+use super::{
+    job_queue::{JobQueue, Next},
+    workers::Report,
+};
 use crate::{
     host_world::Recycling,
     locks::operation::{self, Teller},
@@ -26,13 +29,13 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// The thread.
 #[derive(Debug)]
 pub(crate) struct Recycler {
-    queue: Arc<Queue>,
+    queue: Arc<JobQueue<Jobs>>,
     thread: JoinHandle<()>,
 }
 
 /// The engine's end of the queue.
 #[derive(Clone, Debug)]
-pub(crate) struct RecycleSender(Arc<Queue>);
+pub(crate) struct RecycleSender(Arc<JobQueue<Jobs>>);
 
 impl Recycler {
     pub(crate) fn start(
@@ -40,7 +43,7 @@ impl Recycler {
         reports: &UnboundedSender<Report>,
         teller: Teller,
     ) -> std::io::Result<(Self, RecycleSender)> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(JobQueue::default());
         let told = reports.clone();
         thread::Builder::new()
             .name("pcpm-tamper".to_owned())
@@ -75,9 +78,10 @@ impl RecycleSender {
     /// The slots to be looked at and those to be judged.
     #[cfg(test)]
     pub(super) fn take(&self) -> (Vec<FreshSlot>, Vec<UsedSlot>) {
-        let mut jobs = self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = jobs.fresh.drain(..).map(|(_, slot)| slot).collect();
-        (fresh, jobs.used.drain(..).collect())
+        let mut jobs = Jobs::default();
+        self.0.change(|all| jobs = std::mem::take(all));
+        let fresh = jobs.fresh.into_iter().map(|(_, slot)| slot).collect();
+        (fresh, jobs.used.into())
     }
 
     pub(super) fn portray(&self, slot: FreshSlot) {
@@ -90,19 +94,12 @@ impl RecycleSender {
     }
 }
 
-/// Work not begun. The pool bounds it: a slot is in one state at a time.
-#[derive(Debug, Default)]
-struct Queue {
-    jobs: Mutex<Jobs>,
-    changed: Condvar,
-}
-
+/// Work not begun.
 #[derive(Debug, Default)]
 struct Jobs {
     /// With the time from which on they have settled.
     fresh: VecDeque<(Instant, FreshSlot)>,
     used: VecDeque<UsedSlot>,
-    closed: bool,
 }
 
 #[derive(Debug)]
@@ -111,53 +108,9 @@ enum Job {
     Judge(Vec<UsedSlot>),
 }
 
-/// What there is to do now.
-enum Next {
-    Job(Job),
-    /// Nothing for that long, or until somebody has something.
-    Wait(Option<Duration>),
-}
-
-impl Queue {
-    fn change(&self, change: impl FnOnce(&mut Jobs)) {
-        change(&mut self.jobs.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_one();
-    }
-
-    fn close(&self) {
-        self.change(|jobs| {
-            *jobs = Jobs {
-                closed: true,
-                ..Jobs::default()
-            }
-        });
-    }
-
-    /// Waits for a job; `None` when there will be none.
-    fn next(&self) -> Option<Job> {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if jobs.closed {
-                return None;
-            }
-            jobs = match jobs.next(Instant::now()) {
-                Next::Job(job) => return Some(job),
-                Next::Wait(None) => self
-                    .changed
-                    .wait(jobs)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Next::Wait(Some(pause)) => {
-                    let waited = self.changed.wait_timeout(jobs, pause);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
-}
-
 impl Jobs {
     /// Used slots come first: somebody may wait for one.
-    fn next(&mut self, now: Instant) -> Next {
+    fn next(&mut self, now: Instant) -> Next<Job> {
         if !self.used.is_empty() {
             let batch = self.used.len().min(BATCH);
             return Next::Job(Job::Judge(self.used.drain(..batch).collect()));
@@ -173,8 +126,12 @@ impl Jobs {
     }
 }
 
-fn run(mut kernel: Box<dyn SlotRecycler>, queue: &Queue, reports: &UnboundedSender<Report>) {
-    while let Some(job) = queue.next() {
+fn run(
+    mut kernel: Box<dyn SlotRecycler>,
+    queue: &JobQueue<Jobs>,
+    reports: &UnboundedSender<Report>,
+) {
+    while let Some(job) = queue.next(|jobs| jobs.next(Instant::now())) {
         match job {
             Job::Portray(slot) => report(reports, portray(kernel.as_mut(), slot)),
             Job::Judge(slots) => judge(kernel.as_mut(), slots, reports),

@@ -4,13 +4,14 @@
 use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::job_queue::{JobQueue, Next};
 use crate::locks::{
     Pace,
     operation::{self, Operation, Teller},
@@ -72,13 +73,13 @@ pub(crate) enum Report {
 /// The threads. Dropping it without [`stop`](Self::stop) leaves them to end by themselves.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    queue: Arc<Queue>,
+    queue: Arc<JobQueue<Jobs>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// The engine's end of the queue.
 #[derive(Debug)]
-pub(crate) struct WorkSender(Arc<Queue>);
+pub(crate) struct WorkSender(Arc<JobQueue<Jobs>>);
 
 impl Workers {
     /// Starts one thread for each of `kernels`, which say by `teller` what they are doing and ask before it.
@@ -87,7 +88,7 @@ impl Workers {
         reports: &UnboundedSender<Report>,
         teller: &Teller,
     ) -> std::io::Result<(Self, WorkSender)> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(JobQueue::default());
         let threads = kernels.into_iter().enumerate().map(|(number, kernel)| {
             let worker = Worker {
                 kernel,
@@ -135,20 +136,13 @@ impl Work for WorkSender {
     }
 }
 
-/// Work not begun. The pool bounds it: a slot is in one state at a time.
-#[derive(Debug, Default)]
-struct Queue {
-    jobs: Mutex<Jobs>,
-    changed: Condvar,
-}
-
+/// Work not begun.
 #[derive(Debug, Default)]
 struct Jobs {
     create: VecDeque<SlotSpec>,
     retire: VecDeque<RetiredSlot>,
     /// Before all others: somebody's traffic does not pass.
     mend: VecDeque<(SlotSpec, OwnedFd)>,
-    closed: bool,
 }
 
 #[derive(Debug)]
@@ -158,70 +152,42 @@ enum Job {
     Mend(SlotSpec, OwnedFd),
 }
 
-impl Queue {
-    fn change(&self, change: impl FnOnce(&mut Jobs)) {
-        change(&mut self.jobs.lock().unwrap_or_else(PoisonError::into_inner));
-        self.changed.notify_one();
-    }
-
-    fn close(&self) {
-        self.change(|jobs| {
-            *jobs = Jobs {
-                closed: true,
-                ..Jobs::default()
-            }
-        });
-        self.changed.notify_all();
-    }
-
-    /// Waits for a job; `None` when there will be none. Where there is both kinds of work, a worker
-    /// alternates, so that neither a burst of detaches nor a long fill starves the other.
-    /// Slots are destroyed `batch` in one go: the kernel waits for its readers once for all of them, but holds
-    /// `rtnl_mutex` meanwhile.
-    fn next(&self, retired_last: bool, batch: impl Fn() -> usize) -> Option<Job> {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if jobs.closed {
-                return None;
-            }
-            if let Some(job) = jobs.take(retired_last, &batch) {
-                return Some(job);
-            }
-            jobs = self
-                .changed
-                .wait(jobs)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
 impl Jobs {
-    fn take(&mut self, retired_last: bool, batch: impl Fn() -> usize) -> Option<Job> {
+    /// Where there is both kinds of work, a worker alternates, so that neither a burst of detaches nor a long fill
+    /// starves the other. Slots are destroyed `batch` in one go: the kernel waits for its readers once for all of
+    /// them, but holds `rtnl_mutex` meanwhile.
+    fn next(&mut self, retired_last: bool, batch: impl Fn() -> usize) -> Next<Job> {
         if let Some((spec, netns)) = self.mend.pop_front() {
-            return Some(Job::Mend(spec, netns));
+            return Next::Job(Job::Mend(spec, netns));
         }
         if self.retire.is_empty() || (retired_last && !self.create.is_empty()) {
-            return self.create.pop_front().map(Job::Create);
+            let spec = self.create.pop_front();
+            return spec.map_or(Next::Wait(None), |spec| Next::Job(Job::Create(spec)));
         }
         let batch = self.retire.len().min(batch());
-        Some(Job::Retire(self.retire.drain(..batch).collect()))
+        Next::Job(Job::Retire(self.retire.drain(..batch).collect()))
     }
 }
 
 struct Worker {
     kernel: Box<dyn SlotKernel>,
-    queue: Arc<Queue>,
+    queue: Arc<JobQueue<Jobs>>,
     reports: UnboundedSender<Report>,
     teller: Teller,
 }
 
 impl Worker {
+    fn next(&self, retired_last: bool) -> Option<Job> {
+        self.queue
+            .next(|jobs| jobs.next(retired_last, || self.batch()))
+    }
+
     fn run(mut self) {
         /// Slots made between two batches destroyed.
         const CREATES_A_TURN: u32 = 64;
         let mut creates_left = 0_u32;
         self.teller.clone().adopt();
-        while let Some(job) = self.queue.next(creates_left > 0, || self.batch()) {
+        while let Some(job) = self.next(creates_left > 0) {
             match job {
                 Job::Create(spec) => {
                     creates_left = creates_left.saturating_sub(1);
@@ -336,21 +302,19 @@ mod tests {
 
     #[test]
     fn retired_slots_are_destroyed_many_at_a_time_between_slots_that_are_made() {
-        let queue = Queue::default();
-        queue.change(|jobs| {
-            jobs.create.extend([spec(1), spec(2)]);
-            let slots = 100..200;
-            jobs.retire
-                .extend(slots.map(|index| RetiredSlot { index, netns: None }));
-        });
+        let mut jobs = Jobs::default();
+        jobs.create.extend([spec(1), spec(2)]);
+        let slots = 100..200;
+        jobs.retire
+            .extend(slots.map(|index| RetiredSlot { index, netns: None }));
         let mut order = Vec::new();
         let mut retired_last = false;
         for _ in 0..4 {
-            match queue.next(retired_last, || Pace::FULL.batch) {
-                Some(Job::Create(spec)) => order.push(format!("create {}", spec.index)),
-                Some(Job::Retire(slots)) => order.push(format!("retire {}", slots.len())),
-                Some(Job::Mend(..)) => unreachable!("nothing is broken"),
-                None => unreachable!("the queue is open"),
+            match jobs.next(retired_last, || Pace::FULL.batch) {
+                Next::Job(Job::Create(spec)) => order.push(format!("create {}", spec.index)),
+                Next::Job(Job::Retire(slots)) => order.push(format!("retire {}", slots.len())),
+                Next::Job(Job::Mend(..)) => unreachable!("nothing is broken"),
+                Next::Wait(_) => unreachable!("there is something to do"),
             }
             retired_last = !retired_last;
         }

@@ -58,23 +58,4 @@ mod entry {
     }
 }
 
-/// The kernel offers some helpers to programs with a GPL-compatible licence only.
-#[cfg(target_arch = "bpf")]
-#[expect(unsafe_code, reason = "the kernel finds the licence by its section")]
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    // Never reached: the verifier would refuse the endless loop.
-    loop {}
-}
-
-/// The programs run in the kernel only; this lets a plain `cargo build` of the workspace pass.
-#[cfg(not(target_arch = "bpf"))]
-fn main() {
-    eprintln!("locks holds kernel programs: build them with `cargo xtask ebpf build`");
-    std::process::exit(1);
-}
+pcpm_ebpf::kernel_object!("locks");
