@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+const GOVERNOR: &str = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     /// How to measure the same again.
@@ -17,6 +19,10 @@ pub(crate) struct Machine {
     processor: String,
     cpus: usize,
     memory_kib: u64,
+    /// How the processor chooses its speed; none where that is not seen, as in most virtual machines.
+    governor: Option<String>,
+    /// When this was read, in UTC.
+    date: Option<String>,
     /// Of the minute before: what else ran.
     load_before: String,
 }
@@ -38,6 +44,10 @@ impl Machine {
             processor: value(&processors, "model name").unwrap_or("?").to_owned(),
             cpus: std::thread::available_parallelism()?.get(),
             memory_kib: memory.context("no MemTotal")?.parse()?,
+            governor: fs::read_to_string(GOVERNOR)
+                .ok()
+                .map(|text| text.trim().to_owned()),
+            date: said(Command::new("date").args(["--utc", "+%F %H:%M"])),
             load_before: load.split(' ').next().unwrap_or_default().to_owned(),
         })
     }
@@ -45,14 +55,17 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let commit = self.commit.as_deref().unwrap_or("unknown");
-        write!(
+        let unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+        writeln!(f, "- command: `{}`", self.command)?;
+        let (date, commit) = (unknown(&self.date), unknown(&self.commit));
+        writeln!(f, "- date: {date} UTC, commit {commit}")?;
+        writeln!(
             f,
-            "{} (commit {commit})\nLinux {}, {} CPUs ({}), {} MiB, load average before {}",
-            self.command,
+            "- machine: Linux {}, {} CPUs ({}), governor {}, {} MiB, load average before {}",
             self.kernel,
             self.cpus,
             self.processor,
+            unknown(&self.governor),
             self.memory_kib / 1024,
             self.load_before
         )
@@ -71,7 +84,12 @@ fn command() -> String {
 
 fn commit() -> Option<String> {
     let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
-    let output = Command::new("git").args(describe).output().ok()?;
+    said(Command::new("git").args(describe))
+}
+
+/// What a command prints, if it succeeds.
+fn said(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }

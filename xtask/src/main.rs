@@ -46,11 +46,8 @@ enum Verb {
         #[command(subcommand)]
         verb: ebpf::EbpfVerb,
     },
-    /// Measure the product beside a floor, in the same run.
-    Bench {
-        #[command(subcommand)]
-        part: bench::BenchPart,
-    },
+    /// Measure the product beside its peers and a floor in the same runs, and write a report: all of it, or the parts named.
+    Bench(Box<bench::BenchArguments>),
     /// Kill and restart the daemon under load, and compare what it said with what there is.
     Chaos(chaos::ChaosArguments),
     /// Attach and detach under load and look for payloads that reach the wrong one.
@@ -82,7 +79,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Ci => ci::run(),
         Verb::Ebpf { verb } => ebpf::run(verb),
-        Verb::Bench { part } => bench::run(part),
+        Verb::Bench(arguments) => bench::run(*arguments),
         Verb::Chaos(arguments) => chaos::run(&arguments),
         Verb::Churn(arguments) => churn::run(&arguments),
         Verb::Dist(arguments) => dist::run(&arguments),

@@ -17,7 +17,7 @@ pub(crate) fn enter() -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("building the release");
         steps::run(&mut steps::cargo(
-            "build --release -p pcpm-daemon -p pcpm-tui -p xtask",
+            "build --release -p pcpm-daemon -p pcpm-tui -p pcpm-shim -p xtask",
         ))?;
         packages::install_missing()?;
         return Err(replace_with(&release_executable()?));

@@ -1,9 +1,6 @@
-//! Figures: distributions, tables for people, JSON for programs.
+//! Figures: distributions and tables.
 
-use std::fs;
-use std::path::Path;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -43,6 +40,18 @@ impl Spread {
         Self::of_nanos(times.iter().map(|time| time * 1000))
     }
 
+    pub(crate) fn p50(&self) -> f64 {
+        self.p50_us
+    }
+
+    pub(crate) fn p99(&self) -> f64 {
+        self.p99_us
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.max_us
+    }
+
     /// p50, p99 and max as cells of a table.
     pub(crate) fn cells(&self) -> [String; 3] {
         [self.p50_us, self.p99_us, self.max_us].map(time)
@@ -79,18 +88,19 @@ pub(crate) fn ratio(value: f64) -> String {
 
 /// The median, which one odd round does not move.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.into_iter().collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let values: Vec<_> = values.into_iter().collect();
+    quartile(&values, 2).unwrap_or(f64::NAN)
 }
 
-/// The value that `quarter` quarters of all values lie below; `None` without values.
+/// The value that `quarter` quarters of all values lie below, between two of them if need be; `None` without values.
 pub(crate) fn quartile(values: &[f64], quarter: usize) -> Option<f64> {
     let mut values = values.to_vec();
     values.sort_unstable_by(f64::total_cmp);
-    values
-        .get(values.len().saturating_sub(1) * quarter / 4)
-        .copied()
+    let quarters = values.len().checked_sub(1)? * quarter;
+    let below = values[quarters / 4];
+    let above = values[quarters.div_ceil(4)];
+    let share = [0.0, 0.25, 0.5, 0.75][quarters % 4];
+    Some(below + (above - below) * share)
 }
 
 /// Prints rows as a table: the first column to the left, the others to the right.
@@ -115,18 +125,6 @@ pub(crate) fn table(rows: &[Vec<String>]) {
             .collect();
         println!("{}", cells.join("  ").trim_end());
     }
-}
-
-/// Writes `figures` to `path`, if one was given.
-///
-/// # Errors
-/// When the file cannot be written.
-pub(crate) fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<()> {
-    let Some(path) = path else {
-        return Ok(());
-    };
-    let text = serde_json::to_string_pretty(figures)?;
-    fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -164,6 +162,7 @@ mod tests {
         let found = [1, 2, 3].map(|quarter| quartile(&values, quarter));
         assert_eq!(found, [Some(2.0), Some(3.0), Some(4.0)]);
         assert_eq!(quartile(&[7.0], 3), Some(7.0));
+        assert_eq!(quartile(&[1.0, 2.0, 3.0], 3), Some(2.5));
         assert_eq!(quartile(&[], 2), None);
     }
 

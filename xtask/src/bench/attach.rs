@@ -5,23 +5,35 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
+use clap::Args;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use pcpm_tests::{Daemon, Process, World};
 use serde::Serialize;
 use serde_json::json;
 
+use super::chart::{Line, Lines, Point};
 use super::crowd::Crowd;
-use super::{AttachArguments, detach_everybody};
-use crate::report::{Spread, median, ratio, table, write_json};
+use super::findings::{Findings, Ratio, Rows};
+use super::spread::Spread as Quartiles;
+use super::{Part, detach_everybody};
+use crate::report::{Spread, time};
 use crate::{plain, progress};
 
 const CLIENTS: [usize; 4] = [1, 10, 100, 1000];
-/// How often the pool is emptied for each number of clients, the echo being asked in between.
-const ROUNDS: usize = 3;
+/// Of them, as many as are measured in a quick run.
+const QUICK: usize = 3;
 const IDLE_CLIENTS: usize = 1000;
-/// Rounds with and without idle clients, alternating.
-const IDLE_ROUNDS: usize = 6;
+
+#[derive(Debug, Args)]
+pub(super) struct AttachArguments {
+    /// Slots of the pool; every client holds at least one [default: 1000].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1000..=10_000))]
+    slots: Option<u32>,
+    /// How often each is measured, one after the other [default: 7; quick: 3].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
+    rounds: Option<u32>,
+}
 
 #[derive(Debug, Serialize)]
 struct Figures {
@@ -29,54 +41,58 @@ struct Figures {
     request_bytes: usize,
     reply_bytes: usize,
     clients: Vec<AtOnce>,
-    one_client_over_echo: f64,
-    hundred_clients_on_demand_over_attach: f64,
     idle: IdleEffect,
 }
 
-/// Times at one number of clients.
+/// Times at one number of clients, in each round.
 #[derive(Debug, Serialize)]
 struct AtOnce {
     clients: usize,
-    attach: Spread,
-    echo: Spread,
-    on_demand: Spread,
+    attach: Vec<Spread>,
+    echo: Vec<Spread>,
+    on_demand: Vec<Spread>,
 }
 
-#[derive(Debug, Serialize)]
+/// The median of one client in each round, alone and beside clients that do nothing.
+#[derive(Debug, Default, Serialize)]
 struct IdleEffect {
     idle_clients: usize,
-    p50_us_alone: f64,
-    p50_us_beside_idle: f64,
-    change_percent: f64,
+    p50_us_alone: Vec<f64>,
+    p50_us_beside_idle: Vec<f64>,
 }
 
-pub(super) fn run(arguments: &AttachArguments) -> Result<()> {
-    let on_demand = CLIENTS.map(measure_on_demand);
-    let bench = Bench::start(arguments.slots)?;
-    let mut clients = Vec::new();
-    for (count, on_demand) in CLIENTS.into_iter().zip(on_demand) {
-        eprintln!("{count} at once");
-        let (attach, echo) = bench.measure(count)?;
-        clients.push(AtOnce {
-            clients: count,
-            attach,
-            echo,
-            on_demand: on_demand?,
-        });
+impl Part for AttachArguments {
+    fn name(&self) -> &'static str {
+        "attach"
     }
-    eprintln!("one client beside {IDLE_CLIENTS} idle ones");
-    let idle = bench.measure_idle()?;
-    let figures = Figures::new(&bench, clients, idle)?;
-    figures.show();
-    write_json(arguments.json.as_deref(), &figures)
+
+    fn measure(&self, quick: bool) -> Result<Findings> {
+        let rounds = self.rounds.unwrap_or(if quick { 3 } else { 7 });
+        let bench = Bench::start(self.slots.unwrap_or(1000))?;
+        let mut clients = Vec::new();
+        for count in CLIENTS
+            .into_iter()
+            .take(if quick { QUICK } else { CLIENTS.len() })
+        {
+            eprintln!("{count} at once");
+            clients.push(bench.measure(count, rounds)?);
+        }
+        eprintln!("one client beside {IDLE_CLIENTS} idle ones");
+        let figures = Figures {
+            slots: bench.slots,
+            request_bytes: bench.request_bytes,
+            reply_bytes: bench.reply_bytes,
+            clients,
+            idle: bench.measure_idle(rounds)?,
+        };
+        figures.findings()
+    }
 }
 
 /// A fresh world each, so that no network is made beside the remains of others.
 fn measure_on_demand(count: usize) -> Result<Spread> {
-    eprintln!("{count} on demand");
     let mut times: Vec<u64> = Vec::new();
-    for _ in 0..rounds_on_demand(count) {
+    for _ in 0..worlds_on_demand(count) {
         plain::settle()?;
         let world = World::new()?;
         let count = count.to_string();
@@ -90,9 +106,9 @@ fn measure_on_demand(count: usize) -> Result<Spread> {
     Spread::of_micros(&times)
 }
 
-/// Enough samples of few, few runs of many.
-fn rounds_on_demand(count: usize) -> usize {
-    (100 / count).clamp(1, 20)
+/// Enough samples of few.
+fn worlds_on_demand(count: usize) -> usize {
+    (10 / count).clamp(1, 5)
 }
 
 /// The product in a world of its own, and the echo.
@@ -118,12 +134,8 @@ impl Bench {
         daemon.wait_until_ready(slots)?;
         let echo = Echo::start(&world, reply_bytes)?;
         let request_bytes = attach_request(&owner(0)).len();
-        for pid in [
-            Pid::from_raw(0),
-            daemon.main_thread(),
-            echo.process.main_thread(),
-        ] {
-            share_one_cpu(pid)?;
+        for pid in [daemon.main_thread(), echo.process.main_thread()] {
+            sched_setaffinity(pid, &one_cpu()?).context("choose a CPU")?;
         }
         Ok(Self {
             slots,
@@ -135,44 +147,45 @@ impl Bench {
         })
     }
 
-    /// Attach and echo by `count` clients at once, taking turns.
-    fn measure(&self, count: usize) -> Result<(Spread, Spread)> {
+    /// Attach, echo and networks on demand by `count` clients at once, taking turns.
+    fn measure(&self, count: usize, rounds: u32) -> Result<AtOnce> {
         let mut attach = Crowd::connect(self.daemon.socket(), count)?;
         let mut echo = Crowd::connect(&self.echo.socket, count)?;
-        let (mut attach_times, mut echo_times) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            echo_times.extend(self.use_up(&mut echo, Clients::Echo)?);
-            attach_times.extend(self.use_up(&mut attach, Clients::Daemon)?);
+        let mut times = AtOnce {
+            clients: count,
+            attach: Vec::new(),
+            echo: Vec::new(),
+            on_demand: Vec::new(),
+        };
+        for _ in 0..rounds {
+            let answered = self.use_up(&mut echo, Clients::Echo)?;
+            times.echo.push(Spread::of_nanos(answered)?);
+            let attached = self.use_up(&mut attach, Clients::Daemon)?;
+            times.attach.push(Spread::of_nanos(attached)?);
             self.refill()?;
+            times.on_demand.push(measure_on_demand(count)?);
         }
-        Ok((
-            Spread::of_nanos(attach_times)?,
-            Spread::of_nanos(echo_times)?,
-        ))
+        Ok(times)
     }
 
-    /// The median of one client, alone and beside clients that do nothing.
-    fn measure_idle(&self) -> Result<IdleEffect> {
-        let (mut alone, mut beside) = (Vec::new(), Vec::new());
-        for round in 0..IDLE_ROUNDS {
-            let idle = if round % 2 == 0 { 0 } else { IDLE_CLIENTS };
-            let _idle = Crowd::connect(self.daemon.socket(), idle)?;
-            let mut one = Crowd::connect(self.daemon.socket(), 1)?;
-            let p50 = Spread::of_nanos(self.use_up(&mut one, Clients::Daemon)?)?.p50_us;
-            if idle == 0 {
-                alone.push(p50);
-            } else {
-                beside.push(p50);
-            }
-            self.refill()?;
-        }
-        let (alone, beside) = (median(alone), median(beside));
-        Ok(IdleEffect {
+    fn measure_idle(&self, rounds: u32) -> Result<IdleEffect> {
+        let mut effect = IdleEffect {
             idle_clients: IDLE_CLIENTS,
-            p50_us_alone: alone,
-            p50_us_beside_idle: beside,
-            change_percent: (beside / alone - 1.0) * 100.0,
-        })
+            ..IdleEffect::default()
+        };
+        for _ in 0..rounds {
+            for (idle, medians) in [
+                (0, &mut effect.p50_us_alone),
+                (IDLE_CLIENTS, &mut effect.p50_us_beside_idle),
+            ] {
+                let _idle = Crowd::connect(self.daemon.socket(), idle)?;
+                let mut one = Crowd::connect(self.daemon.socket(), 1)?;
+                let times = self.use_up(&mut one, Clients::Daemon)?;
+                medians.push(Spread::of_nanos(times)?.p50_us);
+                self.refill()?;
+            }
+        }
+        Ok(effect)
     }
 
     /// All clients ask at once, again and again, as long as the pool has a slot for each.
@@ -185,7 +198,9 @@ impl Bench {
                 .take(crowd.len())
                 .map(|owner| attach_request(&owner));
             let requests: Vec<_> = requests.collect();
-            times.extend(crowd.ask(&requests, whose.refusal())?);
+            times.extend(beside_the_servers(|| {
+                crowd.ask(&requests, whose.refusal())
+            })?);
         }
         Ok(times)
     }
@@ -235,10 +250,20 @@ pub(super) fn attach_request(owner: &str) -> Vec<u8> {
 
 /// Asker and answerer share a CPU: waking an idle one, above all in a virtual machine, takes several
 /// times as long as an answer, and whether that happens is the scheduler's whim.
-fn share_one_cpu(thread: Pid) -> Result<()> {
+fn one_cpu() -> Result<CpuSet> {
     let mut cpus = CpuSet::new();
     cpus.set(0)?;
-    sched_setaffinity(thread, &cpus).context("choose a CPU")
+    Ok(cpus)
+}
+
+/// Calls `work` where the servers are. Whatever else the thread does, it does everywhere.
+fn beside_the_servers<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = Pid::from_raw(0);
+    let before = sched_getaffinity(own)?;
+    sched_setaffinity(own, &one_cpu()?).context("choose a CPU")?;
+    let done = work();
+    sched_setaffinity(own, &before).context("return to all CPUs")?;
+    done
 }
 
 /// The echo server, a process in the same world.
@@ -277,59 +302,128 @@ impl Echo {
 }
 
 impl Figures {
-    fn new(bench: &Bench, clients: Vec<AtOnce>, idle: IdleEffect) -> Result<Self> {
-        let at = |count| {
-            clients
-                .iter()
-                .find(|row| row.clients == count)
-                .context("a row is missing")
-        };
-        let (one, hundred) = (at(1)?, at(100)?);
-        Ok(Self {
-            slots: bench.slots,
-            request_bytes: bench.request_bytes,
-            reply_bytes: bench.reply_bytes,
-            one_client_over_echo: one.attach.p50_us / one.echo.p50_us,
-            hundred_clients_on_demand_over_attach: hundred.on_demand.p50_us / hundred.attach.p50_us,
-            clients,
-            idle,
-        })
+    fn findings(&self) -> Result<Findings> {
+        let idle = self.idle.ratio()?;
+        let (one, hundred) = (self.at(1)?, self.at(100)?);
+        let findings = Findings::new("Attach: from request to answer", self)?
+            .text(format!(
+                "Clients that ask in the same moment, on the CPU of the server: for an attach, of an echo on the same kind of socket \
+                 with requests of {} bytes and answers of {} (the floor), and for networks made on demand by plain netlink, \
+                 the fastest there is without a pool. {} slots.",
+                self.request_bytes, self.reply_bytes, self.slots
+            ))
+            .table(self.rows()?)
+            .chart("attach-clients", self.chart()?)
+            .text(self.idle.line()?)
+            .ratio(Ratio::lower(
+                "one-over-echo",
+                "one client: attach / echo",
+                over(&one.attach, &one.echo),
+            )?)
+            .ratio(Ratio::lower(
+                "hundred-over-echo",
+                "100 clients: attach / echo",
+                over(&hundred.attach, &hundred.echo),
+            )?)
+            .ratio(Ratio::higher(
+                "hundred-on-demand-over-attach",
+                "100 at once: network on demand / attach",
+                over(&hundred.on_demand, &hundred.attach),
+            )?)
+            .ratio(idle);
+        Ok(findings)
     }
 
-    fn show(&self) {
-        println!(
-            "From request to answer, all clients at once, on the CPU of the server; requests of {} bytes, \
-             answers of {}:\n",
-            self.request_bytes, self.reply_bytes
-        );
-        let heading = "clients|attach p50|p99|max|echo p50|p99|max|on demand p50|p99|max";
+    fn at(&self, count: usize) -> Result<&AtOnce> {
+        let mut rows = self.clients.iter();
+        let row = rows.find(|row| row.clients == count);
+        row.context("a row is missing")
+    }
+
+    fn rows(&self) -> Result<Rows> {
+        let heading =
+            "clients|attach p50|quartiles|p99|echo p50|quartiles|p99|on demand p50|quartiles|p99";
         let mut rows = vec![heading.split('|').map(str::to_owned).collect()];
-        rows.extend(self.clients.iter().map(AtOnce::row));
-        table(&rows);
-        let over_echo = ratio(self.one_client_over_echo);
-        println!("\none client: the median attach takes {over_echo} an echo");
-        let faster = ratio(self.hundred_clients_on_demand_over_attach);
-        println!("100 clients: the median attach is {faster} faster than a network made on demand");
-        println!("{}", self.idle.line());
+        for at_once in &self.clients {
+            let mut row = vec![at_once.clients.to_string()];
+            for (_, rounds) in at_once.series() {
+                row.extend(p50(rounds)?.time_cells());
+                row.push(time(
+                    Quartiles::of(rounds.iter().map(|round| round.p99_us))?.median,
+                ));
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a thousand clients")]
+    fn chart(&self) -> Result<Lines> {
+        let mut lines: Vec<Line> = Vec::new();
+        for at_once in &self.clients {
+            for (index, (name, rounds)) in at_once.series().into_iter().enumerate() {
+                if lines.len() == index {
+                    lines.push(Line {
+                        name: name.to_owned(),
+                        points: Vec::new(),
+                    });
+                }
+                lines[index].points.push(Point {
+                    x: at_once.clients as f64,
+                    y: p50(rounds)?,
+                });
+            }
+        }
+        Ok(Lines {
+            title: "From request to answer, all clients at once".to_owned(),
+            x_title: "clients at once".to_owned(),
+            y_title: "us, median".to_owned(),
+            x_logarithmic: true,
+            y_logarithmic: true,
+            series: lines,
+        })
     }
 }
 
 impl AtOnce {
-    fn row(&self) -> Vec<String> {
-        let spreads = [&self.attach, &self.echo, &self.on_demand];
-        let cells = spreads.into_iter().flat_map(Spread::cells);
-        [self.clients.to_string()]
-            .into_iter()
-            .chain(cells)
-            .collect()
+    fn series(&self) -> [(&'static str, &[Spread]); 3] {
+        [
+            ("attach", &self.attach),
+            ("echo (floor)", &self.echo),
+            ("network on demand", &self.on_demand),
+        ]
     }
 }
 
+/// The medians of all rounds.
+fn p50(rounds: &[Spread]) -> Result<Quartiles> {
+    Quartiles::of(rounds.iter().map(|round| round.p50_us))
+}
+
+/// The medians of one in those of another, round by round.
+fn over<'a>(one: &'a [Spread], other: &'a [Spread]) -> impl Iterator<Item = f64> + 'a {
+    let pairs = one.iter().zip(other);
+    pairs.map(|(one, other)| one.p50_us / other.p50_us)
+}
+
 impl IdleEffect {
-    fn line(&self) -> String {
-        format!(
-            "{} idle clients: the median of one active client goes from {:.1} us to {:.1} us ({:+.0} %)",
-            self.idle_clients, self.p50_us_alone, self.p50_us_beside_idle, self.change_percent
+    fn ratio(&self) -> Result<Ratio> {
+        let pairs = self.p50_us_beside_idle.iter().zip(&self.p50_us_alone);
+        Ratio::lower(
+            "beside-idle-over-alone",
+            "one client: beside 1,000 idle ones / alone",
+            pairs.map(|(beside, alone)| beside / alone),
         )
+    }
+
+    fn line(&self) -> Result<String> {
+        let median =
+            |rounds: &[f64]| Ok::<_, anyhow::Error>(Quartiles::of(rounds.iter().copied())?.median);
+        Ok(format!(
+            "Beside {} idle clients the median of an active one goes from {:.1} us to {:.1} us.",
+            self.idle_clients,
+            median(&self.p50_us_alone)?,
+            median(&self.p50_us_beside_idle)?
+        ))
     }
 }

@@ -2,28 +2,35 @@
 //! for which lock; beside attaches to pooled ones. The claim that a pool is built on.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use pcpm_api::types::{LockWaiter, LocksReply};
 use pcpm_tests::World;
 use serde::Serialize;
 use serde_json::json;
 
-use super::ContentionArguments;
+use super::Part;
 use super::attach::{attach_request, refuses};
-use super::chart::{Chart, Column};
+use super::chart::{Column, Columns};
 use super::crowd::Crowd;
+use super::findings::{Findings, Ratio, Rows};
 use super::insight::seconds_pass;
 use crate::inside::ON_DEMAND_THREAD;
 use crate::plain;
-use crate::report::{Spread, table, time, write_json};
+use crate::report::{Spread, time};
 
 const AT_ONCE: [usize; 5] = [1, 10, 20, 50, 100];
 /// Locks told by name, the others together.
 const NAMED: usize = 4;
 const OTHERS: &str = "other locks";
+
+#[derive(Debug, Args)]
+pub(super) struct ContentionArguments {
+    /// How often each number is made at once; small ones more often [default: 5; quick: 1].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=50))]
+    rounds: Option<u8>,
+}
 
 #[derive(Debug, Serialize)]
 struct Figures {
@@ -39,28 +46,46 @@ struct AtOnce {
     /// The share of their time that set-ups waited for a lock, by lock.
     waiting: BTreeMap<String, f64>,
     pooled: Spread,
+    /// Median on demand beside median pooled, round by round.
+    on_demand_over_pooled: Vec<f64>,
+    /// The share of the time that set-ups waited for any lock, round by round.
+    waiting_share: Vec<f64>,
 }
 
-pub(super) fn run(arguments: &ContentionArguments) -> Result<()> {
-    let rounds = if arguments.quick { 1 } else { 5 };
-    let at_once = AT_ONCE.map(|networks| measure(networks, rounds));
-    let figures = Figures {
-        at_once: at_once.into_iter().collect::<Result<_>>()?,
-    };
-    figures.show();
-    let drawing = draw(&figures)?;
-    println!("\ndrawn in {}", drawing.display());
-    write_json(arguments.json.as_deref(), &figures)
+impl Part for ContentionArguments {
+    fn name(&self) -> &'static str {
+        "contention"
+    }
+
+    fn measure(&self, quick: bool) -> Result<Findings> {
+        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
+        let at_once = AT_ONCE.map(|networks| measure(networks, rounds.into()));
+        let figures = Figures {
+            at_once: at_once.into_iter().collect::<Result<_>>()?,
+        };
+        figures.findings()
+    }
 }
 
 fn measure(networks: usize, rounds: usize) -> Result<AtOnce> {
     // Single ones are quick, and there is little to be seen of one.
     let rounds = rounds * (20 / networks).clamp(1, 4);
-    let (mut times, mut waits) = (Vec::new(), Vec::new());
+    let (mut times, mut pooled) = (Vec::new(), Vec::new());
+    let (mut waits, mut waiting_share) = (Vec::new(), Vec::new());
+    let mut on_demand_over_pooled = Vec::new();
     for round in 1..=rounds {
         eprintln!("{networks} at once, round {round} of {rounds}");
-        let (more, seen) = make_on_demand(networks)?;
-        times.extend(more);
+        let (made_us, seen) = make_on_demand(networks)?;
+        let attached_ns = attach_pooled(networks)?;
+        let waited_us: u64 = seen.iter().map(|waiter| waiter.total_us).sum();
+        waiting_share.push(share(waited_us, made_us.iter().sum()));
+        let medians = (
+            Spread::of_micros(&made_us)?.p50_us,
+            Spread::of_nanos(attached_ns.iter().copied())?.p50_us,
+        );
+        on_demand_over_pooled.push(medians.0 / medians.1);
+        times.extend(made_us);
+        pooled.extend(attached_ns);
         waits.extend(seen);
     }
     let total_us: u64 = times.iter().sum();
@@ -73,7 +98,9 @@ fn measure(networks: usize, rounds: usize) -> Result<AtOnce> {
         on_demand: Spread::of_micros(&times)?,
         mean_us: mean(total_us, times.len()),
         waiting,
-        pooled: attach_pooled(networks, rounds)?,
+        pooled: Spread::of_nanos(pooled)?,
+        on_demand_over_pooled,
+        waiting_share,
     })
 }
 
@@ -98,20 +125,14 @@ fn make_on_demand(networks: usize) -> Result<(Vec<u64>, Vec<LockWaiter>)> {
     Ok((times, seen.waiters.into_iter().filter(ours).collect()))
 }
 
-fn attach_pooled(networks: usize, rounds: usize) -> Result<Spread> {
+/// In a fresh world, too. Returns how long each took, in nanoseconds.
+fn attach_pooled(networks: usize) -> Result<Vec<u64>> {
+    plain::settle()?;
     let world = World::new()?;
-    let capacity = u32::try_from(networks)?.max(8);
-    let daemon = world.spawn_daemon(&["--capacity", &capacity.to_string()])?;
-    let mut times = Vec::new();
-    for _ in 0..rounds {
-        daemon.wait_until_ready(capacity)?;
-        let mut crowd = Crowd::connect(daemon.socket(), networks)?;
-        let owners: Vec<_> = (0..networks).map(|n| format!("bench-{n}")).collect();
-        let requests: Vec<_> = owners.iter().map(|owner| attach_request(owner)).collect();
-        times.extend(crowd.ask(&requests, refuses)?);
-        owners.iter().try_for_each(|owner| daemon.detach(owner))?;
-    }
-    Spread::of_nanos(times)
+    let daemon = world.pool_of(u32::try_from(networks)?.max(8))?;
+    let mut crowd = Crowd::connect(daemon.socket(), networks)?;
+    let requests = (0..networks).map(|n| attach_request(&format!("bench-{n}")));
+    crowd.ask(&requests.collect::<Vec<_>>(), refuses)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of seconds fit")]
@@ -142,7 +163,29 @@ impl Figures {
         named.chain([OTHERS.to_owned()]).collect()
     }
 
-    fn show(&self) {
+    fn findings(&self) -> Result<Findings> {
+        let hundred = self.at_once.last().context("nothing was measured")?;
+        let findings = Findings::new("Contention: networks on demand, and the locks they wait for", self)?
+            .text(
+                "Networks made on demand by plain netlink, all starting in the same moment, and the share of that time spent waiting \
+                 for locks, as the daemon's own tracer sees it in the same world; beside attaches to as many pooled ones.",
+            )
+            .table(self.rows())
+            .chart("contention", self.chart())
+            .ratio(Ratio::higher(
+                "hundred-on-demand-over-pooled",
+                "100 at once: network on demand / attach",
+                hundred.on_demand_over_pooled.iter().copied(),
+            )?)
+            .ratio(Ratio::higher(
+                "hundred-waiting-share",
+                "100 on demand: time waiting for locks / all of it (what a pool takes away)",
+                hundred.waiting_share.iter().copied(),
+            )?);
+        Ok(findings)
+    }
+
+    fn rows(&self) -> Rows {
         let locks = self.locks();
         let titles = ["at once", "p50", "p99", "max"].map(str::to_owned);
         let titles = titles.into_iter().chain(locks.iter().cloned());
@@ -155,14 +198,37 @@ impl Figures {
             let mut row = vec![at_once.networks.to_string()];
             row.extend(at_once.on_demand.cells());
             let shares = at_once.shares(&locks).into_iter();
-            row.extend(shares.map(|share| format!("{:.1}%", share * 100.0)));
+            row.extend(shares.map(|share| format!("{:.1} %", share * 100.0)));
             row.extend([time(at_once.pooled.p50_us), time(at_once.pooled.p99_us)]);
             rows.push(row);
         }
-        println!(
-            "networks made on demand, all starting in the same moment, and the share of that time spent waiting for locks:\n"
-        );
-        table(&rows);
+        rows
+    }
+
+    fn chart(&self) -> Columns {
+        let locks = self.locks();
+        let column = |at_once: &AtOnce| {
+            let shares = at_once.shares(&locks);
+            let working = (1.0 - shares.iter().sum::<f64>()).max(0.0);
+            let mean_ms = at_once.mean_us / 1000.0;
+            let parts = shares.iter().chain([&working]).map(|share| share * mean_ms);
+            Column {
+                label: at_once.networks.to_string(),
+                parts: parts.collect(),
+                note: format!("pooled {}", time(at_once.pooled.p50_us)),
+            }
+        };
+        Columns {
+            title: "Time to a network made on demand, and what it waits for".to_owned(),
+            x_title: "networks at once".to_owned(),
+            y_title: "ms, mean".to_owned(),
+            parts: locks
+                .iter()
+                .cloned()
+                .chain(["not waiting".to_owned()])
+                .collect(),
+            bars: self.at_once.iter().map(column).collect(),
+        }
     }
 }
 
@@ -177,35 +243,4 @@ impl AtOnce {
         shares.push(all - shares.iter().sum::<f64>());
         shares
     }
-}
-
-fn draw(figures: &Figures) -> Result<PathBuf> {
-    let locks = figures.locks();
-    let column = |at_once: &AtOnce| {
-        let shares = at_once.shares(&locks);
-        let working = (1.0 - shares.iter().sum::<f64>()).max(0.0);
-        let mean_ms = at_once.mean_us / 1000.0;
-        let parts = shares.iter().chain([&working]).map(|share| share * mean_ms);
-        Column {
-            label: at_once.networks.to_string(),
-            parts: parts.collect(),
-            note: format!("pooled {}", time(at_once.pooled.p50_us)),
-        }
-    };
-    let chart = Chart {
-        title: "Time to a network made on demand, and what it waits for".to_owned(),
-        x_title: "networks at once".to_owned(),
-        y_title: "ms, mean".to_owned(),
-        parts: locks
-            .iter()
-            .cloned()
-            .chain(["not waiting".to_owned()])
-            .collect(),
-        columns: figures.at_once.iter().map(column).collect(),
-    };
-    let directory = Path::new("target/bench");
-    fs::create_dir_all(directory).context("make target/bench")?;
-    let path = directory.join("contention.svg");
-    fs::write(&path, chart.svg()).with_context(|| format!("write {}", path.display()))?;
-    Ok(path)
 }

@@ -3,27 +3,45 @@
 use std::cell::RefCell;
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use pcpm_api::types::Memory;
 use pcpm_tests::{Daemon, World};
 use serde::Serialize;
 
-use super::FillArguments;
+use super::Part;
+use super::chart::{Line, Lines, Point};
+use super::findings::{Findings, Ratio, Rows};
+use super::spread::Spread;
 use crate::plain;
-use crate::report::{median, ratio, table, write_json};
 
 /// The share of slots that the first and the last rate are taken over, at most a thousand.
 const ENDS: u32 = 4;
 const WINDOW: u32 = 1000;
 
+/// Pieces of a fill that rates are drawn of.
+const PIECES: u32 = 8;
+
+#[derive(Debug, Args)]
+pub(super) struct FillArguments {
+    /// Slots to fill [default: 4000; quick: 512].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=10_000))]
+    slots: Option<u32>,
+    /// How often the pool and the floor are filled, one after the other [default: 5; quick: 3].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: Option<u32>,
+}
+
 /// How many slots were ready at a time, in seconds.
 type Progress = Vec<(f64, u32)>;
 
-/// Slots per second.
-#[derive(Clone, Copy, Debug, Serialize)]
+/// Slots per second of one fill.
+#[derive(Clone, Debug, Serialize)]
 struct Rates {
     first: f64,
     last: f64,
     all: f64,
+    /// In each piece of the fill, from the first to the last.
+    pieces: Vec<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -32,33 +50,38 @@ struct Figures {
     window: u32,
     product: Vec<Rates>,
     floor: Vec<Rates>,
-    product_median: Rates,
-    floor_median: Rates,
-    product_last_over_first: f64,
-    floor_last_over_first: f64,
-    product_over_floor: f64,
     memory: Memory,
-    shutdown_s: f64,
+    shutdown_s: Vec<f64>,
 }
 
-pub(super) fn run(arguments: &FillArguments) -> Result<()> {
-    let slots = arguments.slots;
-    let (mut product, mut floor) = (Vec::new(), Vec::new());
-    let mut memory = Memory::default();
-    let mut shutdown_s: f64 = 0.0;
-    for round in 1..=arguments.rounds {
-        eprintln!("round {round} of {}", arguments.rounds);
-        floor.push(rates(&fill_floor(slots)?, slots)?);
-        plain::settle()?;
-        let filled = fill_product(slots)?;
-        product.push(rates(&filled.progress, slots)?);
-        memory = filled.memory;
-        shutdown_s = shutdown_s.max(filled.shutdown_s);
-        plain::settle()?;
+impl Part for FillArguments {
+    fn name(&self) -> &'static str {
+        "fill"
     }
-    let figures = Figures::new(slots, product, floor, memory, shutdown_s);
-    figures.show();
-    write_json(arguments.json.as_deref(), &figures)
+
+    fn measure(&self, quick: bool) -> Result<Findings> {
+        let slots = self.slots.unwrap_or(if quick { 512 } else { 4000 });
+        let rounds = self.rounds.unwrap_or(if quick { 3 } else { 5 });
+        let mut figures = Figures {
+            slots,
+            window: window(slots),
+            product: Vec::new(),
+            floor: Vec::new(),
+            memory: Memory::default(),
+            shutdown_s: Vec::new(),
+        };
+        for round in 1..=rounds {
+            eprintln!("round {round} of {rounds}");
+            figures.floor.push(Rates::of(&fill_floor(slots)?, slots)?);
+            plain::settle()?;
+            let filled = fill_product(slots)?;
+            figures.product.push(Rates::of(&filled.progress, slots)?);
+            figures.memory = filled.memory;
+            figures.shutdown_s.push(filled.shutdown_s);
+            plain::settle()?;
+        }
+        figures.findings()
+    }
 }
 
 struct Filled {
@@ -110,21 +133,6 @@ fn fill_floor(slots: u32) -> Result<Progress> {
     Ok(seconds.zip(1..).collect())
 }
 
-fn rates(progress: &[(f64, u32)], slots: u32) -> Result<Rates> {
-    let window = window(slots);
-    let rate = |from, to| -> Result<f64> {
-        let (start, at_start) = when(progress, from)?;
-        let (end, at_end) = when(progress, to)?;
-        ensure!(end > start, "slots {from} to {to} came at the same moment");
-        Ok(f64::from(at_end - at_start) / (end - start))
-    };
-    Ok(Rates {
-        first: rate(1, window)?,
-        last: rate(slots - window, slots)?,
-        all: rate(1, slots)?,
-    })
-}
-
 /// The first moment at which at least `count` slots were ready, and how many.
 fn when(progress: &[(f64, u32)], count: u32) -> Result<(f64, u32)> {
     let mut moments = progress.iter();
@@ -139,77 +147,116 @@ fn window(slots: u32) -> u32 {
 }
 
 impl Figures {
-    fn new(
-        slots: u32,
-        product: Vec<Rates>,
-        floor: Vec<Rates>,
-        memory: Memory,
-        shutdown_s: f64,
-    ) -> Self {
-        let (of_product, of_floor) = (Rates::median(&product), Rates::median(&floor));
-        let pairs = product
-            .iter()
-            .zip(&floor)
-            .map(|(product, floor)| product.all / floor.all);
-        Self {
-            slots,
-            window: window(slots),
-            product_median: of_product,
-            floor_median: of_floor,
-            product_last_over_first: median(product.iter().map(|rates| rates.last / rates.first)),
-            floor_last_over_first: median(floor.iter().map(|rates| rates.last / rates.first)),
-            product_over_floor: median(pairs),
-            memory,
-            shutdown_s,
-            product,
-            floor,
-        }
+    fn findings(&self) -> Result<Findings> {
+        let of = |rounds: &[Rates], field: fn(&Rates) -> f64| -> Vec<f64> {
+            rounds.iter().map(field).collect()
+        };
+        let last_over_first = |rounds| of(rounds, |rates| rates.last / rates.first);
+        let pairs = self.product.iter().zip(&self.floor);
+        let over_floor = pairs.map(|(product, floor)| product.all / floor.all);
+        let findings = Findings::new("Fill: slots a second", self)?
+            .text(format!(
+                "{} slots are made: by `pcpmd` out of nothing, and by as many threads with plain netlink, which do the same kernel \
+                 work and none of the product's (the floor). Medians of {} rounds.",
+                self.slots,
+                self.product.len()
+            ))
+            .table(self.rows()?)
+            .chart("fill", self.chart()?)
+            .text(memory_line(&self.memory))
+            .text(format!(
+                "Everything is removed at shutdown within {:.1} s.",
+                self.shutdown_s.iter().copied().fold(0.0, f64::max)
+            ))
+            .ratio(
+                Ratio::higher(
+                    "last-over-first",
+                    "rate of the last slots / of the first",
+                    last_over_first(&self.product),
+                )?
+                .aim(0.9),
+            )
+            .ratio(Ratio::higher(
+                "floor-last-over-first",
+                "the same of plain netlink",
+                last_over_first(&self.floor),
+            )?)
+            .ratio(Ratio::higher(
+                "rate-over-floor",
+                "rate of pcpmd / of plain netlink",
+                over_floor,
+            )?);
+        Ok(findings)
     }
 
-    fn show(&self) {
-        let rounds = self.product.len();
-        println!(
-            "Filling {} slots, medians of {rounds} rounds, slots per second:\n",
-            self.slots
-        );
+    fn rows(&self) -> Result<Rows> {
         let window = self.window;
-        let heading = [
-            "",
-            &format!("first {window}"),
-            &format!("last {window}"),
-            "all",
-            "last/first",
-        ];
-        table(&[
-            heading.map(str::to_owned).to_vec(),
-            self.product_median
-                .row("pcpmd", self.product_last_over_first),
-            self.floor_median
-                .row("plain netlink (floor)", self.floor_last_over_first),
-        ]);
-        println!("\npcpmd/floor: {}", ratio(self.product_over_floor));
-        println!("{}", memory_line(&self.memory));
-        println!("longest shutdown: {:.1} s", self.shutdown_s);
+        let heading =
+            format!("slots/s|first {window}|quartiles|last {window}|quartiles|all|quartiles");
+        let mut rows = vec![heading.split('|').map(str::to_owned).collect()];
+        for (name, rounds) in [
+            ("pcpmd", &self.product),
+            ("plain netlink (floor)", &self.floor),
+        ] {
+            let mut row = vec![name.to_owned()];
+            let fields: [fn(&Rates) -> f64; 3] =
+                [|rates| rates.first, |rates| rates.last, |rates| rates.all];
+            for field in fields {
+                row.extend(Spread::of(rounds.iter().map(field))?.whole_cells());
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn chart(&self) -> Result<Lines> {
+        let line = |name: &str, rounds: &[Rates]| -> Result<Line> {
+            let pieces = (0..PIECES).zip(0..);
+            let points = pieces.map(|(piece, index): (u32, usize)| {
+                let made = self.slots * (2 * piece + 1) / (2 * PIECES);
+                let y = Spread::of(rounds.iter().map(|rates| rates.pieces[index]))?;
+                Ok(Point {
+                    x: f64::from(made),
+                    y,
+                })
+            });
+            Ok(Line {
+                name: name.to_owned(),
+                points: points.collect::<Result<_>>()?,
+            })
+        };
+        Ok(Lines {
+            title: "Filling a pool".to_owned(),
+            x_title: "slots that exist".to_owned(),
+            y_title: "slots/s".to_owned(),
+            series: vec![
+                line("pcpmd", &self.product)?,
+                line("plain netlink (floor)", &self.floor)?,
+            ],
+            ..Lines::default()
+        })
     }
 }
 
 impl Rates {
-    fn median(rounds: &[Self]) -> Self {
-        let of = |field: fn(&Self) -> f64| median(rounds.iter().map(field));
-        Self {
-            first: of(|rates| rates.first),
-            last: of(|rates| rates.last),
-            all: of(|rates| rates.all),
-        }
-    }
-
-    fn row(&self, name: &str, last_over_first: f64) -> Vec<String> {
-        let rates = [self.first, self.last, self.all].map(|rate| format!("{rate:.0}"));
-        let name = [name.to_owned()];
-        name.into_iter()
-            .chain(rates)
-            .chain([format!("{last_over_first:.2}")])
-            .collect()
+    fn of(progress: &[(f64, u32)], slots: u32) -> Result<Self> {
+        let window = window(slots);
+        let rate = |from, to| -> Result<f64> {
+            let (start, at_start) = when(progress, from)?;
+            let (end, at_end) = when(progress, to)?;
+            ensure!(end > start, "slots {from} to {to} came at the same moment");
+            Ok(f64::from(at_end - at_start) / (end - start))
+        };
+        let piece = |piece: u32| {
+            let from = (slots * piece / PIECES).max(1);
+            rate(from, slots * (piece + 1) / PIECES)
+        };
+        Ok(Self {
+            first: rate(1, window)?,
+            last: rate(slots - window, slots)?,
+            all: rate(1, slots)?,
+            pieces: (0..PIECES).map(piece).collect::<Result<_>>()?,
+        })
     }
 }
 
@@ -221,7 +268,7 @@ fn memory_line(memory: &Memory) -> String {
         None => "not measured".to_owned(),
     };
     format!(
-        "memory: pcpmd {daemon:.1} MB; kernel, per slot: slab {}, percpu {}",
+        "Memory: pcpmd {daemon:.1} MB; kernel, per slot: slab {}, percpu {}.",
         kib(memory.kernel_slab_bytes_per_slot),
         kib(memory.kernel_percpu_bytes_per_slot)
     )
@@ -240,13 +287,13 @@ mod tests {
                 (seconds, count)
             })
             .collect();
-        let rates = rates(&progress, 400).unwrap();
+        let rates = Rates::of(&progress, 400).unwrap();
         assert!((rates.first - 100.0).abs() < 0.1, "{rates:?}");
         assert!((rates.last - 50.0).abs() < 0.1, "{rates:?}");
     }
 
     #[test]
     fn a_pool_that_never_filled_has_no_rates() {
-        assert!(rates(&[(0.0, 1), (1.0, 3)], 8).is_err());
+        assert!(Rates::of(&[(0.0, 1), (1.0, 3)], 16).is_err());
     }
 }

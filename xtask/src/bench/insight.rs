@@ -9,19 +9,28 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use pcpm_api::types::LocksReply;
 use pcpm_tests::{Daemon, RtnlLoad, World};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::LocksArguments;
+use super::Part;
+use super::findings::{Findings, Ratio, Rows};
+use super::spread::Spread;
 use crate::plain::{self, LinkLoad};
-use crate::report::{median, quartile, table, write_json};
 
 const CONFIG: &str = "/run/pcpmd.toml";
 
 /// Threads of a load.
 const THREADS: u32 = 4;
+
+#[derive(Debug, Args)]
+pub(super) struct LocksArguments {
+    /// Pairs of runs with insight on and off [default: 15; quick: 2].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+}
 
 /// Something that wants the rtnl lock.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -47,8 +56,6 @@ struct Compared {
     /// Requests a second, in each round.
     on: Vec<f64>,
     off: Vec<f64>,
-    /// How much fewer with insight on: the quartiles of the pairs.
-    change_percent: Vec<f64>,
     events: Vec<EventCost>,
     /// What the programs took of one processor's time.
     programs_percent: f64,
@@ -62,34 +69,47 @@ struct EventCost {
     ns_per_event: f64,
 }
 
-pub(super) fn run(arguments: &LocksArguments) -> Result<()> {
-    let (seconds, rounds) = if arguments.quick { (1, 2) } else { (3, 15) };
-    let mut pairs = [const { Vec::new() }; 2];
-    for round in 1..=rounds {
-        eprintln!("round {round} of {rounds}");
-        // What changes slowly on the machine is on both sides as often.
-        let first = round % 2 == 0;
-        let one = rates(first, seconds)?;
-        let other = rates(!first, seconds)?;
-        let (on, off) = if first { (one, other) } else { (other, one) };
-        for (pairs, pair) in pairs.iter_mut().zip(on.into_iter().zip(off)) {
-            pairs.push(pair);
-        }
+impl Part for LocksArguments {
+    fn name(&self) -> &'static str {
+        "locks"
     }
-    let loads = Load::ALL.into_iter().zip(pairs);
-    let figures = Figures {
-        threads: THREADS,
-        seconds,
-        loads: loads
-            .map(|(load, pairs)| Compared::of(load, pairs, seconds))
-            .collect::<Result<_>>()?,
-    };
-    figures.show();
-    write_json(arguments.json.as_deref(), &figures)
+
+    fn measure(&self, quick: bool) -> Result<Findings> {
+        let (seconds, rounds) = if quick { (1, 2) } else { (3, 15) };
+        let rounds = self.rounds.unwrap_or(rounds);
+        let mut pairs = [const { Vec::new() }; 2];
+        for round in 1..=rounds {
+            eprintln!("round {round} of {rounds}");
+            // What changes slowly on the machine is on both sides as often.
+            let first = round % 2 == 0;
+            let one = rates(first, seconds)?;
+            let other = rates(!first, seconds)?;
+            let (on, off) = if first { (one, other) } else { (other, one) };
+            for (pairs, pair) in pairs.iter_mut().zip(on.into_iter().zip(off)) {
+                pairs.push(pair);
+            }
+        }
+        let loads = Load::ALL.into_iter().zip(pairs);
+        let figures = Figures {
+            threads: THREADS,
+            seconds,
+            loads: loads
+                .map(|(load, pairs)| Compared::of(load, pairs, seconds))
+                .collect::<Result<_>>()?,
+        };
+        figures.findings()
+    }
 }
 
 impl Load {
     const ALL: [Self; 2] = [Self::Links, Self::Nothing];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Links => "links",
+            Self::Nothing => "nothing",
+        }
+    }
 
     const fn describe(self) -> &'static str {
         match self {
@@ -203,9 +223,6 @@ fn count_run_time() -> io::Result<OwnedFd> {
 
 impl Compared {
     fn of(load: Load, pairs: Vec<(f64, f64)>, seconds: u32) -> Result<Self> {
-        let changes = pairs.iter().map(|(on, off)| (off - on) / off * 100.0);
-        let changes: Vec<_> = changes.collect();
-        let quartiles = [1, 2, 3].map(|quarter| quartile(&changes, quarter));
         let events = events(load, seconds)?;
         let took_ns = events.iter().map(EventCost::took_ns).sum::<f64>();
         let (on, off) = pairs.into_iter().unzip();
@@ -213,42 +230,41 @@ impl Compared {
             load,
             on,
             off,
-            change_percent: quartiles.into_iter().flatten().collect(),
             programs_percent: took_ns / f64::from(seconds) / 1e7,
             events,
         })
     }
 
-    fn show(&self) {
-        let row = |name: &str, rounds: &[f64]| {
-            let median = median(rounds.iter().copied());
-            vec![name.to_owned(), format!("{median:.0}")]
+    fn ratio(&self) -> Result<Ratio> {
+        let pairs = self.on.iter().zip(&self.off);
+        Ratio::higher(
+            &format!("{}-on-over-off", self.load.name()),
+            &format!("{}: requests with insight / without", self.load.describe()),
+            pairs.map(|(on, off)| on / off),
+        )
+    }
+
+    fn rates(&self) -> Result<Rows> {
+        let row = |name: &str, rounds: &[f64]| -> Result<Vec<String>> {
+            let cells = Spread::of(rounds.iter().copied())?.whole_cells();
+            Ok([name.to_owned()].into_iter().chain(cells).collect())
         };
-        println!("\n{THREADS} threads that {}:\n", self.load.describe());
-        table(&[
-            vec!["insight".into(), "requests/s".into()],
-            row("on", &self.on),
-            row("off", &self.off),
-        ]);
-        if let [low, median, high] = self.change_percent[..] {
-            println!(
-                "\nfewer with insight: {median:.2} % in the median pair, {low:.2} to {high:.2} % in half of them\n"
-            );
-        }
-        let mut rows = vec![vec!["event".to_owned(), "events".into(), "ns each".into()]];
-        let events = self.events.iter();
-        rows.extend(events.map(|e| {
-            vec![
-                e.program.clone(),
-                e.events.to_string(),
-                format!("{:.0}", e.ns_per_event),
-            ]
-        }));
-        table(&rows);
-        println!(
-            "\nthe programs took {:.2} % of a processor",
-            self.programs_percent
-        );
+        Ok(vec![
+            ["insight", "requests/s", "quartiles"]
+                .map(str::to_owned)
+                .to_vec(),
+            row("on", &self.on)?,
+            row("off", &self.off)?,
+        ])
+    }
+
+    fn costs(&self) -> Rows {
+        let heading = ["event", "events", "ns each"].map(str::to_owned).to_vec();
+        let events = self.events.iter().map(|event| {
+            let each = format!("{:.0}", event.ns_per_event);
+            vec![event.program.clone(), event.events.to_string(), each]
+        });
+        [heading].into_iter().chain(events).collect()
     }
 }
 
@@ -260,12 +276,24 @@ impl EventCost {
 }
 
 impl Figures {
-    fn show(&self) {
-        println!(
-            "{} pairs of {} s each",
-            self.loads[0].on.len(),
-            self.seconds
-        );
-        self.loads.iter().for_each(Compared::show);
+    fn findings(&self) -> Result<Findings> {
+        let rounds = self.loads.first().map_or(0, |compared| compared.on.len());
+        let mut findings = Findings::new("Lock insight: what watching costs", self)?.text(format!(
+            "{} threads that want the rtnl lock, with insight on and off in turn: {rounds} pairs of {} s each; and what each event \
+             costs by the kernel's own account.",
+            self.threads, self.seconds
+        ));
+        for compared in &self.loads {
+            findings = findings
+                .text(format!("They {}:", compared.load.describe()))
+                .table(compared.rates()?)
+                .table(compared.costs())
+                .text(format!(
+                    "The programs took {:.2} % of a processor.",
+                    compared.programs_percent
+                ))
+                .ratio(compared.ratio()?);
+        }
+        Ok(findings)
     }
 }

@@ -1,214 +1,296 @@
-//! Benchmarks: release builds, in private worlds, always beside a floor measured in the same run.
+//! Benchmarks: release builds, in private worlds, always beside a floor measured in the same run. Each part measures and says
+//! what it found; here is what all have in common.
 
 mod attach;
+mod baseline;
 mod burst;
 mod chart;
 mod contention;
 mod crowd;
 mod datapath;
+mod evaluation;
 mod fill;
+mod findings;
 mod insight;
+mod markdown;
 mod pacing;
 mod recycle;
 mod restart;
 mod spread;
 mod top;
 
-use std::path::PathBuf;
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
-use anyhow::Result;
-use clap::{Args, Subcommand};
+use anyhow::{Result, anyhow, bail};
+use clap::{Args, Command, Parser, Subcommand};
 use pcpm_api::types::ListReply;
 use pcpm_tests::Daemon;
 use serde_json::{Value, json};
 
-use self::datapath::DatapathArguments;
+use self::baseline::{Baseline, Change};
+use self::evaluation::{Evaluation, Outcome, write_json};
+use self::findings::Findings;
+
+/// Where the report goes, unless it is told.
+const REPORT: &str = "target/bench/report";
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(flatten)]
+    options: Options,
+    /// All of them, unless some are named, each with its options behind it.
+    #[command(subcommand)]
+    part: Option<BenchPart>,
+}
+
+/// What may be said of all parts, before the first or behind any.
+#[derive(Debug, Default, Args)]
+struct Options {
+    /// As short as it can be, for a first impression: all parts in less than ten minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Fail if a ratio is a fifth worse than in this file, an earlier report.json or a piece of one.
+    #[arg(long, value_name = "BASELINE")]
+    check: Option<PathBuf>,
+    /// Write the report to this directory [default: target/bench/report].
+    #[arg(long, value_name = "DIRECTORY")]
+    report: Option<PathBuf>,
+    /// Write all figures to this file as well.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
 
 /// What can be measured.
 #[derive(Debug, Subcommand)]
-pub(crate) enum BenchPart {
+enum BenchPart {
     /// How fast the pool fills, beside plain netlink doing the same kernel work.
-    Fill(FillArguments),
+    Fill(Named<fill::FillArguments>),
     /// How long an attach takes, beside a socket echo and networks made on demand.
-    Attach(AttachArguments),
+    Attach(Named<attach::AttachArguments>),
     /// What packets cost, beside a veth pair, a bridge, and bridges with firewalls.
-    Datapath(DatapathArguments),
+    Datapath(Named<datapath::DatapathArguments>),
     /// What watching the kernel's locks costs: a load that waits for the rtnl lock, with and without; and each event.
-    Locks(LocksArguments),
+    Locks(Named<insight::LocksArguments>),
     /// Networks made on demand, more and more at once, and which locks they wait for; beside pooled ones.
-    Contention(ContentionArguments),
+    Contention(Named<contention::ContentionArguments>),
     /// What others wait for the rtnl lock while the pool fills, with and without a bound on that.
-    Pacing(PacingArguments),
+    Pacing(Named<pacing::PacingArguments>),
     /// What the dashboard costs, itself and the daemon, with many slots and updates.
-    Top(TopArguments),
+    Top(Named<top::TopArguments>),
     /// How soon a daemon that was killed serves again, beside an empty start.
-    Restart(RestartArguments),
+    Restart(Named<restart::RestartArguments>),
     /// What a used slot costs until it can be had again, used again or destroyed and made anew.
-    Recycle(RecycleArguments),
+    Recycle(Named<recycle::RecycleArguments>),
     /// What becomes of twice as many attaches at once as slots are ready, and of the pool behind them.
-    Burst(BurstArguments),
+    Burst(Named<burst::BurstArguments>),
 }
 
+/// A part of the evaluation.
+trait Part: Debug + Send + Sync {
+    /// What it is called on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Measures, on a thread of its own.
+    fn measure(&self, quick: bool) -> Result<Findings>;
+}
+
+/// A part that was named, and what stands behind it.
 #[derive(Debug, Args)]
-pub(crate) struct RestartArguments {
-    /// In half a minute: few slots, two rounds.
-    #[arg(long)]
-    quick: bool,
-    /// Slots that the daemon is killed with [default: 4000; quick: 200].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(8..=10_000))]
-    slots: Option<u32>,
-    /// How often each start is measured, one after the other [default: 5; quick: 2].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: Option<u32>,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+struct Named<A: Args> {
+    #[command(flatten)]
+    own: A,
+    #[command(flatten)]
+    options: Options,
+    /// More parts, each with its options behind it.
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PART"
+    )]
+    more: Vec<String>,
 }
 
-impl RestartArguments {
-    fn slots(&self) -> u32 {
-        self.slots.unwrap_or(if self.quick { 200 } else { 4000 })
-    }
-
-    fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
-    }
+/// What stands behind a part, by itself.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask bench", no_binary_name = true)]
+struct More {
+    #[command(subcommand)]
+    part: BenchPart,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct RecycleArguments {
-    /// In half a minute: few slots, two rounds.
-    #[arg(long)]
-    quick: bool,
-    /// Slots that are given back at once [default: 200; quick: 32].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(8..=2_000))]
-    slots: Option<u32>,
-    /// How often both ways are measured, one after the other [default: 7; quick: 2].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: Option<u32>,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+/// A part, and the words that chose it.
+#[derive(Debug)]
+struct Chosen {
+    part: Box<dyn Part>,
+    words: Vec<String>,
 }
 
-impl RecycleArguments {
-    fn slots(&self) -> u32 {
-        self.slots.unwrap_or(if self.quick { 32 } else { 200 })
-    }
-
-    fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 2 } else { 7 })
-    }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct BurstArguments {
-    /// In half a minute: a shallow pool, two rounds.
-    #[arg(long)]
-    quick: bool,
-    /// Slots kept ready; twice as many are asked for [default: 100; quick: 20].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(4..=1_000))]
-    ready: Option<u32>,
-    /// How often each way is measured, one after the other [default: 7; quick: 2].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: Option<u32>,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-impl BurstArguments {
-    fn ready(&self) -> u32 {
-        self.ready.unwrap_or(if self.quick { 20 } else { 100 })
-    }
-
-    fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 2 } else { 7 })
-    }
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct LocksArguments {
-    /// A few seconds in all, for a first impression.
-    #[arg(long)]
-    quick: bool,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ContentionArguments {
-    /// One round of each, for a first impression.
-    #[arg(long)]
-    quick: bool,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PacingArguments {
-    /// Slots to fill.
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(50..=10_000))]
-    slots: u32,
-    /// 200 slots, once, for a first impression.
-    #[arg(long)]
-    quick: bool,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct FillArguments {
-    /// Slots to fill.
-    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(8..=10_000))]
-    slots: u32,
-    /// How often the pool and the floor are filled, one after the other.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
-    rounds: u32,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AttachArguments {
-    /// Slots of the pool; every client holds at least one.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1000..=10_000))]
-    slots: u32,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TopArguments {
-    /// Slots of the pool.
-    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(16..=10_000))]
-    slots: u32,
-    /// How long each part is measured, in seconds.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(2..=600))]
-    seconds: u64,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-}
-
-pub(crate) fn run(part: BenchPart) -> Result<()> {
+pub(crate) fn run(arguments: BenchArguments) -> Result<()> {
+    let words = std::env::args().skip(2).collect();
+    let (parts, options) = arguments.chosen(words);
     crate::release::enter()?;
-    match part {
-        BenchPart::Fill(arguments) => fill::run(&arguments),
-        BenchPart::Attach(arguments) => attach::run(&arguments),
-        BenchPart::Datapath(arguments) => datapath::run(&arguments),
-        BenchPart::Locks(arguments) => insight::run(&arguments),
-        BenchPart::Contention(arguments) => contention::run(&arguments),
-        BenchPart::Pacing(arguments) => pacing::run(&arguments),
-        BenchPart::Top(arguments) => top::run(&arguments),
-        BenchPart::Restart(arguments) => restart::run(&arguments),
-        BenchPart::Recycle(arguments) => recycle::run(&arguments),
-        BenchPart::Burst(arguments) => burst::run(&arguments),
+    let baseline = options.check.as_deref().map(Baseline::read).transpose()?;
+    let directory = options.report.as_deref().unwrap_or(Path::new(REPORT));
+    let mut evaluation = Evaluation::new(directory)?;
+    let mut changes = Vec::new();
+    for (number, chosen) in (1..).zip(&parts) {
+        eprintln!("== {} ({number} of {})", chosen.part.name(), parts.len());
+        let mut outcome = chosen.measure(options.quick);
+        if let Some(baseline) = &baseline {
+            changes.extend(chosen.check(baseline, options.quick, &mut outcome));
+        }
+        println!("{}", outcome.markdown());
+        evaluation.add(outcome)?;
+    }
+    if let Some(path) = &options.json {
+        let names: Vec<_> = parts.iter().map(|chosen| chosen.part.name()).collect();
+        write_json(path, &evaluation.figures(&names))?;
+    }
+    eprintln!("the report is in {}", evaluation.page().display());
+    conclude(&evaluation, &changes)
+}
+
+impl Chosen {
+    /// On a thread of its own: whatever a part does to its thread is gone with it.
+    fn measure(&self, quick: bool) -> Outcome {
+        let begun = Instant::now();
+        let found = thread::scope(|scope| {
+            let measuring = scope.spawn(|| self.part.measure(quick));
+            let ended = measuring.join();
+            ended.unwrap_or_else(|_| Err(anyhow!("it panicked")))
+        });
+        let part = self.part.name();
+        if let Err(error) = &found {
+            eprintln!("{part} failed: {error:#}");
+        }
+        Outcome {
+            part,
+            command: self.command(quick),
+            took: begun.elapsed(),
+            found,
+        }
+    }
+
+    fn command(&self, quick: bool) -> String {
+        let quick = quick && !self.words.iter().any(|word| word == "--quick");
+        let before = ["cargo", "xtask", "bench"].into_iter();
+        let words = before.chain(self.words.iter().map(String::as_str));
+        let words = words.chain(quick.then_some("--quick"));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Compares what was found with the baseline. What is worse is measured again before it is believed.
+    fn check(&self, baseline: &Baseline, quick: bool, outcome: &mut Outcome) -> Vec<Change> {
+        let compare = |outcome: &Outcome| match &outcome.found {
+            Ok(findings) => baseline.compare(self.part.name(), findings),
+            Err(_) => Vec::new(),
+        };
+        let changes = compare(outcome);
+        if !changes.iter().any(Change::is_bad) {
+            return changes;
+        }
+        for change in changes.iter().filter(|change| change.is_bad()) {
+            eprintln!("{}; measuring again", change.line());
+        }
+        *outcome = self.measure(quick);
+        match compare(outcome) {
+            again if again.is_empty() => again,
+            again => Change::better_of(changes, again),
+        }
+    }
+}
+
+fn conclude(evaluation: &Evaluation, changes: &[Change]) -> Result<()> {
+    for change in changes {
+        println!("{}", change.line());
+    }
+    let outcomes = evaluation.outcomes().iter();
+    let failed: Vec<_> = outcomes
+        .filter(|outcome| outcome.found.is_err())
+        .map(|outcome| outcome.part)
+        .collect();
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
+    let worse: Vec<_> = changes.iter().filter(|change| change.is_bad()).collect();
+    if !worse.is_empty() {
+        let lines: Vec<_> = worse.into_iter().map(Change::line).collect();
+        bail!("worse than the baseline: {}", lines.join("; "));
+    }
+    Ok(())
+}
+
+impl BenchArguments {
+    /// The parts that are named, in that order, or all. `words` are what this was parsed of.
+    fn chosen(self, words: Vec<String>) -> (Vec<Chosen>, Options) {
+        let Some(part) = self.part else {
+            return (all(), self.options);
+        };
+        let (parts, options) = part.chosen(words);
+        (parts, self.options.and(options))
+    }
+}
+
+/// All parts as they are without options.
+fn all() -> Vec<Chosen> {
+    let parts = BenchPart::augment_subcommands(Command::new("bench"));
+    let names = parts.get_subcommands().map(Command::get_name);
+    names
+        .flat_map(|name| parse(vec![name.to_owned()]).0)
+        .collect()
+}
+
+/// Parts with their options, given by themselves.
+fn parse(words: Vec<String>) -> (Vec<Chosen>, Options) {
+    More::parse_from(&words).part.chosen(words)
+}
+
+impl BenchPart {
+    fn chosen(self, words: Vec<String>) -> (Vec<Chosen>, Options) {
+        match self {
+            Self::Fill(named) => named.chosen(words),
+            Self::Attach(named) => named.chosen(words),
+            Self::Datapath(named) => named.chosen(words),
+            Self::Locks(named) => named.chosen(words),
+            Self::Contention(named) => named.chosen(words),
+            Self::Pacing(named) => named.chosen(words),
+            Self::Top(named) => named.chosen(words),
+            Self::Restart(named) => named.chosen(words),
+            Self::Recycle(named) => named.chosen(words),
+            Self::Burst(named) => named.chosen(words),
+        }
+    }
+}
+
+impl<A: Args + Part + 'static> Named<A> {
+    /// This part and those behind it.
+    fn chosen(self, mut words: Vec<String>) -> (Vec<Chosen>, Options) {
+        words.truncate(words.len().saturating_sub(self.more.len()));
+        let mut parts = vec![Chosen {
+            part: Box::new(self.own),
+            words,
+        }];
+        if self.more.is_empty() {
+            return (parts, self.options);
+        }
+        let (more, options) = parse(self.more);
+        parts.extend(more);
+        (parts, self.options.and(options))
+    }
+}
+
+impl Options {
+    /// What was said here or there, here first.
+    fn and(self, other: Self) -> Self {
+        Self {
+            quick: self.quick || other.quick,
+            check: self.check.or(other.check),
+            report: self.report.or(other.report),
+            json: self.json.or(other.json),
+        }
     }
 }
 
@@ -220,4 +302,49 @@ fn detach_everybody(daemon: &Daemon) -> Result<()> {
         wire.call::<Value>("Detach", &json!({"owner": held.owner}))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    #[command(no_binary_name = true)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArguments,
+    }
+
+    fn chosen(line: &str) -> (Vec<(&'static str, String)>, Options) {
+        let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+        let (parts, options) = Line::parse_from(&words).bench.chosen(words);
+        let named = parts
+            .into_iter()
+            .map(|chosen| (chosen.part.name(), chosen.command(options.quick)));
+        (named.collect(), options)
+    }
+
+    #[test]
+    fn without_a_part_all_are_measured() {
+        let (parts, options) = chosen("--quick");
+        let all = ("fill", "cargo xtask bench fill --quick".to_owned());
+        assert!(parts.len() >= 10 && parts.contains(&all), "{parts:?}");
+        assert!(options.quick);
+    }
+
+    #[test]
+    fn several_parts_are_measured_in_their_order_each_with_its_options() {
+        let (parts, options) = chosen("burst --ready 8 fill --slots 64 --quick locks --json x");
+        let commands: Vec<_> = parts.iter().map(|(_, command)| &command[18..]).collect();
+        assert_eq!(
+            commands,
+            [
+                "burst --ready 8 --quick",
+                "fill --slots 64 --quick",
+                "locks --json x --quick"
+            ]
+        );
+        assert!(options.quick);
+        assert_eq!(options.json, Some("x".into()));
+    }
 }

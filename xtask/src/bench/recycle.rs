@@ -5,14 +5,15 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use pcpm_api::types::{LocksReply, Status};
 use pcpm_tests::{Daemon, PATIENCE, Process, World};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{RecycleArguments, detach_everybody, spread::Spread};
-use crate::machine::Machine;
-use crate::report::{median, ratio, table, write_json};
+use super::chart::{Column, Columns};
+use super::findings::{Findings, Ratio, Rows};
+use super::{Part, detach_everybody, spread::Spread};
 use crate::{plain, progress};
 
 /// Networks that the other users of the lock make: more than they get made while one batch is measured.
@@ -32,6 +33,16 @@ const WRITERS: [&str; 5] = [
     "cleanup_net",
     "unregister_netdev",
 ];
+
+#[derive(Debug, Args)]
+pub(super) struct RecycleArguments {
+    /// Slots that are given back at once [default: 200; quick: 32].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(8..=2_000))]
+    slots: Option<u32>,
+    /// How often both ways are measured, one after the other [default: 7; quick: 3].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+}
 
 /// A pool of used slots, and what becomes of them.
 struct Pool {
@@ -62,13 +73,8 @@ struct Batch {
 
 #[derive(Debug, Serialize)]
 struct Figures {
-    machine: Machine,
     slots: u32,
     batches: Vec<Batch>,
-    /// How much more time destroying and making takes; the median of the rounds, each a pair.
-    elapsed_ratio: Spread,
-    elapsed_ratio_contended: Spread,
-    processor_ratio: Spread,
     /// What the thread that judges waited in for the rtnl lock, as the daemon's own tracer saw it; none of it
     /// changes anything.
     recycler_waited_in: Vec<String>,
@@ -77,26 +83,30 @@ struct Figures {
     no_lock_insight: Option<String>,
 }
 
-pub(super) fn run(arguments: &RecycleArguments) -> Result<()> {
-    let (slots, rounds) = (arguments.slots(), arguments.rounds());
-    let machine = Machine::read()?;
-    let pools = [
-        Pool::start(Way::Recycled, slots)?,
-        Pool::start(Way::DestroyedAndMade, slots)?,
-    ];
-    let mut batches = Vec::new();
-    for round in 1..=rounds {
-        eprintln!("round {round} of {rounds}");
-        for contended in [false, true] {
-            for pool in &pools {
-                batches.push(pool.batch(slots, contended)?);
-                plain::settle()?;
+impl Part for RecycleArguments {
+    fn name(&self) -> &'static str {
+        "recycle"
+    }
+
+    fn measure(&self, quick: bool) -> Result<Findings> {
+        let slots = self.slots.unwrap_or(if quick { 32 } else { 200 });
+        let rounds = self.rounds.unwrap_or(if quick { 3 } else { 7 });
+        let pools = [
+            Pool::start(Way::Recycled, slots)?,
+            Pool::start(Way::DestroyedAndMade, slots)?,
+        ];
+        let mut batches = Vec::new();
+        for round in 1..=rounds {
+            eprintln!("round {round} of {rounds}");
+            for contended in [false, true] {
+                for pool in &pools {
+                    batches.push(pool.batch(slots, contended)?);
+                    plain::settle()?;
+                }
             }
         }
+        Figures::new(slots, batches, &pools[0])?.findings()
     }
-    let figures = Figures::new(machine, slots, batches, &pools[0])?;
-    figures.show();
-    write_json(arguments.json.as_deref(), &figures)
 }
 
 impl Pool {
@@ -215,17 +225,26 @@ impl Others {
     }
 }
 
+impl Way {
+    const fn describe(self) -> &'static str {
+        match self {
+            Self::Recycled => "judged and used again",
+            Self::DestroyedAndMade => "destroyed and made anew (floor)",
+        }
+    }
+}
+
+/// A figure of a batch: what it is, whether others wanted the lock meanwhile, and where it stands.
+type Measure = (&'static str, bool, fn(&Batch) -> f64);
+
+const MEASURES: [Measure; 3] = [
+    ("elapsed", false, |batch| batch.elapsed_us),
+    ("elapsed beside others", true, |batch| batch.elapsed_us),
+    ("processor", false, |batch| batch.processor_us),
+];
+
 impl Figures {
-    fn new(machine: Machine, slots: u32, batches: Vec<Batch>, recycling: &Pool) -> Result<Self> {
-        let ratios = |contended: bool, of: fn(&Batch) -> f64| {
-            let of_way = |way| {
-                let all = batches.iter();
-                all.filter(move |batch| batch.way == way && batch.contended == contended)
-                    .map(of)
-            };
-            let pairs = of_way(Way::DestroyedAndMade).zip(of_way(Way::Recycled));
-            Spread::of(pairs.map(|(made, recycled)| made / recycled))
-        };
+    fn new(slots: u32, batches: Vec<Batch>, recycling: &Pool) -> Result<Self> {
         let seen: LocksReply = recycling.daemon.connect()?.call("Locks", &json!({}))?;
         let waits = seen.waiters.iter();
         let waits: Vec<_> = waits
@@ -235,76 +254,105 @@ impl Figures {
             .iter()
             .filter(|wait| WRITERS.contains(&wait.caller.as_str()));
         Ok(Self {
-            elapsed_ratio: ratios(false, |batch| batch.elapsed_us)?,
-            elapsed_ratio_contended: ratios(true, |batch| batch.elapsed_us)?,
-            processor_ratio: ratios(false, |batch| batch.processor_us)?,
             recycler_waits_to_write: to_write.map(|wait| wait.waits).sum(),
             recycler_waited_in: waits
                 .iter()
                 .map(|wait| format!("{} ({} x)", wait.caller, wait.waits))
                 .collect(),
             no_lock_insight: seen.unavailable,
-            machine,
             slots,
             batches,
         })
     }
-}
 
-impl Figures {
-    fn show(&self) {
-        println!("{}\n", self.machine);
-        println!(
-            "{} slots given back at once, microseconds a slot until all can be had again, medians:\n",
-            self.slots
+    fn findings(&self) -> Result<Findings> {
+        let ratios = MEASURES.iter().map(|measure| self.ratio(measure));
+        let ratios = ratios.collect::<Result<Vec<_>>>()?;
+        Ok(Findings::new("Recycle: used slots, until they can be had again", self)?
+            .text(format!(
+                "{} slots are given back at once: judged clean and used again, or destroyed and made anew; with the rtnl lock free, and \
+                 beside others who make networks by plain netlink all the time. Per slot.",
+                self.slots
+            ))
+            .table(self.rows()?)
+            .chart("recycle", self.chart()?)
+            .text(self.locks())
+            .ratios(ratios))
+    }
+
+    fn batches(&self, way: Way, (_, contended, of): &Measure) -> Vec<f64> {
+        let batches = self.batches.iter();
+        let these = batches.filter(|batch| batch.way == way && batch.contended == *contended);
+        these.map(of).collect()
+    }
+
+    fn ratio(&self, measure: &Measure) -> Result<Ratio> {
+        let made = self.batches(Way::DestroyedAndMade, measure);
+        let recycled = self.batches(Way::Recycled, measure);
+        let (name, ..) = measure;
+        Ratio::higher(
+            &format!("{}-made-over-recycled", name.replace(' ', "-")),
+            &format!("{name}: made anew / used again"),
+            made.iter()
+                .zip(&recycled)
+                .map(|(made, recycled)| made / recycled),
+        )
+    }
+
+    fn rows(&self) -> Result<Rows> {
+        let mut heading = vec![String::new()];
+        heading.extend(
+            MEASURES
+                .iter()
+                .flat_map(|(name, ..)| [(*name).to_owned(), "quartiles".to_owned()]),
         );
-        let heading = ["", "elapsed", "beside others", "processor"];
-        let mut rows = vec![heading.map(str::to_owned).to_vec()];
-        for (way, name) in [
-            (Way::Recycled, "judged and used again"),
-            (Way::DestroyedAndMade, "destroyed and made anew"),
-        ] {
-            let of = |contended: bool, field: fn(&Batch) -> f64| {
-                let all = self.batches.iter();
-                let these = all.filter(|batch| batch.way == way && batch.contended == contended);
-                format!("{:.0}", median(these.map(field)))
-            };
-            rows.push(vec![
-                name.to_owned(),
-                of(false, |batch| batch.elapsed_us),
-                of(true, |batch| batch.elapsed_us),
-                of(false, |batch| batch.processor_us),
-            ]);
+        let mut rows = vec![heading];
+        for way in [Way::Recycled, Way::DestroyedAndMade] {
+            let mut row = vec![way.describe().to_owned()];
+            for measure in &MEASURES {
+                row.extend(Spread::of(self.batches(way, measure))?.time_cells());
+            }
+            rows.push(row);
         }
-        table(&rows);
-        for (what, of) in [
-            ("elapsed", &self.elapsed_ratio),
-            (
-                "elapsed, beside others who want the rtnl lock",
-                &self.elapsed_ratio_contended,
-            ),
-            ("processor time of the daemon", &self.processor_ratio),
-        ] {
-            println!(
-                "\n{what}: used again is {} cheaper (quartiles {} to {})",
-                ratio(of.median),
-                ratio(of.first_quartile),
-                ratio(of.third_quartile)
-            );
+        Ok(rows)
+    }
+
+    fn chart(&self) -> Result<Columns> {
+        let mut columns = Vec::new();
+        for measure in &MEASURES[..2] {
+            for way in [Way::Recycled, Way::DestroyedAndMade] {
+                let us = Spread::of(self.batches(way, measure))?.median;
+                let (beside, what) = match (measure.1, way) {
+                    (false, Way::Recycled) => ("", "used again"),
+                    (false, Way::DestroyedAndMade) => ("", "made anew"),
+                    (true, Way::Recycled) => (", contended", "used again"),
+                    (true, Way::DestroyedAndMade) => (", contended", "made anew"),
+                };
+                columns.push(Column {
+                    label: format!("{what}{beside}"),
+                    parts: vec![us],
+                    note: format!("{us:.0}"),
+                });
+            }
         }
-        println!("\n{}", self.locks());
+        Ok(Columns {
+            title: "Until a used slot can be had again".to_owned(),
+            y_title: "us a slot, median".to_owned(),
+            bars: columns,
+            ..Columns::default()
+        })
     }
 
     fn locks(&self) -> String {
         if let Some(why) = &self.no_lock_insight {
-            return format!("no lock insight: {why}");
+            return format!("No lock insight: {why}.");
         }
         let waited = match self.recycler_waited_in.as_slice() {
             [] => "in nothing".to_owned(),
             callers => format!("in {}", callers.join(", ")),
         };
         format!(
-            "the thread that judges waited for the rtnl lock {waited}; {} times to change something",
+            "The thread that judges waited for the rtnl lock {waited}; {} times to change something.",
             self.recycler_waits_to_write
         )
     }

@@ -3,17 +3,29 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use nix::sys::signal::Signal;
 use pcpm_tests::{Daemon, PATIENCE, World};
 use serde::Serialize;
 
-use super::{RestartArguments, detach_everybody, spread::Spread};
-use crate::machine::Machine;
-use crate::report::{table, write_json};
+use super::chart::{Column, Columns};
+use super::findings::{Findings, Ratio, Rows};
+use super::{Part, detach_everybody, spread::Spread};
+use crate::report::time;
 use crate::{plain, progress};
 
 /// Attachments that the other half of the restarts find.
 const ATTACHED: u32 = 100;
+
+#[derive(Debug, Args)]
+pub(super) struct RestartArguments {
+    /// Slots that the daemon is killed with [default: 4000; quick: 200].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(8..=10_000))]
+    slots: Option<u32>,
+    /// How often each start is measured, one after the other [default: 5; quick: 3].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+}
 
 /// What a start finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -39,43 +51,43 @@ struct Start {
 
 #[derive(Debug, Serialize)]
 struct Figures {
-    machine: Machine,
     slots: u32,
     attached: u32,
     starts: Vec<Start>,
-    summary: Vec<Summary>,
 }
 
-#[derive(Debug, Serialize)]
-struct Summary {
-    found: Found,
-    status_ms: Spread,
-    attach_ms: Spread,
-}
-
-pub(super) fn run(arguments: &RestartArguments) -> Result<()> {
-    let (slots, rounds) = (arguments.slots(), arguments.rounds());
-    let attached = ATTACHED.min(slots / 2);
-    let machine = Machine::read()?;
-    let world = World::new()?;
-    let mut daemon = spawn(&world, slots)?;
-    progress::fill(&daemon, slots)?;
-    let mut starts = Vec::new();
-    for round in 1..=rounds {
-        eprintln!("round {round} of {rounds}");
-        starts.push(empty_start(slots)?);
-        plain::settle()?;
-        starts.push(restart(&world, &mut daemon, slots, Found::Ready)?);
-        for number in 0..attached {
-            daemon.attach(&format!("kept-{number}"), "bench")?;
-        }
-        starts.push(restart(&world, &mut daemon, slots, Found::Attached)?);
-        detach_everybody(&daemon)?;
-        daemon.wait_until_ready(slots)?;
+impl Part for RestartArguments {
+    fn name(&self) -> &'static str {
+        "restart"
     }
-    let figures = Figures::new(machine, slots, attached, starts)?;
-    figures.show();
-    write_json(arguments.json.as_deref(), &figures)
+
+    fn measure(&self, quick: bool) -> Result<Findings> {
+        let slots = self.slots.unwrap_or(if quick { 200 } else { 4000 });
+        let rounds = self.rounds.unwrap_or(if quick { 3 } else { 5 });
+        let attached = ATTACHED.min(slots / 2);
+        let world = World::new()?;
+        let mut daemon = spawn(&world, slots)?;
+        progress::fill(&daemon, slots)?;
+        let mut starts = Vec::new();
+        for round in 1..=rounds {
+            eprintln!("round {round} of {rounds}");
+            starts.push(empty_start(slots)?);
+            plain::settle()?;
+            starts.push(restart(&world, &mut daemon, slots, Found::Ready)?);
+            for number in 0..attached {
+                daemon.attach(&format!("kept-{number}"), "bench")?;
+            }
+            starts.push(restart(&world, &mut daemon, slots, Found::Attached)?);
+            detach_everybody(&daemon)?;
+            daemon.wait_until_ready(slots)?;
+        }
+        let figures = Figures {
+            slots,
+            attached,
+            starts,
+        };
+        figures.findings()
+    }
 }
 
 fn spawn(world: &World, slots: u32) -> Result<Daemon> {
@@ -122,34 +134,40 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 impl Figures {
-    fn new(machine: Machine, slots: u32, attached: u32, starts: Vec<Start>) -> Result<Self> {
-        let all = [Found::Nothing, Found::Ready, Found::Attached];
-        let summary = all.into_iter().map(|found| {
-            let of = |field: fn(&Start) -> f64| {
-                let starts = starts.iter().filter(|start| start.found == found);
-                Spread::of(starts.map(field))
-            };
-            Ok(Summary {
-                found,
-                status_ms: of(|start| start.status_ms)?,
-                attach_ms: of(|start| start.attach_ms)?,
-            })
-        });
-        Ok(Self {
-            summary: summary.collect::<Result<_>>()?,
-            machine,
-            slots,
-            attached,
-            starts,
-        })
+    fn findings(&self) -> Result<Findings> {
+        let over_empty = |found, of: fn(&Start) -> f64| {
+            let pairs = self.starts(found, of).into_iter();
+            let empty = self.starts(Found::Nothing, of);
+            pairs.zip(empty).map(|(start, empty)| start / empty)
+        };
+        Ok(Findings::new("Restart: until a killed daemon serves again", self)?
+            .text(format!(
+                "From exec to an answer, with {} slots, beside an empty start, which makes maps, programs and hubs (the floor).",
+                self.slots
+            ))
+            .table(self.rows()?)
+            .chart("restart", self.chart()?)
+            .ratio(Ratio::lower(
+                "status-ready-over-empty",
+                "status answered: restart with ready slots / empty start",
+                over_empty(Found::Ready, |start| start.status_ms),
+            )?)
+            .ratio(Ratio::lower(
+                "attach-attached-over-empty",
+                "first attach: restart with attached slots / empty start",
+                over_empty(Found::Attached, |start| start.attach_ms),
+            )?))
     }
 
-    fn show(&self) {
-        println!("{}\n", self.machine);
-        println!(
-            "From exec to an answer, milliseconds: medians of {} starts each, and the quartiles:\n",
-            self.starts.len() / self.summary.len()
-        );
+    fn starts(&self, found: Found, of: fn(&Start) -> f64) -> Vec<f64> {
+        let starts = self.starts.iter();
+        starts
+            .filter(|start| start.found == found)
+            .map(of)
+            .collect()
+    }
+
+    fn rows(&self) -> Result<Rows> {
         let heading = [
             "",
             "Status answered",
@@ -158,18 +176,50 @@ impl Figures {
             "quartiles",
         ];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
-        rows.extend(self.summary.iter().map(|row| self.row(row)));
-        table(&rows);
+        for found in Found::ALL {
+            let mut row = vec![self.name(found)];
+            for of in [
+                |start: &Start| start.status_ms * 1e3,
+                |start: &Start| start.attach_ms * 1e3,
+            ] {
+                row.extend(Spread::of(self.starts(found, of))?.time_cells());
+            }
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
-    fn row(&self, row: &Summary) -> Vec<String> {
-        let name = match row.found {
-            Found::Nothing => "an empty start (floor)".to_owned(),
-            Found::Ready => format!("killed with {} slots ready", self.slots),
-            Found::Attached => format!("killed with {} of them attached", self.attached),
+    fn chart(&self) -> Result<Columns> {
+        let column = |found| -> Result<Column> {
+            let status = Spread::of(self.starts(found, |start| start.status_ms))?.median;
+            let attach = Spread::of(self.starts(found, |start| start.attach_ms))?.median;
+            Ok(Column {
+                label: self.name(found),
+                parts: vec![status, attach - status],
+                note: time(attach * 1e3),
+            })
         };
-        let [status, status_spread] = row.status_ms.cells();
-        let [attach, attach_spread] = row.attach_ms.cells();
-        vec![name, status, status_spread, attach, attach_spread]
+        Ok(Columns {
+            title: format!("From exec to serving, {} slots", self.slots),
+            y_title: "ms, median".to_owned(),
+            parts: vec![
+                "until status is answered".into(),
+                "until an attach is".into(),
+            ],
+            bars: Found::ALL.into_iter().map(column).collect::<Result<_>>()?,
+            ..Columns::default()
+        })
     }
+
+    fn name(&self, found: Found) -> String {
+        match found {
+            Found::Nothing => "empty start (floor)".to_owned(),
+            Found::Ready => "killed, all ready".to_owned(),
+            Found::Attached => format!("killed, {} attached", self.attached),
+        }
+    }
+}
+
+impl Found {
+    const ALL: [Self; 3] = [Self::Nothing, Self::Ready, Self::Attached];
 }

@@ -1,12 +1,12 @@
 //! The median of rounds, and how far they lie apart.
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::report::quartile;
+use crate::report::{quartile, time};
 
 /// Of figures in one unit.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) first_quartile: f64,
@@ -26,16 +26,23 @@ impl Spread {
         })
     }
 
-    /// The median, and the quartiles, as cells of a table.
-    pub(super) fn cells(&self) -> [String; 2] {
-        let Self {
-            median,
-            first_quartile,
-            third_quartile,
-        } = self;
+    /// The median and the quartiles as cells of a table, of large numbers.
+    pub(super) fn whole_cells(&self) -> [String; 2] {
         [
-            format!("{median:.2}"),
-            format!("{first_quartile:.2}-{third_quartile:.2}"),
+            format!("{:.0}", self.median),
+            format!("{:.0}-{:.0}", self.first_quartile, self.third_quartile),
+        ]
+    }
+
+    /// The same of times in microseconds.
+    pub(super) fn time_cells(&self) -> [String; 2] {
+        [
+            time(self.median),
+            format!(
+                "{} to {}",
+                time(self.first_quartile),
+                time(self.third_quartile)
+            ),
         ]
     }
 }

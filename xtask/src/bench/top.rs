@@ -1,5 +1,5 @@
 //! `bench top`: what the dashboard costs, itself and the daemon, with many slots and many updates a second; and
-//! whether its memory stays within bounds over an hour.
+//! whether its memory stays within bounds over time.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
@@ -7,25 +7,36 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use pcpm_tests::{Terminal, World, binary};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::TopArguments;
+use super::Part;
+use super::findings::{Findings, Ratio, Rows};
 use crate::load::Load;
-use crate::report::{table, write_json};
 
 /// Attachments that end and begin, five times a second.
 const TURNOVER: usize = 4;
-/// How long the replayed past is.
-const PAST: Duration = Duration::from_hours(1);
 const RECORDING: &str = "/run/recording";
 const NOTED: &str = "/run/top.pid";
+
+#[derive(Debug, Args)]
+pub(super) struct TopArguments {
+    /// Slots of the pool [default: 4000; quick: 400].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(16..=10_000))]
+    slots: Option<u32>,
+    /// How long each part is measured, in seconds [default: 30; quick: 4].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=600))]
+    seconds: Option<u64>,
+}
 
 #[derive(Debug, Serialize)]
 struct Figures {
     slots: u32,
     seconds: u64,
+    /// How long the past is that is replayed.
+    past_minutes: u64,
     /// Processor time a second, in percent of one core.
     daemon_unwatched_percent: f64,
     daemon_watched_percent: f64,
@@ -37,10 +48,22 @@ struct Figures {
     rss_after_all_mib: f64,
 }
 
-pub(super) fn run(arguments: &TopArguments) -> Result<()> {
-    let lasts = Duration::from_secs(arguments.seconds);
+impl Part for TopArguments {
+    fn name(&self) -> &'static str {
+        "top"
+    }
+
+    fn measure(&self, quick: bool) -> Result<Findings> {
+        let slots = self.slots.unwrap_or(if quick { 400 } else { 4000 });
+        let seconds = self.seconds.unwrap_or(if quick { 4 } else { 30 });
+        let past_minutes = if quick { 8 } else { 60 };
+        measure(slots, seconds, past_minutes)?.findings()
+    }
+}
+
+fn measure(slots: u32, seconds: u64, past_minutes: u64) -> Result<Figures> {
+    let lasts = Duration::from_secs(seconds);
     let world = World::new()?;
-    let slots = arguments.slots;
     let daemon = world.spawn_daemon(&["--capacity", &slots.to_string()])?;
     crate::progress::fill(&daemon, slots)?;
     let mut load = Load::new(&world, &daemon);
@@ -59,10 +82,11 @@ pub(super) fn run(arguments: &TopArguments) -> Result<()> {
     let dashboard = (processor_time(top)? - before) / lasts.as_secs_f64();
     terminal.press("q")?;
     terminal.until("the dashboard ends", |screen| !screen.contains("live"))?;
-    let [half, all] = replay_an_hour(&world, &terminal)?;
-    let figures = Figures {
+    let [half, all] = replay(&world, &terminal, past_minutes)?;
+    Ok(Figures {
         slots,
-        seconds: arguments.seconds,
+        seconds,
+        past_minutes,
         daemon_unwatched_percent: unwatched * 100.0,
         daemon_watched_percent: watched * 100.0,
         daemon_share_percent: (watched - unwatched).max(0.0) * 100.0,
@@ -70,9 +94,7 @@ pub(super) fn run(arguments: &TopArguments) -> Result<()> {
         frame_ms_at_most: dashboard * 100.0,
         rss_after_half_mib: half,
         rss_after_all_mib: all,
-    };
-    figures.show();
-    write_json(arguments.json.as_deref(), &figures)
+    })
 }
 
 /// Attachments come and go five times a second; every state of a slot that changes is told.
@@ -145,17 +167,18 @@ fn processor_time(pid: i32) -> Result<f64> {
     Ok(total)
 }
 
-/// Replays an hour, 64 times as fast; the memory that the dashboard has in the middle and at the end, in MiB.
-fn replay_an_hour(world: &World, terminal: &Terminal<'_>) -> Result<[f64; 2]> {
-    prolong(&world.path(RECORDING), &world.path("/run/hour"))?;
+/// Replays so long a past, 64 times as fast; the memory that the dashboard has in the middle and at the end, in MiB.
+fn replay(world: &World, terminal: &Terminal<'_>, minutes: u64) -> Result<[f64; 2]> {
+    let past = Duration::from_mins(minutes);
+    prolong(&world.path(RECORDING), &world.path("/run/past"), past)?;
     start_top(
         world,
         terminal,
-        "--replay /run/hour --speed 64 --view slots",
+        "--replay /run/past --speed 64 --view slots",
     )?;
     let top = noted(world)?;
-    terminal.until("half an hour was replayed", |screen| {
-        (30..60).any(|minute| screen.contains(&format!(" {minute}m")))
+    terminal.until("half of it was replayed", |screen| {
+        (minutes / 2..minutes).any(|minute| screen.contains(&format!(" {minute}m")))
     })?;
     let half = resident_mib(top)?;
     terminal.shows(&["replay ended"])?;
@@ -164,8 +187,8 @@ fn replay_an_hour(world: &World, terminal: &Terminal<'_>) -> Result<[f64; 2]> {
     Ok([half, all])
 }
 
-/// Writes the recording again and again, later each time, until it lasts an hour.
-fn prolong(from: &Path, to: &Path) -> Result<()> {
+/// Writes the recording again and again, later each time, until it lasts so long.
+fn prolong(from: &Path, to: &Path, past: Duration) -> Result<()> {
     let lines: Vec<Value> = BufReader::new(File::open(from)?)
         .lines()
         .map(|line| Ok(serde_json::from_str(&line?)?))
@@ -178,10 +201,10 @@ fn prolong(from: &Path, to: &Path) -> Result<()> {
         .and_then(|frame| frame["at_ms"].as_u64())
         .context("no frames")?
         + 1000;
-    let hour = u64::try_from(PAST.as_millis())?;
+    let past = u64::try_from(past.as_millis())?;
     for shift in (0..)
         .map(|round| round * length)
-        .take_while(|shift| *shift < hour)
+        .take_while(|shift| *shift < past)
     {
         for frame in frames {
             let mut later = frame.clone();
@@ -212,17 +235,32 @@ fn resident_mib(pid: i32) -> Result<f64> {
 }
 
 impl Figures {
-    fn show(&self) {
-        println!(
-            "{} slots, half of them attached, 10 updates a second, {} s:\n",
-            self.slots, self.seconds
-        );
+    fn findings(&self) -> Result<Findings> {
+        Ok(Findings::new("Dashboard: what `pcpm top` costs", self)?
+            .text(format!(
+                "{} slots, half of them attached, attachments come and go, 10 updates a second, {} s.",
+                self.slots, self.seconds
+            ))
+            .table(self.rows())
+            .text(format!(
+                "A frame takes {:.2} ms of processor time at most. Memory after half of {} minutes of replay and after all: \
+                 {:.1} MiB and {:.1} MiB.",
+                self.frame_ms_at_most, self.past_minutes, self.rss_after_half_mib, self.rss_after_all_mib
+            ))
+            .ratio(Ratio::lower(
+                "memory-all-over-half",
+                "memory after all of the replay / after half of it",
+                [self.rss_after_all_mib / self.rss_after_half_mib],
+            )?))
+    }
+
+    fn rows(&self) -> Rows {
         let percent = |share: f64| format!("{share:.2} %");
         let row = |name: &str, value: String| vec![name.to_owned(), value];
-        table(&[
+        vec![
             row("", "of one core".to_owned()),
             row(
-                "pcpmd, nobody watches",
+                "pcpmd, nobody watches (floor)",
                 percent(self.daemon_unwatched_percent),
             ),
             row("pcpmd, one dashboard", percent(self.daemon_watched_percent)),
@@ -231,14 +269,6 @@ impl Figures {
                 percent(self.daemon_share_percent),
             ),
             row("pcpm top", percent(self.dashboard_percent)),
-        ]);
-        println!(
-            "\na frame takes {:.2} ms of processor time, at ten a second",
-            self.frame_ms_at_most
-        );
-        println!(
-            "memory after half an hour and an hour of replay: {:.1} MiB, {:.1} MiB",
-            self.rss_after_half_mib, self.rss_after_all_mib
-        );
+        ]
     }
 }

@@ -6,7 +6,6 @@ use pcpm_tests::Place;
 use serde::Serialize;
 
 use super::paths::{Kind, Path, RULES_PER_SLOT};
-use crate::machine::Machine;
 
 /// Offloads that decide how long a packet is on its way through a path, and what a link does at
 /// reception: a veth with GRO polls (NAPI), one without hands packets on at once.
@@ -21,8 +20,6 @@ const FEATURES: [&str; 6] = [
 
 #[derive(Debug, Serialize)]
 pub(super) struct Conditions {
-    #[serde(flatten)]
-    machine: Machine,
     pub(super) rounds: u32,
     pub(super) seconds: f64,
     rules_per_slot: u32,
@@ -60,7 +57,6 @@ impl Conditions {
             ends.map(|(whose, place)| End::read(path.kind, whose, place))
         });
         Ok(Self {
-            machine: Machine::read()?,
             rounds,
             seconds,
             rules_per_slot: RULES_PER_SLOT,
@@ -68,23 +64,18 @@ impl Conditions {
         })
     }
 
-    pub(super) fn show(&self) {
-        println!("{}\n", self.machine);
-        println!("{}", self.text());
-        for line in self.differences() {
-            println!("{line}");
-        }
-    }
-
-    fn text(&self) -> String {
-        format!(
+    /// What is compared, and what is not alike.
+    pub(super) fn text(&self) -> String {
+        let what = format!(
             "Medians of {} interleaved rounds of {} s and half of what lies between the quartiles; within a round \
              the median round trip, the median connection, the median 5 ms of throughput and packets. Everywhere the same \
              code as client and server; both on one CPU for round trips and connections, on two for throughput \
              and packets. (c) and (d) see bridged packets as well (bridge-nf-call-iptables), and let known \
              connections pass first; (d) has {} rules a slot.",
             self.rounds, self.seconds, self.rules_per_slot,
-        )
+        );
+        let lines = [what, String::new()].into_iter().chain(self.differences());
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// The links of all ends in one line, as far as they are alike.
@@ -95,9 +86,9 @@ impl Conditions {
         let others = self.ends.iter().filter(|end| end.link != first.link);
         let others = others.map(|end| {
             let (path, link) = (end.path.name(), end.link.text());
-            format!("other: {path}, {}: {link}", end.whose)
+            format!("- other: {path}, {}: {link}", end.whose)
         });
-        let all = format!("the ends' links: {}", first.link.text());
+        let all = format!("The ends' links: {}.  ", first.link.text());
         [all].into_iter().chain(others).collect()
     }
 }

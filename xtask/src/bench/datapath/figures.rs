@@ -1,16 +1,27 @@
 //! Medians, ratios and aims of `bench datapath`.
 
+use anyhow::Result;
 use serde::Serialize;
 
 use super::conditions::Conditions;
 use super::load::Sample;
 use super::paths::{Kind, Route};
-use crate::report::{quartile, ratio, table, time};
+use crate::bench::chart::{Column, Columns};
+use crate::bench::findings::{Findings, Ratio, Rows};
+use crate::report::{quartile, ratio, time};
 
 /// The least share of a bare pair's throughput.
 const LEAST_THROUGHPUT: f64 = 0.95;
 /// What counts as no change between few slots and many.
 const SAME: f64 = 0.1;
+
+/// Of the drawings of [`Route::ALL`].
+const FILES: [&str; Route::ALL.len()] = [
+    "datapath-slot-to-slot",
+    "datapath-slot-to-far-slot",
+    "datapath-slot-to-world",
+    "datapath-world-to-port",
+];
 
 /// One path of one route, and what its rounds measured.
 #[derive(Debug, Serialize)]
@@ -27,7 +38,8 @@ pub(super) struct Figures {
     rows: Vec<Row>,
     medians: Vec<Medians>,
     ratios: Vec<Ratios>,
-    aims: Vec<Aim>,
+    #[serde(skip)]
+    aims: Vec<Ratio>,
 }
 
 /// A figure over all rounds, if it was measured.
@@ -59,36 +71,32 @@ struct Ratios {
     times_as_good: [Option<f64>; MERITS.len()],
 }
 
-/// Something the product shall reach.
-#[derive(Debug, Serialize)]
-struct Aim {
-    what: String,
-    least: f64,
-    times: f64,
-    met: bool,
-}
-
 /// A figure of a sample, larger being better.
 #[derive(Clone, Copy)]
 struct Merit {
     name: &'static str,
+    key: &'static str,
     of: fn(&Sample) -> Option<f64>,
 }
 
 const THROUGHPUT: Merit = Merit {
     name: "throughput",
+    key: "throughput",
     of: |sample| sample.throughput_bit_s,
 };
 const LATENCY: Merit = Merit {
     name: "round trip",
+    key: "round-trip",
     of: |sample| Some(1.0 / sample.round_trip?.p50_us),
 };
 const CONNECTIONS: Merit = Merit {
     name: "connections/s",
+    key: "connections",
     of: |sample| sample.connections_s,
 };
 const SMALL_PACKETS: Merit = Merit {
     name: "64-byte packets/s",
+    key: "packets",
     of: |sample| sample.small_packets_s,
 };
 const MERITS: [Merit; 4] = [THROUGHPUT, LATENCY, CONNECTIONS, SMALL_PACKETS];
@@ -123,11 +131,31 @@ impl Row {
         }
     }
 
-    /// How many times as good as `other`, round by round.
-    fn over(&self, other: &Self, merit: Merit) -> Option<f64> {
+    /// How many times as good as `other`, in each round that measured it.
+    fn over(&self, other: &Self, merit: Merit) -> Vec<f64> {
         let rounds = self.rounds.iter().zip(&other.rounds);
         let ratios = rounds.map(|(own, other)| Some((merit.of)(own)? / (merit.of)(other)?));
-        Some(Figure::of(ratios)?.median)
+        ratios.flatten().collect()
+    }
+
+    /// The same as a ratio that shall be `least`; none where it was not measured.
+    fn aim(&self, other: &Self, merit: Merit, least: f64) -> Option<Ratio> {
+        let name = format!(
+            "{}-{}-{}-over-{}",
+            self.route.key(),
+            merit.key,
+            self.path.key(),
+            other.path.key()
+        );
+        let what = format!(
+            "{}: {}, {} / {}",
+            self.route.name(),
+            merit.name,
+            self.path.name(),
+            other.path.name()
+        );
+        let ratio = Ratio::higher(&name, &what, self.over(other, merit));
+        Some(ratio.ok()?.aim(least))
     }
 }
 
@@ -167,37 +195,62 @@ impl Figures {
         }
     }
 
-    pub(super) fn show(&self) {
-        self.conditions.show();
-        for route in Route::ALL {
-            self.show_route(route);
+    pub(super) fn findings(self) -> Result<Findings> {
+        let mut findings =
+            Findings::new("Datapath: what packets cost", &self)?.text(self.conditions.text());
+        for (route, file) in Route::ALL.into_iter().zip(FILES) {
+            let rows = self.medians(route);
+            if rows.len() < 2 {
+                continue;
+            }
+            findings = findings.text(format!("### {}", route.name())).table(rows);
+            let ratios = self.ratios(route);
+            if ratios.len() > 1 {
+                findings = findings.table(ratios);
+            }
+            findings = findings.chart(file, self.chart(route));
         }
-        println!();
-        for aim in &self.aims {
-            println!("{}", aim.line());
-        }
+        Ok(findings.ratios(self.aims))
     }
 
-    fn show_route(&self, route: Route) {
-        let medians = self.medians.iter().filter(|row| row.route == route);
-        let rows: Vec<_> = medians.map(Medians::row).collect();
-        if rows.is_empty() {
-            return;
-        }
-        println!("\n{}:\n", route.name());
+    fn medians(&self, route: Route) -> Rows {
         let heading = "|throughput|round trip p50|p99|connections/s|64-byte packets/s";
         let heading = heading.split('|').map(str::to_owned).collect();
-        table(&[vec![heading], rows].concat());
-        let ratios = self.ratios.iter().filter(|row| row.route == route);
-        let ratios: Vec<_> = ratios.map(Ratios::row).collect();
-        if ratios.is_empty() {
-            return;
-        }
-        println!();
+        let medians = self.medians.iter().filter(|row| row.route == route);
+        [heading]
+            .into_iter()
+            .chain(medians.map(Medians::row))
+            .collect()
+    }
+
+    fn ratios(&self, route: Route) -> Rows {
         let heading = ["times as good as"].into_iter();
         let heading = heading.chain(MERITS.map(|merit| merit.name));
         let heading = heading.map(str::to_owned).collect();
-        table(&[vec![heading], ratios].concat());
+        let ratios = self.ratios.iter().filter(|row| row.route == route);
+        [heading]
+            .into_iter()
+            .chain(ratios.map(Ratios::row))
+            .collect()
+    }
+
+    /// Round trips: what every packet pays.
+    fn chart(&self, route: Route) -> Columns {
+        let rows = self.medians.iter().filter(|row| row.route == route);
+        let columns = rows.filter_map(|row| {
+            let p50 = row.p50_us?.median;
+            Some(Column {
+                label: row.path.short(),
+                parts: vec![p50],
+                note: format!("{p50:.1}"),
+            })
+        });
+        Columns {
+            title: format!("Round trip, {}", route.name()),
+            y_title: "us, median".to_owned(),
+            bars: columns.collect(),
+            ..Columns::default()
+        }
     }
 }
 
@@ -213,14 +266,14 @@ fn ratios(rows: &[Row]) -> Vec<Ratios> {
                     route: product.route,
                     path: product.path,
                     other: other.path,
-                    times_as_good: MERITS.map(|merit| product.over(other, merit)),
+                    times_as_good: MERITS.map(|merit| quartile(&product.over(other, merit), 2)),
                 })
         })
         .collect()
 }
 
 /// What was measured of what the product shall reach.
-fn aims(rows: &[Row]) -> Vec<Aim> {
+fn aims(rows: &[Row]) -> Vec<Ratio> {
     let products = rows.iter().filter(|row| row.is_product());
     let beside = products.flat_map(|product| aims_of(product, rows));
     let changes = Route::ALL
@@ -230,55 +283,34 @@ fn aims(rows: &[Row]) -> Vec<Aim> {
 }
 
 /// The product beside others.
-fn aims_of(product: &Row, rows: &[Row]) -> Vec<Aim> {
+fn aims_of(product: &Row, rows: &[Row]) -> Vec<Ratio> {
     let aims = [
-        (Kind::Veth, THROUGHPUT, LEAST_THROUGHPUT, "(a)"),
-        (Kind::Bridge, LATENCY, 1.0, "(b)"),
-        (Kind::Bridge, CONNECTIONS, 1.0, "(b)"),
-        (Kind::Nftables, LATENCY, 1.0, "(c)"),
-        (Kind::Nftables, CONNECTIONS, 1.0, "(c)"),
+        (Kind::Veth, THROUGHPUT, LEAST_THROUGHPUT),
+        (Kind::Bridge, LATENCY, 1.0),
+        (Kind::Bridge, CONNECTIONS, 1.0),
+        (Kind::Nftables, LATENCY, 1.0),
+        (Kind::Nftables, CONNECTIONS, 1.0),
     ];
-    let aims = aims.into_iter().filter_map(|(kind, merit, least, letter)| {
+    let aims = aims.into_iter().filter_map(|(kind, merit, least)| {
         let mut rows = rows.iter();
         let peer = rows.find(|row| row.route == product.route.compared() && row.path == kind)?;
-        let times = product.over(peer, merit)?;
-        let what = format!("{} of {letter}", merit.name);
-        Some(Aim::at_least(product, least, times, &what))
+        product.aim(peer, merit, least)
     });
     aims.collect()
 }
 
 /// The most slots beside the fewest.
-fn changes(rows: &[Row], route: Route) -> Vec<Aim> {
+fn changes(rows: &[Row], route: Route) -> Vec<Ratio> {
     let mut products = rows
         .iter()
         .filter(|row| row.route == route && row.is_product());
     let (Some(few), Some(many)) = (products.next(), products.next_back()) else {
         return Vec::new();
     };
-    let changes = MERITS.into_iter().filter_map(|merit| {
-        let what = format!("{} of {}", merit.name, few.path.name());
-        let times = many.over(few, merit)?;
-        Some(Aim::at_least(many, 1.0 - SAME, times, &what))
-    });
+    let changes = MERITS
+        .into_iter()
+        .filter_map(|merit| many.aim(few, merit, 1.0 - SAME));
     changes.collect()
-}
-
-impl Aim {
-    fn at_least(row: &Row, least: f64, times: f64, what: &str) -> Self {
-        Self {
-            what: format!("{}: {what}", row.name()),
-            least,
-            times,
-            met: times >= least,
-        }
-    }
-
-    fn line(&self) -> String {
-        let verdict = if self.met { "met" } else { "MISSED" };
-        let (times, least) = (ratio(self.times), ratio(self.least));
-        format!("aim {verdict}: {}: {times}, at least {least}", self.what)
-    }
 }
 
 impl Medians {

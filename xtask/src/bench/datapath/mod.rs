@@ -5,7 +5,6 @@ mod figures;
 mod load;
 mod paths;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,25 +14,23 @@ use self::conditions::Conditions;
 use self::figures::{Figures, Row};
 use self::load::{Load, Pair};
 use self::paths::{Beside, Kind, Path, Route};
+use super::Part;
+use super::findings::Findings;
 use crate::plain;
-use crate::report::write_json;
 
 /// Slots that the firewall has rules for.
 const RULED_SLOTS: [u32; 3] = [10, 100, 1000];
 
 #[derive(Debug, Args)]
-pub(crate) struct DatapathArguments {
-    /// In a minute: few slots, one short round.
-    #[arg(long)]
-    quick: bool,
+pub(super) struct DatapathArguments {
     /// Numbers of attached slots, for instance 10,100,1000 [default: 10,4000; quick: 10,100].
     #[arg(long, value_name = "N,N,..", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(2..=10_000))]
     slots: Vec<u32>,
-    /// How long each kind of load runs on each path in each round [default: 0.5; quick: 0.1].
+    /// How long each kind of load runs on each path in each round [default: 0.5; quick: 0.05].
     #[arg(long)]
     seconds: Option<f64>,
-    /// How often all paths are measured, one after the other [default: 5; quick: 1].
+    /// How often all paths are measured, one after the other [default: 5; quick: 2].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
     /// Only these routes [default: all].
@@ -45,53 +42,64 @@ pub(crate) struct DatapathArguments {
     /// What is measured beside the product [default: all].
     #[arg(long, value_name = "PATH,..", value_delimiter = ',', value_enum)]
     beside: Vec<Beside>,
-    /// Write all figures to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &DatapathArguments) -> Result<()> {
-    let paths = build(arguments)?;
-    let conditions = Conditions::read(&paths, arguments.rounds(), arguments.seconds())?;
-    let span = Duration::from_secs_f64(arguments.seconds());
-    let loads = arguments.loads();
-    let mut rows = rows(&paths, &arguments.routes());
-    for round in 1..=arguments.rounds() {
-        eprintln!("round {round} of {}", arguments.rounds());
-        for (row, pair) in &mut rows {
-            let sample = pair.measure(&loads, span);
-            row.rounds.push(sample.with_context(|| row.name())?);
-        }
+impl Part for DatapathArguments {
+    fn name(&self) -> &'static str {
+        "datapath"
     }
-    let rows = rows.into_iter().map(|(row, _)| row).collect();
-    drop(paths);
-    plain::settle()?;
-    let figures = Figures::new(conditions, rows);
-    figures.show();
-    write_json(arguments.json.as_deref(), &figures)
+
+    fn measure(&self, quick: bool) -> Result<Findings> {
+        let paths = self.build(quick)?;
+        let (rounds, seconds) = (self.rounds(quick), self.seconds(quick));
+        let conditions = Conditions::read(&paths, rounds, seconds)?;
+        let span = Duration::from_secs_f64(seconds);
+        let loads = self.loads();
+        let mut rows = rows(&paths, &self.routes());
+        for round in 1..=rounds {
+            eprintln!("round {round} of {rounds}");
+            for (row, pair) in &mut rows {
+                let sample = pair.measure(&loads, span);
+                row.rounds.push(sample.with_context(|| row.name())?);
+            }
+        }
+        let rows = rows.into_iter().map(|(row, _)| row).collect();
+        drop(paths);
+        plain::settle()?;
+        Figures::new(conditions, rows).findings()
+    }
 }
 
 impl DatapathArguments {
-    fn slots(&self) -> Vec<u32> {
-        match (self.slots.as_slice(), self.quick) {
+    fn slots(&self, quick: bool) -> Vec<u32> {
+        match (self.slots.as_slice(), quick) {
             ([], true) => vec![10, 100],
             ([], false) => vec![10, 4000],
             (slots, _) => slots.to_vec(),
         }
     }
 
-    fn seconds(&self) -> f64 {
-        let default = if self.quick { 0.1 } else { 0.5 };
+    fn seconds(&self, quick: bool) -> f64 {
+        let default = if quick { 0.05 } else { 0.5 };
         self.seconds.unwrap_or(default)
     }
 
-    fn rounds(&self) -> u32 {
-        let default = if self.quick { 1 } else { 5 };
+    fn rounds(&self, quick: bool) -> u32 {
+        let default = if quick { 2 } else { 5 };
         self.rounds.unwrap_or(default)
     }
 
     fn routes(&self) -> Vec<Route> {
         or_all(&self.routes, &Route::ALL)
+    }
+
+    /// All worlds at once, so that rounds can go through one after the other.
+    fn build(&self, quick: bool) -> Result<Vec<Path>> {
+        let product = self.slots(quick).into_iter().map(Kind::Product);
+        let kinds = self.beside().into_iter().chain(product);
+        kinds
+            .map(|kind| Path::build(kind).with_context(|| format!("build {}", kind.name())))
+            .collect()
     }
 
     fn loads(&self) -> Vec<Load> {
@@ -114,15 +122,6 @@ impl DatapathArguments {
 
 fn or_all<T: Copy>(chosen: &[T], all: &[T]) -> Vec<T> {
     if chosen.is_empty() { all } else { chosen }.to_vec()
-}
-
-/// All worlds at once, so that rounds can go through one after the other.
-fn build(arguments: &DatapathArguments) -> Result<Vec<Path>> {
-    let product = arguments.slots().into_iter().map(Kind::Product);
-    let kinds = arguments.beside().into_iter().chain(product);
-    kinds
-        .map(|kind| Path::build(kind).with_context(|| format!("build {}", kind.name())))
-        .collect()
 }
 
 /// Routes one after the other, so that what is compared is measured close together.

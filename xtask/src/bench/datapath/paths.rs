@@ -180,6 +180,16 @@ impl Route {
         }
     }
 
+    /// For names of ratios.
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::SlotToSlot => "slot-to-slot",
+            Self::SlotToFarSlot => "slot-to-far-slot",
+            Self::SlotToWorld => "slot-to-world",
+            Self::WorldToPort => "world-to-port",
+        }
+    }
+
     /// The route that other paths are compared on: they know no hubs.
     pub(super) fn compared(self) -> Self {
         match self {
@@ -198,6 +208,30 @@ impl Kind {
             Self::Nftables => "(c) bridge, nftables".to_owned(),
             Self::Iptables(slots) => format!("(d) bridge, iptables for {slots} slots"),
             Self::Product(slots) => format!("pcpm, {slots} slots"),
+        }
+    }
+
+    /// For names of ratios.
+    pub(super) fn key(self) -> String {
+        match self {
+            Self::Veth => "veth".to_owned(),
+            Self::Routed => "routed".to_owned(),
+            Self::Bridge => "bridge".to_owned(),
+            Self::Nftables => "nftables".to_owned(),
+            Self::Iptables(slots) => format!("iptables-{slots}"),
+            Self::Product(slots) => format!("pcpm-{slots}"),
+        }
+    }
+
+    /// Below a column.
+    pub(super) fn short(self) -> String {
+        match self {
+            Self::Veth => "(a)".to_owned(),
+            Self::Routed => "(a')".to_owned(),
+            Self::Bridge => "(b)".to_owned(),
+            Self::Nftables => "(c)".to_owned(),
+            Self::Iptables(slots) => format!("(d) {slots}"),
+            Self::Product(slots) => format!("pcpm {slots}"),
         }
     }
 }
