@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use pcpm_api::types::OnEmpty;
 use pcpm_api::{duration, rates};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::error::{Code, Error};
@@ -69,45 +69,49 @@ pub(crate) struct Network {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RuntimeConfig {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "in_any_case")]
     port_mappings: Vec<PortMapping>,
+    #[serde(default, deserialize_with = "in_any_case")]
     bandwidth: Option<Bandwidth>,
+    #[serde(default, deserialize_with = "in_any_case")]
     dns: Option<RuntimeDns>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
 }
 
+/// Its keys in lower case, as those of the two below ([`in_any_case`]).
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(deny_unknown_fields)]
 struct PortMapping {
-    #[serde(default)]
+    #[serde(default, rename = "hostport")]
     host_port: u16,
-    #[serde(default)]
+    #[serde(default, rename = "containerport")]
     container_port: u16,
     #[serde(default)]
     protocol: String,
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostip")]
     host_ip: String,
 }
 
 /// Bits a second; "ingress" is what the container receives. The bursts are the engine's guess at what
 /// a token bucket of `tc` needs; the pool's buckets have their own.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(deny_unknown_fields)]
 struct Bandwidth {
-    #[serde(default)]
+    #[serde(default, rename = "ingressrate")]
     ingress_rate: u64,
-    #[serde(default)]
+    #[serde(default, rename = "egressrate")]
     egress_rate: u64,
-    #[serde(default, rename = "ingressBurst")]
+    #[serde(default, rename = "ingressburst")]
     _ingress_burst: u64,
-    #[serde(default, rename = "egressBurst")]
+    #[serde(default, rename = "egressburst")]
     _egress_burst: u64,
-    #[serde(default, rename = "unshapedSubnets")]
+    #[serde(default, rename = "unshapedsubnets")]
     _unshaped: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RuntimeDns {
     #[serde(default)]
     servers: Vec<String>,
@@ -304,6 +308,32 @@ fn check_version(version: &str) -> Result<(), Error> {
     Err(error.with(format!("supported are {}", VERSIONS.join(", "))))
 }
 
+/// Reads what an engine found as Go's JSON library does, in which engines and the reference plugins are written: keys in any
+/// case (containerd 1.6 says `HostPort`), and `null` is nothing.
+fn in_any_case<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + Default,
+{
+    match with_lowercase_keys(Value::deserialize(from)?) {
+        Value::Null => Ok(T::default()),
+        found => T::deserialize(found).map_err(D::Error::custom),
+    }
+}
+
+fn with_lowercase_keys(value: Value) -> Value {
+    match value {
+        Value::Array(values) => values.into_iter().map(with_lowercase_keys).collect(),
+        Value::Object(values) => {
+            let given = values.into_iter().filter(|(_, value)| !value.is_null());
+            let lower =
+                |(key, value): (String, _)| (key.to_lowercase(), with_lowercase_keys(value));
+            given.map(lower).collect()
+        }
+        other => other,
+    }
+}
+
 fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(text).map_err(|error| {
         let msg = "the network configuration cannot be read";
@@ -406,6 +436,26 @@ mod tests {
             let error = network.publish().unwrap_err();
             assert_eq!(error.code, Code::InvalidConfig);
         }
+    }
+
+    #[test]
+    fn keys_are_of_any_case_and_unknown_ones_are_refused() {
+        let network = read(json!({"runtimeConfig": {
+            "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}],
+            "bandwidth": {"IngressRate": 5000, "IngressBurst": 1, "EgressRate": 6000, "EgressBurst": 1},
+            "dns": {"Servers": ["192.0.2.53"], "Searches": null, "Options": null},
+        }}))
+        .unwrap();
+        assert_eq!(network.publish().unwrap(), ["tcp:8080:80"]);
+        let rates = Rates {
+            up: Some(6000),
+            down: Some(5000),
+        };
+        assert_eq!(network.rates().unwrap(), rates);
+        assert_eq!(network.dns()["nameservers"], json!(["192.0.2.53"]));
+        let (code, report) = refused(json!({"runtimeConfig": {"portMappings": [{"port": 80}]}}));
+        assert_eq!(code, Code::Decode);
+        assert!(report.contains("port"), "{report}");
     }
 
     #[test]
