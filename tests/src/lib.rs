@@ -5,6 +5,7 @@ mod chaos;
 mod churn;
 mod daemon;
 mod dns;
+pub mod engines;
 mod event;
 mod http;
 mod machine;

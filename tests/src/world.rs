@@ -209,9 +209,12 @@ impl World {
 
     /// A new file for what a process writes.
     pub(crate) fn log_file(&self, name: &str) -> Result<(PathBuf, File)> {
-        let count = fs::read_dir(self.logs.path()).map_or(0, Iterator::count);
-        let path = self.logs.path().join(format!("{name}-{count}.log"));
-        let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+        let file = tempfile::Builder::new()
+            .prefix(&format!("{name}-"))
+            .suffix(".log")
+            .tempfile_in(self.logs.path())
+            .with_context(|| format!("create a log of {name}"))?;
+        let (file, path) = file.keep()?;
         Ok((path, file))
     }
 }
@@ -241,7 +244,10 @@ fn start_init() -> Result<Child> {
         let all = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID;
         unshare(all).context("make the namespaces of a world")?;
         make_mounts()?;
-        Command::new("cat")
+        // Orphans that nobody waits for are gone when they end: the signal is ignored, which `cat` inherits
+        // (from bash; dash takes it back).
+        Command::new("bash")
+            .args(["-c", "trap '' CHLD; exec cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .current_dir("/")

@@ -1,11 +1,10 @@
 //! `pcpm-runtime` in the place of runc: bundles, real containers, and what is left when they are gone.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use pcpm_tests::{Daemon, INTERNET_ADDRESS, Tool, World, binary};
+use anyhow::{Context, Result};
+use pcpm_tests::engines::Runc;
+use pcpm_tests::{Daemon, INTERNET_ADDRESS, Tool, World};
 use serde_json::{Value, json};
 
 /// Containers of runc in a world with a pool. The daemon comes first, so that it ends before its world.
@@ -14,10 +13,6 @@ struct Engine {
     world: World,
 }
 
-const BUNDLES: &str = "/run/bundles";
-const STATE: &str = "/run/containers";
-const LOG: &str = "/run/log.json";
-
 impl Engine {
     fn new(slots: u32) -> Result<Self> {
         let world = World::new()?;
@@ -25,69 +20,30 @@ impl Engine {
         Ok(Self { daemon, world })
     }
 
-    fn runtime(&self, line: &str) -> Result<Tool> {
-        let globals = ["--root", STATE, "--log", LOG, "--log-format", "json"];
-        let words = globals.into_iter().chain(line.split_whitespace());
-        let tool = self.world.host().command(binary("pcpm-runtime")?, words);
-        // As engines start it: nobody reads what the container writes.
-        Ok(tool.env("PCPM_RUNTIME_CONFIG", self.settings("")?))
+    fn runc(&self) -> Result<Runc<'_>> {
+        Runc::new(&self.world)
     }
 
-    /// A file with `settings`; its path in the world.
-    fn settings(&self, settings: &str) -> Result<PathBuf> {
-        let file = PathBuf::from("/run/runtime.toml");
-        fs::write(self.world.path(&file), settings)?;
-        Ok(file)
+    fn runtime(&self, line: &str) -> Result<Tool> {
+        self.runc()?.runtime(line)
     }
 
     /// Makes a bundle whose container runs `script`.
     fn bundle(&self, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> Result<String> {
-        let bundle = format!("{BUNDLES}/{name}");
-        let inside = |path: &str| self.world.path(format!("{bundle}{path}"));
-        fs::create_dir_all(inside("/rootfs/bin"))?;
-        for directory in ["proc", "dev", "sys", "etc"] {
-            fs::create_dir_all(inside("/rootfs").join(directory))?;
-        }
-        fs::copy("/bin/busybox", inside("/rootfs/bin/busybox"))?;
-        fs::set_permissions(
-            inside("/rootfs/bin/busybox"),
-            fs::Permissions::from_mode(0o755),
-        )?;
-        self.world
-            .tool(&format!("runc spec --bundle {bundle}"))
-            .run()?;
-        let mut config: Value = serde_json::from_slice(&fs::read(inside("/config.json"))?)?;
-        config["process"]["terminal"] = false.into();
-        config["process"]["args"] = json!(["/bin/busybox", "sh", "-c", script]);
-        config["process"]["rlimits"] = json!([]);
-        change(&mut config);
-        fs::write(inside("/config.json"), config.to_string())?;
-        Ok(bundle)
+        let command = ["/bin/busybox", "sh", "-c", script];
+        self.runc()?.bundle(name, &command, change)
     }
 
     fn attached(&self) -> Result<u32> {
         Ok(self.daemon.status()?.slots.attached)
     }
 
-    /// What engines do with a container, up to its start.
     fn start(&self, id: &str, bundle: &str) -> Result<()> {
-        let quiet = |tool: Tool| {
-            tool.with(|command| {
-                command.stdout(std::process::Stdio::null());
-                command.stderr(std::process::Stdio::null());
-            })
-        };
-        let create = self.runtime(&format!(
-            "create --bundle {bundle} --pid-file /run/{id}.pid {id}"
-        ))?;
-        let ended = quiet(create).spawn()?.wait(pcpm_tests::PATIENCE)?;
-        ensure!(ended.success(), "create: {ended}: {}", self.log());
-        self.runtime(&format!("start {id}"))?.run()?;
-        Ok(())
+        self.runc()?.start_pooled(id, bundle)
     }
 
-    fn log(&self) -> String {
-        fs::read_to_string(self.world.path(LOG)).unwrap_or_default()
+    fn log(&self) -> Result<String> {
+        Ok(self.runc()?.log())
     }
 }
 
@@ -159,7 +115,7 @@ fn a_container_in_the_foreground_gives_its_network_back_when_it_ends() -> Result
         let output = engine
             .runtime(&format!("run --bundle {bundle} c1"))?
             .output()?;
-        assert_eq!(output.status.code(), Some(code), "{}", engine.log());
+        assert_eq!(output.status.code(), Some(code), "{}", engine.log()?);
         engine.daemon.wait_until_ready(1)?;
     }
     Ok(())
@@ -299,9 +255,9 @@ fn a_container_that_cannot_be_made_keeps_no_network() -> Result<()> {
         .fails()?;
     assert_eq!(code, 1, "{said}");
     assert!(
-        engine.log().contains("/no/such/program"),
+        engine.log()?.contains("/no/such/program"),
         "{}",
-        engine.log()
+        engine.log()?
     );
     assert_eq!(engine.attached()?, 0);
     engine.daemon.wait_until_ready(1)
@@ -345,7 +301,7 @@ fn what_is_wrong_is_said_where_engines_look() -> Result<()> {
         .fails()?;
     assert_eq!(code, 1);
     assert!(said.contains("io.pcpm.rate-upp"), "{said}");
-    let log = engine.log();
+    let log = engine.log()?;
     let entry: Value = serde_json::from_str(log.lines().last().context("no log")?)?;
     assert_eq!(entry["level"], "error");
     assert!(
@@ -361,24 +317,11 @@ fn what_is_wrong_is_said_where_engines_look() -> Result<()> {
 fn without_a_daemon_it_is_as_configured() -> Result<()> {
     let world = World::new()?;
     let no_daemon = "socket = '/run/nobody.sock'\n";
-    let directory = world.path("/run/bundle");
-    fs::create_dir_all(directory.join("rootfs/bin"))?;
-    for name in ["proc", "dev", "sys"] {
-        fs::create_dir_all(directory.join("rootfs").join(name))?;
-    }
-    fs::copy("/bin/busybox", directory.join("rootfs/bin/busybox"))?;
-    world.tool("runc spec --bundle /run/bundle").run()?;
-    let mut config: Value = serde_json::from_slice(&fs::read(directory.join("config.json"))?)?;
-    config["process"]["terminal"] = false.into();
-    config["process"]["args"] = json!(["/bin/busybox", "true"]);
-    config["process"]["rlimits"] = json!([]);
-    fs::write(directory.join("config.json"), config.to_string())?;
+    let runc = Runc::new(&world)?;
+    let bundle = runc.bundle("c1", &["/bin/busybox", "true"], |_| ())?;
     let run = |settings: &str| -> Result<Tool> {
         fs::write(world.path("/run/runtime.toml"), settings)?;
-        let line = format!("--root {STATE} run --bundle /run/bundle c1");
-        let tool = world
-            .host()
-            .command(binary("pcpm-runtime")?, line.split(' '));
+        let tool = runc.runtime(&format!("run --bundle {bundle} c1"))?;
         Ok(tool.env("PCPM_RUNTIME_CONFIG", "/run/runtime.toml"))
     };
     let (code, said) = run(no_daemon)?.fails()?;
@@ -396,9 +339,7 @@ fn everything_else_is_the_real_runtimes() -> Result<()> {
     let engine = Engine::new(1)?;
     for line in ["--version", "features", "state nobody", "no-such-verb"] {
         let ours = engine.runtime(line)?.output()?;
-        let mut words = vec!["--root", STATE];
-        words.extend(line.split(' '));
-        let theirs = engine.world.command("runc", words).output()?;
+        let theirs = engine.runc()?.runc(line).output()?;
         assert_eq!(ours.status.code(), theirs.status.code(), "{line}");
         assert_eq!(ours.stdout, theirs.stdout, "{line}");
     }

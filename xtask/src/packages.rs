@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::steps;
 
-/// A program and the package it comes in.
+/// A program, found in `PATH` unless it is a path, and the package it comes in.
 const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("tc", "iproute2"),
@@ -28,6 +28,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("podman", "podman"),
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
+    // The networks that engines make themselves, and the plugins that they do not start without.
+    ("/usr/lib/podman/netavark", "netavark"),
+    ("/usr/lib/cni/loopback", "containernetworking-plugins"),
     ("promtool", "prometheus"),
     ("jq", "jq"),
     ("tmux", "tmux"),
