@@ -18,6 +18,7 @@ mod recycle;
 mod restart;
 mod spread;
 mod top;
+mod trace;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -86,6 +87,8 @@ enum BenchPart {
     Recycle(Named<recycle::RecycleArguments>),
     /// What becomes of twice as many attaches at once as slots are ready, and of the pool behind them.
     Burst(Named<burst::BurstArguments>),
+    /// Days of arrivals like published traces in simulated time, against ways to size the pool.
+    Trace(Named<trace::TraceArguments>),
 }
 
 /// A part of the evaluation.
@@ -261,6 +264,7 @@ impl BenchPart {
             Self::Restart(named) => named.chosen(words),
             Self::Recycle(named) => named.chosen(words),
             Self::Burst(named) => named.chosen(words),
+            Self::Trace(named) => named.chosen(words),
         }
     }
 }

@@ -26,6 +26,15 @@ impl Spread {
         })
     }
 
+    /// Of one value alone.
+    pub(super) fn exactly(value: f64) -> Self {
+        Self {
+            median: value,
+            first_quartile: value,
+            third_quartile: value,
+        }
+    }
+
     /// The median and the quartiles as cells of a table, of large numbers.
     pub(super) fn whole_cells(&self) -> [String; 2] {
         [
