@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::process::{Process, shell_code};
@@ -189,6 +190,26 @@ impl Tool {
             bail!("`{name}` failed ({}): {}", output.status, both(&output));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs the command, which must succeed, with nobody to read what it writes. Returns how long it took: getting to the place
+    /// is not in it.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn time(mut self) -> Result<Duration> {
+        let name = self.name();
+        self.command.stdout(Stdio::null()).stderr(Stdio::null());
+        let Self { command, place, .. } = &mut self;
+        let (status, took) = place
+            .within(|| {
+                let begun = Instant::now();
+                let status = command.status()?;
+                Ok((status, begun.elapsed()))
+            })
+            .with_context(|| format!("run {name}"))?;
+        ensure!(status.success(), "`{name}` failed ({status})");
+        Ok(took)
     }
 
     /// Runs the command, which must fail, and returns its exit code and its standard error.

@@ -65,15 +65,15 @@ fn in_micros(nanos: u64) -> f64 {
 
 /// A time with three digits and the unit that suits it.
 pub(crate) fn time(micros: f64) -> String {
-    match micros {
-        us if us < 1000.0 => digits(us, "us"),
-        us if us < 1_000_000.0 => digits(us / 1000.0, "ms"),
-        us => digits(us / 1_000_000.0, "s"),
+    match micros.abs() {
+        us if us < 1000.0 => digits(micros, "us"),
+        us if us < 1_000_000.0 => digits(micros / 1000.0, "ms"),
+        _ => digits(micros / 1_000_000.0, "s"),
     }
 }
 
 fn digits(value: f64, unit: &str) -> String {
-    let decimals = match value {
+    let decimals = match value.abs() {
         v if v < 10.0 => 2,
         v if v < 100.0 => 1,
         _ => 0,
@@ -139,6 +139,7 @@ mod tests {
             (999.0, "999 us"),
             (1234.0, "1.23 ms"),
             (14_400_000.0, "14.4 s"),
+            (-1234.0, "-1.23 ms"),
         ] {
             assert_eq!(time(micros), text);
         }

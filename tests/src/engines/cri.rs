@@ -89,6 +89,12 @@ impl Pod {
         } else {
             wire::POD
         };
+        // A host's name goes with its network.
+        let hostname = if self.in_hosts_network {
+            String::new()
+        } else {
+            self.name.clone()
+        };
         let port = |(host, pod): &(u16, u16)| wire::PortMapping {
             container_port: (*pod).into(),
             host_port: (*host).into(),
@@ -99,7 +105,7 @@ impl Pod {
                 uid: self.name.clone(),
                 namespace: self.namespace.clone(),
             }),
-            hostname: self.name.clone(),
+            hostname,
             log_directory: self.log_directory(),
             port_mappings: self.ports.iter().map(port).collect(),
             linux: Some(wire::LinuxPodSandboxConfig {

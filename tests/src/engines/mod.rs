@@ -1,6 +1,7 @@
 //! The container engines that people run, each in a world: how it is configured for networks out of the pool, for networks that
 //! it makes itself, and for none. What is expected of them stands in tests, how long they take in benchmarks.
 
+mod cni;
 mod containerd;
 mod cri;
 mod docker;
@@ -15,6 +16,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::place::Tool;
@@ -22,6 +24,7 @@ use crate::process::Process;
 use crate::world::World;
 use crate::{PATIENCE, binary};
 
+pub use cni::{Chain, Sandbox};
 pub use containerd::{Containerd, Ctr, Handler, Pods};
 pub use cri::{ContainerState, Cri, Executed, Pod, PodStatus};
 pub use docker::Docker;
@@ -46,7 +49,8 @@ const FIND_WAY_OUT: &str = "/bin/busybox ip route get 198.51.100.1";
 pub const RUN_ON: &str = "/bin/busybox sleep 100000";
 
 /// Whose network a container is to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Network {
     /// A slot of the pool.
     Pooled,
@@ -156,13 +160,19 @@ fn architecture() -> &'static str {
 /// Puts the CNI plugins where engines look for them: [`PLUGINS`].
 fn install_plugins(world: &World) -> Result<()> {
     let directory = world.path(PLUGINS);
+    if directory.exists() {
+        return Ok(());
+    }
     fs::create_dir_all(&directory)?;
     for plugin in fs::read_dir(REFERENCE_PLUGINS).context("list the reference plugins")? {
         let plugin = plugin?;
         symlink(plugin.path(), directory.join(plugin.file_name()))?;
     }
     fs::copy(binary("pcpm-cni")?, directory.join("pcpm-cni"))?;
-    Ok(())
+    // Engines note there what plugins said, wherever else their files are.
+    world.tool("mkdir -p /var/lib/cni").run()?;
+    let own = "mount -t tmpfs tmpfs /var/lib/cni";
+    world.tool(own).run().map(drop)
 }
 
 /// The configuration that `docs/cni.md` shows: what people copy is what is tested.
@@ -181,7 +191,7 @@ fn bridge_conflist() -> serde_json::Value {
         {
             "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,
             "ipam": {
-                "type": "host-local",
+                "type": "host-local", "dataDir": "/run/engine/cni/networks",
                 "ranges": [[{"subnet": "10.88.0.0/16"}]],
                 "routes": [{"dst": "0.0.0.0/0"}],
             },

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{Engine, FIND_WAY_OUT, Network, ROOTFS, RUN_ON, make_rootfs, run_detached, write};
@@ -96,18 +96,21 @@ impl<'w> Runc<'w> {
         self.by(network, &format!("start {id}"))?.run().map(drop)
     }
 
-    fn remove_bundle(&self, name: &str) -> Result<()> {
-        Ok(fs::remove_dir_all(
-            self.world.path(format!("{BUNDLES}/{name}")),
-        )?)
-    }
-
     fn by(&self, network: Network, line: &str) -> Result<Tool> {
         match network {
             Network::Pooled => self.runtime(line),
             Network::None => Ok(self.runc(line)),
             Network::Bridge => bail!("runc makes no bridge"),
         }
+    }
+
+    /// Removes bundle `name`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_bundle(&self, name: &str) -> Result<()> {
+        let path = self.world.path(format!("{BUNDLES}/{name}"));
+        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))
     }
 
     /// Creates and starts container `id` of `bundle` through `pcpm-runtime`.

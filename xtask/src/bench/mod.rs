@@ -8,6 +8,7 @@ mod chart;
 mod contention;
 mod crowd;
 mod datapath;
+mod engines;
 mod evaluation;
 mod fill;
 mod findings;
@@ -16,6 +17,7 @@ mod markdown;
 mod pacing;
 mod recycle;
 mod restart;
+mod shims;
 mod spread;
 mod top;
 mod trace;
@@ -89,6 +91,10 @@ enum BenchPart {
     Burst(Named<burst::BurstArguments>),
     /// Days of arrivals like published traces in simulated time, against ways to size the pool.
     Trace(Named<trace::TraceArguments>),
+    /// How long containers of podman and docker and pods of containerd take to start, beside the engines' own bridges.
+    Engines(Named<engines::EnginesArguments>),
+    /// What pcpm-cni and pcpm-runtime add to a container's start, beside programs that do nothing, and runc.
+    Shims(Named<shims::ShimsArguments>),
 }
 
 /// A part of the evaluation.
@@ -265,6 +271,8 @@ impl BenchPart {
             Self::Recycle(named) => named.chosen(words),
             Self::Burst(named) => named.chosen(words),
             Self::Trace(named) => named.chosen(words),
+            Self::Engines(named) => named.chosen(words),
+            Self::Shims(named) => named.chosen(words),
         }
     }
 }
