@@ -381,6 +381,7 @@ impl Figures {
             x_logarithmic: true,
             y_logarithmic: true,
             series: lines,
+            ..Lines::default()
         })
     }
 }

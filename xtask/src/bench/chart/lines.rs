@@ -15,6 +15,8 @@ pub(in crate::bench) struct Lines {
     pub(in crate::bench) x_logarithmic: bool,
     /// Whether the axis up does.
     pub(in crate::bench) y_logarithmic: bool,
+    /// Of a course over time: where the axis across ends. Single points are not shown then.
+    pub(in crate::bench) course_until: Option<f64>,
     pub(in crate::bench) series: Vec<Line>,
 }
 
@@ -37,31 +39,42 @@ impl Lines {
         let points = || self.series.iter().flat_map(|line| &line.points);
         let ends = |point: &Point| [point.y.first_quartile, point.y.third_quartile];
         let up = axis(self.y_logarithmic, points().flat_map(ends));
-        let across = axis(self.x_logarithmic, points().map(|point| point.x));
+        let across = match self.course_until {
+            Some(end) => Axis::Linear(end),
+            None => axis(self.x_logarithmic, points().map(|point| point.x)),
+        };
         drawing.frame(&self.x_title, &self.y_title, &up);
         self.marks(&mut drawing, &across);
         for (series, line) in self.series.iter().enumerate() {
-            line.draw(&mut drawing, series.min(COLOURS), &across, &up);
+            let series = series.min(COLOURS);
+            line.draw(&mut drawing, series, &across, &up);
+            if self.course_until.is_none() {
+                line.draw_points(&mut drawing, series, &across, &up);
+            }
         }
         let names = self.series.iter().enumerate();
         drawing.legend(names.map(|(series, line)| (series, line.name.as_str())));
         drawing.finish()
     }
 
-    /// The values that were measured, as far as their labels do not run into each other.
+    /// The values that were measured, as far as their labels do not run into each other; of a course, even steps.
     fn marks(&self, drawing: &mut Drawing, across: &Axis) {
         const APART: f64 = 34.0;
         let points = self.series.iter().flat_map(|line| &line.points);
-        let mut values: Vec<f64> = points.map(|point| point.x).collect();
-        values.sort_unstable_by(f64::total_cmp);
+        let measured = || points.map(|point| (point.x, number(point.x))).collect();
+        let mut values: Vec<_> = match self.course_until {
+            Some(_) => across.steps(),
+            None => measured(),
+        };
+        values.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         let mut last = f64::NEG_INFINITY;
-        for value in values {
+        for (value, label) in values {
             let x = distance_of(across.share(value));
             if x - last < APART {
                 continue;
             }
             drawing.line("grid", [x, TOP], [x, HEIGHT - BOTTOM + 4.0]);
-            drawing.text(x, HEIGHT - BOTTOM + 18.0, "middle", &number(value));
+            drawing.text(x, HEIGHT - BOTTOM + 18.0, "middle", &label);
             last = x;
         }
     }
@@ -79,19 +92,26 @@ impl Line {
     fn draw(&self, drawing: &mut Drawing, series: usize, across: &Axis, up: &Axis) {
         let mut path = String::new();
         for Point { x, y } in &self.points {
-            let x = distance_of(across.share(*x));
-            let [low, middle, high] = [y.first_quartile, y.median, y.third_quartile]
-                .map(|value| height_of(up.share(value)));
-            let _ = write!(path, " {x:.1},{middle:.1}");
-            drawing.add(&format!(
-                "<circle class=\"p{series}\" cx=\"{x:.1}\" cy=\"{middle:.1}\" r=\"3.5\"/>"
-            ));
-            drawing.line(&format!("spread s{series}"), [x, low], [x, high]);
+            let (x, y) = (distance_of(across.share(*x)), height_of(up.share(y.median)));
+            let _ = write!(path, " {x:.1},{y:.1}");
         }
         let path = path.trim_start();
         drawing.add(&format!(
             "<polyline class=\"line s{series}\" points=\"{path}\"/>"
         ));
+    }
+
+    /// Each value, and how far its rounds lie apart.
+    fn draw_points(&self, drawing: &mut Drawing, series: usize, across: &Axis, up: &Axis) {
+        for Point { x, y } in &self.points {
+            let x = distance_of(across.share(*x));
+            let [low, middle, high] = [y.first_quartile, y.median, y.third_quartile]
+                .map(|value| height_of(up.share(value)));
+            drawing.add(&format!(
+                "<circle class=\"p{series}\" cx=\"{x:.1}\" cy=\"{middle:.1}\" r=\"3.5\"/>"
+            ));
+            drawing.line(&format!("spread s{series}"), [x, low], [x, high]);
+        }
     }
 }
 
@@ -127,5 +147,26 @@ mod tests {
         };
         assert!((low - middle - (middle - high)).abs() < 0.2, "{path}");
         assert!(svg.contains(">pcpm</text>"), "{svg}");
+    }
+
+    #[test]
+    fn a_course_has_even_steps_and_no_single_points() {
+        let point = |x: f64| Point {
+            x,
+            y: Spread::exactly(x),
+        };
+        let chart = Lines {
+            course_until: Some(24.0),
+            series: vec![Line {
+                name: "target".into(),
+                points: vec![point(0.3), point(7.7), point(23.9)],
+            }],
+            ..Lines::default()
+        };
+        let svg = chart.svg();
+        for hour in ["0", "6", "12", "18", "24"] {
+            assert!(svg.contains(&format!("\"middle\">{hour}</text>")), "{svg}");
+        }
+        assert!(!svg.contains("circle"), "{svg}");
     }
 }

@@ -50,21 +50,29 @@ impl Shape {
         }
     }
 
-    /// All starts within `length`, in the order in which they come.
+    /// All starts within `length`, in the order in which they come. The hour before is left out: in the beginning nothing
+    /// is warm.
     ///
     /// # Errors
     /// None with the parameters below.
     pub(super) fn starts(self, length: Duration, seed: u64) -> Result<Vec<Start>> {
         let mut random = Random(StdRng::seed_from_u64(seed));
+        let all = WARM_UP + length;
         let mut starts = match self {
-            Self::Functions => functions(length, &mut random)?,
-            Self::Sandboxes => sandboxes(length, &mut random)?,
-            Self::Steady => steady(length, &mut random)?,
+            Self::Functions => functions(all, &mut random)?,
+            Self::Sandboxes => sandboxes(all, &mut random)?,
+            Self::Steady => steady(all, &mut random)?,
         };
+        starts.retain_mut(|start| {
+            let late = start.at.checked_sub(WARM_UP);
+            late.inspect(|at| start.at = *at).is_some()
+        });
         starts.sort_unstable_by_key(|start| start.at);
         Ok(starts)
     }
 }
+
+const WARM_UP: Duration = Duration::from_hours(1);
 
 /// Functions on the node.
 const FUNCTIONS: usize = 2_000;

@@ -301,7 +301,7 @@ impl OfShape {
         };
         Lines {
             title: format!(
-                "{}: the target of \"{}\"",
+                "Starts of {}, and the target ({})",
                 self.shape.name(),
                 self.policies.last().map_or("", |policy| &policy.name)
             ),
@@ -309,9 +309,9 @@ impl OfShape {
             y_title: "slots, and starts since the last point".to_owned(),
             series: vec![
                 line("target", |sample| sample.target),
-                line("ready", |sample| sample.ready),
                 line("starts", |sample| sample.starts),
             ],
+            course_until: Some(hours.into()),
             ..Lines::default()
         }
     }
