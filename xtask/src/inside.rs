@@ -2,17 +2,21 @@
 //! private world. Each prints its result as one JSON value on standard output.
 
 mod burst;
+mod cold;
 mod echo;
 mod floor;
 mod on_demand;
 mod page;
 
 use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Subcommand;
 
 pub(crate) use burst::{BurstResult, Mode};
+pub(crate) use cold::{Method, Phases};
 pub(crate) use on_demand::THREAD as ON_DEMAND_THREAD;
 
 /// Hidden verbs.
@@ -46,6 +50,21 @@ pub(crate) enum InsideVerb {
     },
     /// A web server with one page.
     Serve,
+    /// Starts function containers, all at once, and prints how long each phase of each took.
+    ColdStart {
+        #[arg(long)]
+        method: Method,
+        #[arg(long)]
+        count: u32,
+    },
+    /// A function that can be invoked.
+    Action {
+        /// Where, instead of port 8080.
+        #[arg(long)]
+        unix: Option<PathBuf>,
+    },
+    /// Does nothing until it is killed.
+    Pause,
 }
 
 pub(crate) fn run(verb: InsideVerb) -> Result<()> {
@@ -58,10 +77,37 @@ pub(crate) fn run(verb: InsideVerb) -> Result<()> {
         } => echo::run(&socket, reply_bytes),
         InsideVerb::Burst { mode, count } => print(&burst::run(mode, count)?),
         InsideVerb::Serve => page::serve(),
+        InsideVerb::ColdStart { method, count } => print(&cold::run(method, count)?),
+        InsideVerb::Action { unix } => cold::serve(unix.as_deref()),
+        InsideVerb::Pause => loop {
+            thread::park();
+        },
     }
 }
 
 fn print(result: &impl serde::Serialize) -> Result<()> {
     println!("{}", serde_json::to_string(result)?);
     Ok(())
+}
+
+/// Calls `work` with every one of `items` at the same time; results in order.
+fn in_threads<I: Send, T: Send>(
+    items: impl IntoIterator<Item = I>,
+    work: impl Fn(I) -> Result<T> + Sync,
+) -> Vec<Result<T>> {
+    thread::scope(|scope| {
+        let work = &work;
+        let threads = items
+            .into_iter()
+            .map(|item| scope.spawn(move || work(item)));
+        let threads: Vec<_> = threads.collect();
+        let results = threads.into_iter();
+        results
+            .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
+            .collect()
+    })
+}
+
+fn micros(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.duration_since(from).as_micros()).unwrap_or(u64::MAX)
 }

@@ -5,6 +5,7 @@ mod attach;
 mod baseline;
 mod burst;
 mod chart;
+mod cold_start;
 mod contention;
 mod crowd;
 mod datapath;
@@ -69,6 +70,8 @@ struct Options {
 /// What can be measured.
 #[derive(Debug, Subcommand)]
 enum BenchPart {
+    /// Function containers started at once, from request to first reply, with networks of five kinds and with none.
+    ColdStart(Named<cold_start::ColdStartArguments>),
     /// How fast the pool fills, beside plain netlink doing the same kernel work.
     Fill(Named<fill::FillArguments>),
     /// How long an attach takes, beside a socket echo and networks made on demand.
@@ -260,6 +263,7 @@ fn parse(words: Vec<String>) -> (Vec<Chosen>, Options) {
 impl BenchPart {
     fn chosen(self, words: Vec<String>) -> (Vec<Chosen>, Options) {
         match self {
+            Self::ColdStart(named) => named.chosen(words),
             Self::Fill(named) => named.chosen(words),
             Self::Attach(named) => named.chosen(words),
             Self::Datapath(named) => named.chosen(words),

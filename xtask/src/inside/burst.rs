@@ -8,7 +8,6 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
@@ -18,7 +17,7 @@ use pcpm_tests::{INTERNET_ADDRESS, Wire};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{on_demand, page};
+use super::{in_threads, micros, on_demand, page};
 use crate::plain::{Netns, OnDemand};
 
 /// Where networks come from.
@@ -207,26 +206,4 @@ fn good<T>(results: Vec<Result<T>>, errors: &mut Vec<String>) -> Vec<T> {
         }
     }
     good
-}
-
-/// Calls `work` with every one of `items` at the same time; results in order.
-fn in_threads<I: Send, T: Send>(
-    items: impl IntoIterator<Item = I>,
-    work: impl Fn(I) -> Result<T> + Sync,
-) -> Vec<Result<T>> {
-    thread::scope(|scope| {
-        let work = &work;
-        let threads = items
-            .into_iter()
-            .map(|item| scope.spawn(move || work(item)));
-        let threads: Vec<_> = threads.collect();
-        let results = threads.into_iter();
-        results
-            .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?)
-            .collect()
-    })
-}
-
-fn micros(from: Instant, to: Instant) -> u64 {
-    u64::try_from(to.duration_since(from).as_micros()).unwrap_or(u64::MAX)
 }

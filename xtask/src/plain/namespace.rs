@@ -35,6 +35,12 @@ impl Netns {
         Self::current()
     }
 
+    /// Makes one that is mounted at `path`, with nothing in it. The calling thread ends up in it.
+    pub(crate) fn mounted(path: &Path) -> Result<()> {
+        Self::create()?;
+        mount_own(path)
+    }
+
     /// Moves the calling thread into it.
     pub(crate) fn enter(&self) -> Result<()> {
         setns(&self.0, CloneFlags::CLONE_NEWNET).context("enter a network namespace")
