@@ -14,6 +14,9 @@ use sha2::{Digest, Sha256};
 
 use crate::steps;
 
+/// Until somebody releases in a name of their own (`--maintainer`).
+const MAINTAINER: &str = "PCPM developers <pcpm@example.org>";
+
 #[derive(Debug, Args)]
 pub(crate) struct DistArguments {
     /// Where the files go.
@@ -22,6 +25,9 @@ pub(crate) struct DistArguments {
     /// Another version than the workspace's.
     #[arg(long, default_value = env!("CARGO_PKG_VERSION"))]
     version: String,
+    /// Who answers for the package.
+    #[arg(long, value_name = "NAME <MAIL>", default_value = MAINTAINER)]
+    maintainer: String,
     /// Package the binaries in this directory instead of building the release.
     #[arg(long, value_name = "DIR")]
     binaries: Option<PathBuf>,
@@ -30,6 +36,7 @@ pub(crate) struct DistArguments {
 /// What is released.
 struct Release {
     version: String,
+    maintainer: String,
     /// When the commit was made, in seconds since the epoch: the time of every file.
     time: String,
     /// What compression may take, 1 to 9.
@@ -39,6 +46,7 @@ struct Release {
 pub(crate) fn run(arguments: &DistArguments) -> Result<()> {
     let release = Release {
         version: arguments.version.clone(),
+        maintainer: arguments.maintainer.clone(),
         time: commit_time()?,
         effort: if arguments.binaries.is_some() { 1 } else { 9 },
     };
@@ -51,7 +59,7 @@ pub(crate) fn run(arguments: &DistArguments) -> Result<()> {
     };
     let staging = tempfile::tempdir().context("make a directory for the files")?;
     let root = staging.path().join(format!("pcpm-{}", release.version));
-    tree::lay_out(&binaries, &root)?;
+    tree::lay_out(&binaries, &release, &root)?;
     let files = [
         package::tarball(&root, &release, &out)?,
         package::debian(&root, &release, &out)?,

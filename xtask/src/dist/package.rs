@@ -47,6 +47,7 @@ pub(super) fn debian(root: &Path, release: &Release, out: &Path) -> Result<PathB
     let control = fs::read_to_string(contrib.join("control")).context("read control")?;
     let control = control
         .replace("@VERSION@", &release.version)
+        .replace("@MAINTAINER@", &release.maintainer)
         .replace("@ARCHITECTURE@", architecture)
         .replace("@SIZE@", &kibibytes(root)?.to_string())
         .replace("@LIBC@", &needed_libc(root)?);

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::Release;
 use super::binaries::Binaries;
 use crate::{manual, steps};
 
@@ -39,7 +40,7 @@ const FILES: [(&str, &str); 15] = [
     ("LICENSE-MIT", "usr/share/doc/pcpm/LICENSE-MIT"),
     ("README.md", "usr/share/doc/pcpm/README.md"),
     ("ARCHITECTURE.md", "usr/share/doc/pcpm/ARCHITECTURE.md"),
-    ("CHANGELOG.md", "usr/share/doc/pcpm/changelog"),
+    ("CHANGELOG.md", "usr/share/doc/pcpm/CHANGELOG.md"),
     (
         "pcpm-api/io.pcpm.Pool.varlink",
         "usr/share/doc/pcpm/io.pcpm.Pool.varlink",
@@ -90,7 +91,7 @@ const COMPLETIONS: [(&str, &str, &str); 6] = [
 ];
 
 /// Puts everything below `root` as it lies below `/` when it is installed.
-pub(super) fn lay_out(binaries: &Binaries, root: &Path) -> Result<()> {
+pub(super) fn lay_out(binaries: &Binaries, release: &Release, root: &Path) -> Result<()> {
     for (from, name, to) in [
         (&binaries.programs, "pcpmd", "usr/bin/pcpmd"),
         (&binaries.programs, "pcpm", "usr/bin/pcpm"),
@@ -124,11 +125,25 @@ pub(super) fn lay_out(binaries: &Binaries, root: &Path) -> Result<()> {
     let libraries = root.join(DOCUMENTATION).join("libraries");
     write(&libraries, libraries_used()?.as_bytes(), FILE)?;
     lay_out_manual(binaries, root)?;
-    steps::run(
-        Command::new("gzip")
-            .arg("-9n")
-            .arg(root.join(DOCUMENTATION).join("changelog")),
-    )
+    let changelog = root.join(DOCUMENTATION).join("changelog");
+    write(&changelog, debian_changelog(release)?.as_bytes(), FILE)?;
+    steps::run(Command::new("gzip").arg("-9n").arg(changelog))
+}
+
+/// In the form that Debian's tools read; what there is to be read is in `CHANGELOG.md`.
+fn debian_changelog(release: &Release) -> Result<String> {
+    let mut date = Command::new("date");
+    date.args(["--utc", "--rfc-email"]);
+    let date = steps::output(
+        date.arg(format!("--date=@{}", release.time))
+            .env("LC_ALL", "C"),
+    )?;
+    Ok(format!(
+        "pcpm ({}) unstable; urgency=medium\n\n  * See /usr/share/doc/pcpm/CHANGELOG.md.\n\n -- {}  {}\n",
+        release.version,
+        release.maintainer,
+        String::from_utf8(date)?.trim()
+    ))
 }
 
 fn lay_out_manual(binaries: &Binaries, root: &Path) -> Result<()> {
