@@ -77,8 +77,10 @@ impl Bundle {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
         let path = fs::canonicalize(path).with_context(|| format!("find {shown}"))?;
-        let mut text = String::new();
         let file = File::open(&path).with_context(|| format!("open {shown}"))?;
+        // Room for all of it and a byte more: one read, and another one that finds the end.
+        let room = file.metadata().map_or(0, |found| found.len().min(LONGEST));
+        let mut text = String::with_capacity(usize::try_from(room)? + 1);
         let length = file.take(LONGEST + 1).read_to_string(&mut text);
         if length.with_context(|| format!("read {shown}"))? as u64 > LONGEST {
             bail!("{shown} is larger than {LONGEST} bytes");
