@@ -212,6 +212,17 @@ impl Tool {
         Ok(took)
     }
 
+    /// Runs the command, a `traceroute -n -q1` that must succeed, and returns who answered, hop by hop.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn hops(self) -> Result<Vec<String>> {
+        let report = self.run()?;
+        let hops = report.lines().skip(1);
+        let hops = hops.filter_map(|line| line.split_whitespace().nth(1));
+        Ok(hops.map(str::to_owned).collect())
+    }
+
     /// Runs the command, which must fail, and returns its exit code and its standard error.
     ///
     /// # Errors

@@ -45,13 +45,6 @@ fn with_router(network: &Network) -> Result<Place> {
     Ok(server)
 }
 
-fn hops(report: &str) -> Vec<&str> {
-    let lines = report.lines().skip(1);
-    lines
-        .filter_map(|line| line.split_whitespace().nth(1))
-        .collect()
-}
-
 #[test]
 fn traceroute_shows_every_hop() -> Result<()> {
     let network = Network::new()?;
@@ -59,8 +52,8 @@ fn traceroute_shows_every_hop() -> Result<()> {
     for slot in [NEAR, FAR] {
         for method in ["-U", "-I", "-T"] {
             let trace = format!("traceroute -n -q1 -w2 -m5 {method} {SERVER}");
-            let report = network.slot(slot).tool(&trace).run()?;
-            assert_eq!(hops(&report), [GATEWAY, ROUTER, SERVER], "{report}");
+            let hops = network.slot(slot).tool(&trace).hops()?;
+            assert_eq!(hops, [GATEWAY, ROUTER, SERVER], "{method}");
         }
     }
     Ok(())
