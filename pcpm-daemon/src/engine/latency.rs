@@ -49,6 +49,10 @@ impl LatencyHistogram {
     }
 
     pub(super) fn summary(&self) -> Latency {
+        if self.exact.is_empty() {
+            // Each quantile is a walk over thousands of buckets.
+            return Latency::default();
+        }
         Latency {
             count: self.exact.len(),
             p50_us: self.exact.value_at_quantile(0.5),
