@@ -245,6 +245,23 @@ fn a_container_is_in_the_network_of_its_slot_alone_unless_it_asks_for_more() -> 
 }
 
 #[test]
+fn a_container_that_names_no_class_is_of_the_configured_one() -> Result<()> {
+    let engine = Engine::with_pods()?;
+    let runc = engine.runc()?;
+    runc.configure("class = 'pods'\n")?;
+    for (id, annotated, class) in [("c1", None, "pods"), ("c2", Some("default"), "default")] {
+        let bundle = runc.bundle(id, &["/bin/busybox", "sleep", "1000"], |config| {
+            if let Some(class) = annotated {
+                config["annotations"] = json!({"io.pcpm.class": class});
+            }
+        })?;
+        runc.start_pooled(id, &bundle)?;
+        assert_eq!(engine.daemon.get(id)?.attachment.class, class, "{id}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_container_that_cannot_be_made_keeps_no_network() -> Result<()> {
     let engine = Engine::new(1)?;
     let bundle = engine.bundle("c1", "", |config| {

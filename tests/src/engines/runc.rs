@@ -33,6 +33,14 @@ impl<'w> Runc<'w> {
         Ok(Self { world })
     }
 
+    /// Has `pcpm-runtime` find `settings` in its file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, settings: &str) -> Result<()> {
+        write(self.world, SETTINGS, settings)
+    }
+
     /// `line` as an engine says it to `program`: `runc`, or what takes its place.
     fn say(&self, program: &str, line: &str) -> Tool {
         let globals = ["--root", STATE, "--log", LOG, "--log-format", "json"];

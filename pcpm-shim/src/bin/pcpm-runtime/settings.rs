@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use pcpm_api::limits::{check_class, check_tenant};
 use pcpm_api::{DEFAULT_SOCKET, duration};
 use serde::{Deserialize, Deserializer, de};
 
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) socket: PathBuf,
     /// The tenant of containers that do not name one.
     pub(crate) tenant: Option<String>,
+    /// The class of slots of containers that do not name one.
+    pub(crate) class: Option<String>,
     /// How long to wait for a slot.
     #[serde(deserialize_with = "read_duration")]
     pub(crate) timeout: Duration,
@@ -53,6 +56,7 @@ impl Default for Settings {
             runtime: "runc".into(),
             socket: DEFAULT_SOCKET.into(),
             tenant: None,
+            class: None,
             timeout: Duration::from_secs(5),
             on_daemon_down: OnDaemonDown::default(),
             resolv_conf: None,
@@ -78,6 +82,8 @@ impl Settings {
 
     fn read(text: &str) -> Result<Self> {
         let settings: Self = toml::from_str(text)?;
+        settings.tenant.as_deref().map_or(Ok(()), check_tenant)?;
+        settings.class.as_deref().map_or(Ok(()), check_class)?;
         let relative = settings
             .resolv_conf
             .as_ref()
@@ -139,6 +145,8 @@ mod tests {
             ("timeout = '5'", "units are needed"),
             ("on_daemon_down = 'maybe'", "on_daemon_down"),
             ("resolv_conf = 'x'", "resolv_conf"),
+            ("tenant = ''", "tenant: must not be empty"),
+            ("class = 'a b'", "class: character ' '"),
         ] {
             let error = format!("{:#}", Settings::read(text).unwrap_err());
             assert!(error.contains(named), "{error}");

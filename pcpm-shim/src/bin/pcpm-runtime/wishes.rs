@@ -78,7 +78,7 @@ impl Wishes {
         AttachRequest {
             owner: id.into(),
             tenant: self.tenant.or_else(|| settings.tenant.clone()),
-            class: self.class,
+            class: self.class.or_else(|| settings.class.clone()),
             labels: Some(claim().labels().clone()),
             publish: self.publish,
             allow: self.allow,
@@ -148,6 +148,22 @@ mod tests {
         assert_eq!(request.rate_up, Some(10_000_000));
         assert_eq!(request.on_empty, Some(OnEmpty::Create));
         assert_eq!(request.timeout_ms, Some(5000));
+    }
+
+    #[test]
+    fn settings_are_for_what_annotations_leave_out() {
+        let settings = Settings {
+            tenant: Some("shop".into()),
+            class: Some("pods".into()),
+            ..Settings::default()
+        };
+        let request = read(&[]).unwrap().request("c1", &settings);
+        assert_eq!(request.tenant.as_deref(), Some("shop"));
+        assert_eq!(request.class.as_deref(), Some("pods"));
+        let own = [("io.pcpm.tenant", "ml"), ("io.pcpm.class", "jumbo")];
+        let request = read(&own).unwrap().request("c1", &settings);
+        assert_eq!(request.tenant.as_deref(), Some("ml"));
+        assert_eq!(request.class.as_deref(), Some("jumbo"));
     }
 
     #[test]
