@@ -56,7 +56,7 @@ fn every_view_answers_to_its_key() -> Result<()> {
     ])?;
     for (key, texts) in [
         ("2", &["SLOT", "web-11", "◆ attached", "10.213.0."][..]),
-        ("3", &["rtnl waits", "Who waits", "Longest waits"]),
+        ("3", &["Waits for rtnl_mutex", "Who waits", "Longest waits"]),
         (
             "4",
             &["Latency: attach, warm", "Percentiles", "link, filter"],

@@ -8,12 +8,23 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A short time: `14µs`, `1.2ms`, `3.4s`; longer ones like [`long`].
+/// A short time: `<1µs`, `14µs`, `1.2ms`, `3.4s`; longer ones like [`long`].
 pub(crate) fn micros(us: u64) -> String {
+    if us == 0 {
+        return "<1µs".to_owned();
+    }
     if us < 60_000_000 {
         return scaled(us, 1000, &["µs", "ms", "s"]);
     }
     long(Duration::from_micros(us))
+}
+
+/// The same of a time that is known to the millisecond: `0s`, `4.0ms`, `3.4s`.
+pub(crate) fn millis(ms: u64) -> String {
+    if ms == 0 {
+        return "0s".to_owned();
+    }
+    micros(ms.saturating_mul(1000))
 }
 
 /// A long time by its two largest units: `45s`, `2m5s`, `3h`, `12d4h`.
@@ -127,7 +138,8 @@ mod tests {
     #[test]
     fn short_times_have_one_decimal_at_most() {
         for (us, text) in [
-            (0, "0µs"),
+            (0, "<1µs"),
+            (1, "1µs"),
             (999, "999µs"),
             (1_000, "1.0ms"),
             (1_250, "1.3ms"),

@@ -14,7 +14,7 @@ const LOCK_TITLES: [&str; 9] = [
 
 /// Everything that was seen.
 pub(crate) fn screen(seen: &LocksReply, stacks: bool, look: Look) -> String {
-    let observed = humanise::micros(seen.interval_ms * 1000);
+    let observed = humanise::millis(seen.interval_ms);
     if seen.locks.is_empty() {
         return format!("nobody waited for a lock in {observed}\n");
     }

@@ -216,7 +216,7 @@ fn slots(counts: &SlotCounts) -> Cell {
 
 /// The first of those who wait, the one served next first; the line about slots counts all.
 fn waiting(status: &Status) -> Vec<Vec<Cell>> {
-    let time = |ms: u64| humanise::micros(ms.saturating_mul(1000));
+    let time = humanise::millis;
     let row = |request: &WaitingRequest| {
         vec![
             Cell::new(&request.owner),
@@ -422,7 +422,7 @@ pub(super) fn totals(drops: &[DropCount]) -> Vec<Vec<Cell>> {
 
 fn failures(status: &Status) -> Vec<Vec<Cell>> {
     let row = status.failures.iter().map(|failure| {
-        let retry = humanise::micros(failure.retry_in_ms.saturating_mul(1000));
+        let retry = humanise::millis(failure.retry_in_ms);
         vec![
             Cell::new(&failure.slot),
             Cell::new(format!("retry in {retry}")),

@@ -58,6 +58,10 @@ pub(crate) enum Action {
     Last,
     /// A row of the table, by its place on the screen.
     Select(usize),
+    /// The lock whose waits are drawn, by its place on the screen.
+    Lock(usize),
+    NextLock,
+    PreviousLock,
     Open,
     Close,
     SortNext,

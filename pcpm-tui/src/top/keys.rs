@@ -21,6 +21,8 @@ pub(crate) enum When {
     Filtered,
     /// The latencies are shown.
     Latency,
+    /// The locks are shown.
+    Locks,
     /// Something covers the view.
     Overlay,
     /// A slot is selected that somebody holds, and changes are allowed.
@@ -84,6 +86,8 @@ const TABLE: &[(Action, &str, &str, When, &str, &str)] = &[
     (Action::SortNext, "sort-next", "s", When::Filterable, "sort", "sort by the next column"),
     (Action::SortPrevious, "sort-previous", "S", When::Filterable, "", "sort by the column before"),
     (Action::SortReverse, "sort-reverse", "r", When::Filterable, "", "sort the other way round"),
+    (Action::NextLock, "next-lock", "l", When::Locks, "lock", "draw the waits for the next lock"),
+    (Action::PreviousLock, "previous-lock", "L", When::Locks, "", "draw the waits for the lock before"),
     (Action::Compare, "compare", "c", When::Latency, "compare", "remember the time on the screen and compare later ones with it"),
     (Action::Detach, "detach", "d", When::AttachedSlot, "detach", "end the selected attachment; asks first"),
     (Action::Retire, "retire", "x", When::ReadySlot, "retire", "destroy the selected ready slot, which is made anew; asks first"),

@@ -11,6 +11,9 @@ use super::{
     tenants::Tenant,
 };
 
+/// Wider than any screen: not drawn, but there to filter and to sort by, and in files.
+const FILTER_ONLY: u16 = 1000;
+
 /// A column of text.
 const fn text<R>(
     title: &'static str,
@@ -162,7 +165,7 @@ impl Record for Line {
             Value::Number(line.time_ms)
         }),
         text("KIND", "kind", 12, 0, |line| Value::text(&line.kind)),
-        text("LEVEL", "level", 7, 6, |line| {
+        text("LEVEL", "level", FILTER_ONLY, 6, |line| {
             Value::text(line.weight.name())
         }),
         text("SLOT", "slot", 6, 2, |line| optional(line.slot.as_deref())),
@@ -172,7 +175,7 @@ impl Record for Line {
         text("TENANT", "tenant", 10, 4, |line| {
             optional(line.tenant.as_deref())
         }),
-        text("MESSAGE", "message", 24, 0, |line| {
+        text("MESSAGE", "message", 28, 0, |line| {
             Value::text(&line.message)
         }),
     ];

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 
 use pcpm_api::types::{DroppedPackets, Event, LongWait};
 
+use crate::render::humanise;
+
 /// Lines remembered.
 pub(crate) const REMEMBERED: usize = 4096;
 
@@ -117,9 +119,9 @@ impl From<&LongWait> for Line {
             (Some(holder), None) => format!(", held by {holder}"),
             _ => String::new(),
         };
-        let ms = wait.waited_us / 1000;
+        let waited = humanise::micros(wait.waited_us);
         let message = format!(
-            "{who} waited {ms} ms for {} in {}{holder}",
+            "{who} waited {waited} for {} in {}{holder}",
             wait.lock, wait.caller
         );
         Self::own(wait.time_ms, "long-wait", message)

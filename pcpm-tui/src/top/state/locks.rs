@@ -92,13 +92,18 @@ impl Locks {
         sums.sorted()
     }
 
-    /// How long waits for `lock` in the range took, in `columns` parts.
-    pub(crate) fn spreads(&self, lock: &str, range: Range, columns: usize) -> Vec<Spread> {
+    /// How long waits in the range for a lock took, in `columns` parts.
+    pub(crate) fn spreads(
+        &self,
+        is_it: impl Fn(&LockWaits) -> bool,
+        range: Range,
+        columns: usize,
+    ) -> Vec<Spread> {
         let mut spreads = vec![Spread::default(); columns.max(1)];
         let count = spreads.len();
         for frame in self.within(range) {
             let column = column(frame, range, count);
-            let waits = frame.locks.iter().filter(|waits| waits.lock == lock);
+            let waits = frame.locks.iter().filter(|waits| is_it(waits));
             waits.for_each(|waits| spreads[column].add(&Times::new(&waits.times)));
         }
         spreads
@@ -167,11 +172,9 @@ impl<'a> Sums<'a> {
             });
         }
         for more in &frame.blockers {
-            let key = (
-                more.lock.as_str(),
-                more.thread.as_str(),
-                more.caller.as_deref(),
-            );
+            // Threads that do the same work are one.
+            let who = more.operation.as_ref().unwrap_or(&more.thread);
+            let key = (more.lock.as_str(), who.as_str(), more.caller.as_deref());
             add_or_insert(&mut self.blockers, key, more, |sum| {
                 sum.waits = sum.waits.saturating_add(more.waits);
                 sum.total_us = sum.total_us.saturating_add(more.total_us);
@@ -296,5 +299,35 @@ mod tests {
         );
         let waits: Vec<_> = columns.iter().map(|c| c.map(|cost| cost.waits)).collect();
         assert_eq!(waits, [Some(3), Some(5), None, None]);
+    }
+
+    #[test]
+    fn threads_that_did_the_same_work_block_as_one() {
+        let blocker = |thread: &str, operation: Option<&str>| LockBlocker {
+            lock: RTNL.into(),
+            thread: thread.into(),
+            pid: None,
+            tid: None,
+            operation: operation.map(str::to_owned),
+            caller: None,
+            waits: 1,
+            total_us: 10,
+        };
+        let mut second = frame(1000, 4, 500);
+        second.blockers = vec![
+            blocker("pcpm-refill-0", Some("retire")),
+            blocker("pcpm-refill-1", Some("retire")),
+            blocker("ip", None),
+            blocker("tc", None),
+        ];
+        let mut locks = Locks::default();
+        locks.take(vec![second]);
+        let range = Range {
+            end_ms: 1000,
+            span_ms: 1000,
+        };
+        let found = locks.waits(range).blockers;
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!((found[0].waits, found[0].total_us), (2, 20));
     }
 }

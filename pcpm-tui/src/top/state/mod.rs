@@ -16,7 +16,7 @@ pub(crate) mod warnings;
 
 mod update;
 
-use pcpm_api::types::{SlotCounts, SlotState, Status, TenantQuota, WatchFrame};
+use pcpm_api::types::{LockWaits, SlotCounts, SlotState, Status, TenantQuota, WatchFrame};
 
 use self::{
     events::{Line, Log},
@@ -179,6 +179,8 @@ pub(crate) struct State {
     pub(crate) events: Table,
     pub(crate) waiters: Table,
     pub(crate) step: usize,
+    /// Name and kind of the lock whose waits are drawn, unless it is the one that matters most.
+    lock: Option<(String, String)>,
     /// The time that later ones are compared with.
     pub(crate) compared: Option<[Spread; Step::ALL.len()]>,
     pub(crate) overlay: Option<Overlay>,
@@ -204,6 +206,7 @@ impl State {
             events: Table::sorted_by(0, true),
             waiters: Table::sorted_by(5, true),
             step: 0,
+            lock: None,
             compared: None,
             overlay: None,
             notice: None,
@@ -214,6 +217,19 @@ impl State {
     /// What is on the screen.
     pub(crate) fn model(&self) -> &Model {
         self.frozen.as_ref().map_or(&self.live, |(model, _)| model)
+    }
+
+    /// Whether the waits for this lock are drawn.
+    pub(crate) fn is_chosen(&self, lock: &LockWaits) -> bool {
+        match &self.lock {
+            Some((name, kind)) => lock.lock == *name && lock.kind == *kind,
+            None => lock.lock == locks::RTNL,
+        }
+    }
+
+    /// The name of the lock whose waits are drawn.
+    pub(crate) fn lock(&self) -> &str {
+        self.lock.as_ref().map_or(locks::RTNL, |(name, _)| name)
     }
 
     /// The time on the screen.
@@ -309,6 +325,7 @@ impl State {
                 !covered && self.has_filter() && self.filter().is_some_and(|f| !f.is_empty())
             }
             When::Latency => !covered && self.view == View::Latency,
+            When::Locks => !covered && self.view == View::Locks,
             When::AttachedSlot => {
                 !covered && is_writable && self.selected_slot().is_some_and(slots::Row::is_attached)
             }

@@ -65,6 +65,9 @@ impl State {
             Action::First => self.go(|_, _| 0),
             Action::Last => self.go(|_, _| usize::MAX),
             Action::Select(row) => self.go(|_, _| row),
+            Action::Lock(row) => self.choose_lock(|_, _| row),
+            Action::NextLock => self.choose_lock(|at, locks| (at + 1) % locks),
+            Action::PreviousLock => self.choose_lock(|at, locks| (at + locks - 1) % locks),
             Action::Close => self.overlay = None,
             Action::Help => {
                 self.overlay = Some(Overlay::Help {
@@ -187,6 +190,22 @@ impl State {
                 self.waiters.select(&rows, at);
             }
         }
+    }
+
+    /// Draws the waits for another lock: from its place and their number to the place of the other one.
+    fn choose_lock(&mut self, to: impl Fn(usize, usize) -> usize) {
+        let locks = self.model().locks.waits(self.range()).locks;
+        if locks.is_empty() {
+            return;
+        }
+        let at = locks.iter().position(|lock| self.is_chosen(lock));
+        // One that is not on the screen any more is before the first.
+        let at = at.unwrap_or(locks.len() - 1);
+        let chosen = to(at, locks.len());
+        let chosen = locks.into_iter().nth(chosen);
+        self.lock = chosen
+            .map(|lock| (lock.lock, lock.kind))
+            .or(self.lock.take());
     }
 
     /// All about what is selected.

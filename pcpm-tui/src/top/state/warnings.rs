@@ -80,10 +80,7 @@ fn of_counts(model: &Model, status: &Status) -> Vec<Warning> {
     let mut found = Vec::new();
     if counts.waiting > 0 {
         let longest = status.waiting.first().map_or(String::new(), |first| {
-            format!(
-                ", the first since {}",
-                humanise::micros(first.waited_ms.saturating_mul(1000))
-            )
+            format!(", the first since {}", humanise::millis(first.waited_ms))
         });
         let what = format!(
             "{} for a slot{longest}",
@@ -251,7 +248,7 @@ fn of_locks(model: &Model) -> Vec<Warning> {
         "{}{pid} holds rtnl{caller}: {} of waits in {}",
         blocker.thread,
         humanise::micros(blocker.total_us),
-        humanise::micros(waits.observed_ms.saturating_mul(1000))
+        humanise::millis(waits.observed_ms)
     );
     vec![Warning::new(
         Level::Warning,

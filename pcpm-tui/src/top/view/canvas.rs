@@ -8,7 +8,7 @@ use ratatui::{
 };
 
 use super::{
-    text::{clean, fit, width},
+    text::{clean, fit, plain, width},
     theme::{Role, Theme},
 };
 use crate::top::{action::Action, num::cells};
@@ -34,7 +34,16 @@ impl Canvas<'_> {
             return 0;
         }
         let text = clean(text);
+        let text = if self.theme.ascii { plain(&text) } else { text };
         let fitted = fit(&text, usize::from(area.width - x), self.theme.ascii);
+        let taken = Rect {
+            x: area.x + x,
+            y: area.y + y,
+            width: cells(width(&fitted)),
+            height: 1,
+        };
+        // What was there, a border say, leaves no colour.
+        self.buffer.set_style(taken, Style::reset());
         self.buffer.set_stringn(
             area.x + x,
             area.y + y,
@@ -42,7 +51,7 @@ impl Canvas<'_> {
             usize::from(area.width - x),
             style,
         );
-        cells(width(&fitted))
+        taken.width
     }
 
     /// Pieces of text one after the other. Returns the cells they took.

@@ -286,7 +286,7 @@ pub(crate) fn spread_labels(wanted: &[u16], height: u16) -> Vec<u16> {
 /// The axis of time under a chart.
 impl Canvas<'_> {
     pub(crate) fn time_axis(&mut self, area: Rect, span_s: u64, end: &str) {
-        let style = self.theme.style(Role::Faint);
+        let style = self.theme.style(Role::Dim);
         let start = format!("-{}", seconds(span_s));
         let middle = format!("-{}", seconds(span_s / 2));
         self.text(area, 0, 0, &start, style);
@@ -294,7 +294,7 @@ impl Canvas<'_> {
             let x = area.width / 2 - cells(middle.len()) / 2;
             self.text(area, x, 0, &middle, style);
         }
-        self.line_right(area, 0, &[(Role::Faint, end)]);
+        self.line_right(area, 0, &[(Role::Dim, end)]);
     }
 }
 

@@ -28,7 +28,10 @@ pub(super) fn draw(
             || binding.all_keys(true).to_lowercase().contains(&needle)
     };
     let found: Vec<_> = keys.bindings().iter().filter(matches).collect();
-    let facts = format!("{} of {}", found.len(), keys.bindings().len());
+    let room = usize::from(area.height.saturating_sub(4));
+    let first = scroll.min(found.len().saturating_sub(room));
+    let last = found.len().min(first + room);
+    let facts = format!("{}-{last} of {}", (first + 1).min(last), found.len());
     let inside = canvas.panel(area, "Keys", &[(Role::Dim, &facts)]);
     let prompt = [
         (Role::Dim, " search: "),
@@ -36,9 +39,8 @@ pub(super) fn draw(
         (Role::Accent, "_"),
     ];
     canvas.line(row(inside, 0), 0, &prompt);
-    let list = below(inside, 2);
-    let first = scroll.min(found.len().saturating_sub(usize::from(list.height)));
-    for (y, binding) in (0..list.height).zip(found.iter().skip(first)) {
+    let table = below(inside, 2);
+    for (y, binding) in (0..table.height).zip(found.iter().skip(first)) {
         let possible = state.mode.read_only
             && matches!(
                 binding.when,
@@ -49,7 +51,7 @@ pub(super) fn draw(
         let role = if possible { Role::Faint } else { Role::Text };
         let key = format!(" {:<12}", binding.all_keys(canvas.theme.ascii));
         canvas.line(
-            row(list, y),
+            row(table, y),
             0,
             &[(Role::Accent, &key), (role, binding.help)],
         );

@@ -44,7 +44,8 @@ fn heat_map(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     let step = selected(state);
     let (history, range) = (&state.model().history, state.range());
     let all = history.spread(step, range);
-    let facts = format!("{} times", humanise::count(all.total()));
+    let plural = if all.total() == 1 { "" } else { "s" };
+    let facts = format!("{} time{plural}", humanise::count(all.total()));
     let title = format!("Latency: {}", step.full_title());
     let inside = canvas.panel(area, &title, &[(Role::Dim, &facts)]);
     let spreads = |columns| {
@@ -91,7 +92,7 @@ pub(super) fn heat(
     let occur = |bucket: &usize| spreads.iter().any(|s| s.counts()[*bucket] > 0);
     let bounds = (0..BUCKETS).find(occur).zip((0..BUCKETS).rfind(occur));
     let Some((low, high)) = bounds else {
-        canvas.line(row(map, map.height / 2), 0, &[(Role::Faint, none)]);
+        canvas.line(row(map, map.height / 2), 0, &[(Role::Dim, none)]);
         return;
     };
     let scale = Scale::new(low, high, map.height);
@@ -154,7 +155,7 @@ impl Scale {
         for line in (0..area.height).filter(|line| line % every == 0) {
             let from = times::from_us(self.bucket(area.height - 1 - line).min(BUCKETS - 1));
             let text = format!("{:>6} ", humanise::micros(from));
-            canvas.line(row(area, line), 0, &[(Role::Faint, &text)]);
+            canvas.line(row(area, line), 0, &[(Role::Dim, &text)]);
         }
     }
 }
@@ -284,7 +285,7 @@ fn distribution(canvas: &mut Canvas<'_>, area: Rect, now: &Spread, total: &Sprea
     canvas.line(
         axis,
         0,
-        &[(Role::Faint, &humanise::micros(times::from_us(low)))],
+        &[(Role::Dim, &humanise::micros(times::from_us(low)))],
     );
     let end = Rect {
         width: scale.height.min(axis.width),
@@ -293,7 +294,7 @@ fn distribution(canvas: &mut Canvas<'_>, area: Rect, now: &Spread, total: &Sprea
     canvas.line_right(
         end,
         0,
-        &[(Role::Faint, &humanise::micros(times::from_us(high + 1)))],
+        &[(Role::Dim, &humanise::micros(times::from_us(high + 1)))],
     );
 }
 

@@ -1,19 +1,19 @@
 //! Who waits for the kernel's locks, and who holds them.
 
-use pcpm_api::types::{LockBlocker, LockWaiter, LongWait};
+use pcpm_api::types::{LockBlocker, LockWaiter, LockWaits, LongWait};
 use ratatui::layout::Rect;
 
 use super::{
     canvas::{Canvas, Span, columns, row, rows},
     grid, latency, slots,
     tenants::share_bar,
-    text::fit,
     theme::Role,
 };
 use crate::{
     render::humanise,
     top::{
-        num::float,
+        action::Action,
+        num::{cells, float},
         state::{
             State,
             locks::{RTNL, Waits},
@@ -21,9 +21,6 @@ use crate::{
         },
     },
 };
-
-/// Cells of the figures beside the name of a lock.
-const FIGURES: u16 = 40;
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     let (model, range) = (state.model(), state.range());
@@ -45,72 +42,107 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     let [upper, middle, lower] = rows(area, [8, 7, 7]);
     let [chart, locks] = columns(upper, [1, 1]);
     wait_chart(canvas, chart, state, &waits);
-    lock_list(canvas, locks, &waits);
+    lock_list(canvas, locks, state, &waits);
     waiters(canvas, middle, state, &waits);
     let [blockers, longest] = columns(lower, [1, 1]);
     blocker_list(canvas, blockers, &waits);
     long_list(canvas, longest, &waits);
 }
 
-/// How long waits for the lock that matters most took, second by second.
+/// How long waits for the chosen lock took, second by second.
 fn wait_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State, waits: &Waits) {
-    let rtnl = waits.locks.iter().find(|lock| lock.lock == RTNL);
-    let figures = rtnl.map_or_else(String::new, |lock| {
+    let found = waits.locks.iter().find(|lock| state.is_chosen(lock));
+    let figures = found.map_or_else(String::new, |lock| {
         let [p50, p99, max] = [lock.p50_us, lock.p99_us, lock.max_us].map(humanise::micros);
         format!("p50 {p50} p99 {p99} max {max}")
     });
-    let inside = canvas.panel(area, "rtnl waits", &[(Role::Dim, &figures)]);
+    let title = format!("Waits for {}", state.lock());
+    let inside = canvas.panel(area, &title, &[(Role::Dim, &figures)]);
     let (locks, range) = (&state.model().locks, state.range());
-    let spreads = |columns| locks.spreads(RTNL, range, columns);
+    let spreads = |columns| locks.spreads(|lock| state.is_chosen(lock), range, columns);
     latency::heat(canvas, inside, state, "nobody waited in this time", spreads);
 }
 
-fn lock_list(canvas: &mut Canvas<'_>, area: Rect, waits: &Waits) {
-    let facts = format!(
-        "of {}",
-        humanise::micros(waits.observed_ms.saturating_mul(1000))
-    );
+/// A figure of a lock: its title, its cells, and what it is.
+type Figure = (&'static str, usize, fn(&LockWaits, &Waits) -> String);
+
+/// Those that matter less are behind.
+const FIGURES: [Figure; 5] = [
+    ("WAITS", 8, |lock, _| humanise::count(lock.waits)),
+    ("TOTAL", 8, |lock, _| humanise::micros(lock.total_us)),
+    ("p99", 8, |lock, _| humanise::micros(lock.p99_us)),
+    ("MAX", 8, |lock, _| humanise::micros(lock.max_us)),
+    ("SHARE", 7, |lock, waits| {
+        let share = float(lock.total_us) / 10.0 / float(waits.observed_ms.max(1));
+        format!("{share:.1}%")
+    }),
+];
+
+/// Cells that the name of a lock has at least.
+const NAME: usize = 12;
+
+fn lock_list(canvas: &mut Canvas<'_>, area: Rect, state: &State, waits: &Waits) {
+    let facts = format!("of {}", humanise::millis(waits.observed_ms));
     let inside = canvas.panel(area, "Locks", &[(Role::Dim, &facts)]);
     if inside.height < 2 {
         return;
     }
-    let name_width = usize::from(inside.width.saturating_sub(FIGURES)).max(10);
-    let title = format!(
-        "{:<name_width$} {:>7}{:>8}{:>8}{:>8}{:>7}",
-        "LOCK", "WAITS", "TOTAL", "p99", "MAX", "SHARE"
-    );
-    canvas.line(row(inside, 0), 0, &[(Role::Dim, &title)]);
-    for (y, lock) in (1..inside.height).zip(&waits.locks) {
-        let name = format!("{} {}", lock.lock, lock.kind);
-        let name = super::text::clean(&name);
-        let name = fit(&name, name_width, canvas.theme.ascii);
-        let share = float(lock.total_us) / 10.0 / float(waits.observed_ms.max(1));
-        let figures = format!(
-            " {:>7}{:>8}{:>8}{:>8}{share:>6.1}%",
-            humanise::count(lock.waits),
-            humanise::micros(lock.total_us),
-            humanise::micros(lock.p99_us),
-            humanise::micros(lock.max_us),
-        );
-        let role = if lock.lock == RTNL {
-            Role::Title
-        } else {
-            Role::Text
-        };
-        let pad = " ".repeat(name_width.saturating_sub(super::text::width(&name)));
-        canvas.line(
-            row(inside, y),
-            0,
-            &[(role, &name), (Role::Text, &pad), (Role::Text, &figures)],
-        );
-    }
     if waits.locks.is_empty() {
-        canvas.line(
-            row(inside, 1),
-            0,
-            &[(Role::Faint, " nobody waited in this time")],
-        );
+        let nobody = [(Role::Dim, " nobody waited in this time")];
+        canvas.line(row(inside, 1), 0, &nobody);
     }
+    let room = usize::from(inside.width).saturating_sub(NAME);
+    let mut taken = 0;
+    let fits = |(_, wide, _): &&Figure| {
+        taken += wide;
+        taken <= room
+    };
+    let figures: Vec<_> = FIGURES.iter().take_while(fits).collect();
+    let wide: usize = figures.iter().map(|(_, wide, _)| wide).sum();
+    let name_width = usize::from(inside.width).saturating_sub(wide);
+    let titles = figures
+        .iter()
+        .map(|(title, wide, _)| format!("{title:>wide$}"));
+    let title = format!("{:<name_width$}{}", "LOCK", titles.collect::<String>());
+    canvas.line(row(inside, 0), 0, &[(Role::Dim, &title)]);
+    for (number, (y, lock)) in (1..inside.height).zip(&waits.locks).enumerate() {
+        let line = row(inside, y);
+        lock_name(canvas, line, lock, name_width);
+        let texts = figures.iter().map(|(_, wide, figure)| {
+            let text = figure(lock, waits);
+            format!("{text:>wide$}")
+        });
+        canvas.line_right(line, 0, &[(Role::Text, &texts.collect::<String>())]);
+        if state.is_chosen(lock) {
+            let style = canvas.theme.selected();
+            canvas.highlight(line, style);
+        }
+        canvas.hit(line, Action::Lock(number));
+    }
+}
+
+/// A lock and, where that makes a difference, whether it was asked for to read or to write.
+fn lock_name(canvas: &mut Canvas<'_>, area: Rect, lock: &LockWaits, room: usize) {
+    let place = Rect {
+        width: cells(room).min(area.width),
+        ..area
+    };
+    let role = if lock.lock == RTNL {
+        Role::Title
+    } else {
+        Role::Text
+    };
+    let (_, mode) = lock.kind.split_once(':').unwrap_or_default();
+    let name = Rect {
+        width: place.width - cells(mode.len() + 1).min(place.width),
+        ..place
+    };
+    let taken = canvas.line(name, 0, &[(role, &lock.lock)]);
+    let beside = Rect {
+        x: place.x + taken + 1,
+        ..place
+    };
+    canvas.line(beside.intersection(place), 0, &[(Role::Dim, mode)]);
 }
 
 fn waiters(canvas: &mut Canvas<'_>, area: Rect, state: &State, waits: &Waits) {
@@ -152,7 +184,7 @@ fn blocker_list(canvas: &mut Canvas<'_>, area: Rect, waits: &Waits) {
         blocker_line(canvas, rest, blocker);
     }
     if waits.blockers.is_empty() && inside.height > 0 {
-        canvas.line(row(inside, 0), 0, &[(Role::Faint, " nobody")]);
+        canvas.line(row(inside, 0), 0, &[(Role::Dim, " nobody")]);
     }
 }
 
@@ -167,7 +199,7 @@ fn blocker_line(canvas: &mut Canvas<'_>, area: Rect, blocker: &LockBlocker) {
     let lock = if blocker.lock == RTNL {
         String::new()
     } else {
-        format!(" {}", blocker.lock)
+        format!(", {}", blocker.lock)
     };
     let spans: [Span<'_>; 4] = [
         (Role::Title, operation.unwrap_or(&blocker.thread)),
@@ -189,11 +221,7 @@ fn long_list(canvas: &mut Canvas<'_>, area: Rect, waits: &Waits) {
         long_line(canvas, row(inside, y), wait);
     }
     if waits.long.is_empty() && inside.height > 0 {
-        canvas.line(
-            row(inside, 0),
-            0,
-            &[(Role::Faint, " none of 10 ms or more")],
-        );
+        canvas.line(row(inside, 0), 0, &[(Role::Dim, " none of 10 ms or more")]);
     }
 }
 

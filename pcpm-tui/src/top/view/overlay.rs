@@ -1,6 +1,6 @@
 //! What covers a view: help, details, questions.
 
-use pcpm_api::types::GetReply;
+use pcpm_api::types::{GetReply, LongWait};
 use ratatui::layout::Rect;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
 use crate::{
     render::humanise,
     top::{
+        action::Action,
         keys::Keys,
         num::cells,
         state::{
@@ -381,20 +382,23 @@ fn tenant(canvas: &mut Canvas<'_>, area: Rect, state: &State, name: &str) {
     facts(canvas, area, name, &all);
 }
 
-fn stacks(
-    canvas: &mut Canvas<'_>,
-    area: Rect,
-    waits: &[pcpm_api::types::LongWait],
-    selected: usize,
-) {
-    let window = window(canvas, area, area.width - 4, area.height);
+/// Rows around a stack: that of the holder, of its title, and an empty one.
+const AROUND_STACK: u16 = 3;
+
+fn stacks(canvas: &mut Canvas<'_>, area: Rect, waits: &[LongWait], selected: usize) {
+    let room = area.height - 2;
+    let deepest = waits.iter().map(|wait| wait.stack.len()).max().unwrap_or(0);
+    let below_list = cells(deepest.max(1)) + AROUND_STACK;
+    let list_height = cells(waits.len()).min(room.saturating_sub(below_list).max(room / 2));
+    let height = (list_height + below_list).min(room) + 2;
+    let window = window(canvas, area, area.width - 4, height);
     let title = format!("Longest waits, {} of {}", selected + 1, waits.len());
     let inside = canvas.panel(window, &title, &[(Role::Dim, "Esc: close")]);
     let list = Rect {
-        height: (inside.height / 2).max(1).min(inside.height),
+        height: list_height.min(inside.height),
         ..inside
     };
-    let first = selected.saturating_sub(usize::from(list.height) / 2);
+    let first = grid::first_row(selected, waits.len(), usize::from(list.height));
     for (y, (number, wait)) in (0..list.height).zip(waits.iter().enumerate().skip(first)) {
         let line = row(list, y);
         locks::long_line(canvas, line, wait);
@@ -402,28 +406,38 @@ fn stacks(
             let style = canvas.theme.selected();
             canvas.highlight(line, style);
         }
+        canvas.hit(line, Action::Select(number));
     }
-    let stack = below(inside, list.height);
-    let Some(wait) = waits.get(selected) else {
-        return;
-    };
-    canvas.line(
-        stack,
-        0,
-        &[(
-            Role::Dim,
-            " the waiter's stack in the kernel, innermost first",
-        )],
+    if let Some(wait) = waits.get(selected) {
+        stack(canvas, below(inside, list.height), wait);
+    }
+}
+
+/// One wait: for which lock, behind whom, and where in the kernel.
+fn stack(canvas: &mut Canvas<'_>, area: Rect, wait: &LongWait) {
+    let number = |tid: Option<u32>| tid.map_or_else(String::new, |tid| format!("({tid})"));
+    let holder = wait.holder.as_deref().map_or_else(
+        || "; it is not known who held it".to_owned(),
+        |holder| format!("; held by {holder}{}", number(wait.holder_tid)),
     );
-    for (y, frame) in (1..stack.height).zip(&wait.stack) {
-        canvas.line(
-            row(stack, y),
-            0,
-            &[(Role::Text, "   "), (Role::Text, frame)],
-        );
+    let caller = wait.holder_caller.as_deref();
+    let caller = caller.map_or_else(String::new, |caller| format!(" in {caller}"));
+    let waiter = format!(" {}({}) for ", wait.thread, wait.tid);
+    let spans = [
+        (Role::Dim, &*waiter),
+        (Role::Text, &wait.lock),
+        (Role::Dim, &holder),
+        (Role::Dim, &caller),
+    ];
+    canvas.line(row(area, 1), 0, &spans);
+    let title = " the waiter's stack in the kernel, innermost first";
+    canvas.line(row(area, 2), 0, &[(Role::Dim, title)]);
+    for (y, frame) in (AROUND_STACK..area.height).zip(&wait.stack) {
+        let spans = [(Role::Text, "   "), (Role::Text, frame)];
+        canvas.line(row(area, y), 0, &spans);
     }
     if wait.stack.is_empty() {
-        canvas.line(row(stack, 1), 0, &[(Role::Faint, "   not told")]);
+        canvas.line(row(area, AROUND_STACK), 0, &[(Role::Dim, "   not told")]);
     }
 }
 

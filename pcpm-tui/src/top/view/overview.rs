@@ -79,20 +79,26 @@ fn verdict(canvas: &mut Canvas<'_>, area: Rect, state: &State) -> u16 {
     }
     let room = (area.height / 8).clamp(1, 5);
     let mut y = 0;
-    let mut shown = 0;
+    let mut shown = Vec::new();
     for warning in &found {
         let is_long = width(&warning.what) + width(&warning.advice) + 14 > usize::from(area.width);
         let height = if is_long && y + 2 <= room { 2 } else { 1 };
         if y + height > room {
             break;
         }
-        warning_line(canvas, rows_of(area, y, height), warning, model.now_ms);
-        (y, shown) = (y + height, shown + 1);
+        shown.push((warning, rows_of(area, y, height)));
+        y += height;
     }
-    let more = found.len() - shown;
-    if more > 0 {
-        let text = format!(" +{more} more: Enter ");
-        canvas.line_right(row(area, y - 1), 0, &[(Role::Accent, &text)]);
+    let more = found.len() - shown.len();
+    let rest = if more > 0 {
+        format!(" +{more} more: Enter ")
+    } else {
+        String::new()
+    };
+    let taken = canvas.line_right(row(area, y - 1), 0, &[(Role::Accent, &rest)]);
+    for (number, (warning, place)) in (1..).zip(&shown) {
+        let taken = if number == shown.len() { taken } else { 0 };
+        warning_line(canvas, *place, taken, warning, model.now_ms);
     }
     y
 }
@@ -104,8 +110,9 @@ fn rows_of(area: Rect, y: u16, height: u16) -> Rect {
     }
 }
 
-/// What is wrong and since when; what to do beside it or, where there is a second row, below.
-fn warning_line(canvas: &mut Canvas<'_>, area: Rect, warning: &Warning, now_ms: u64) {
+/// What is wrong and since when; what to do beside it or, where there is a second row, below. At the end of the last row
+/// so many cells are taken.
+fn warning_line(canvas: &mut Canvas<'_>, area: Rect, taken: u16, warning: &Warning, now_ms: u64) {
     let role = match warning.level {
         Level::Bad => Role::Bad,
         Level::Warning => Role::Warning,
@@ -116,11 +123,15 @@ fn warning_line(canvas: &mut Canvas<'_>, area: Rect, warning: &Warning, now_ms: 
     });
     let what: [Span<'_>; 3] = [(role, sign), (role, &warning.what), (Role::Text, &since)];
     let advice: [Span<'_>; 2] = [(Role::Dim, "   "), (Role::Dim, &warning.advice)];
+    let last = Rect {
+        width: area.width - taken,
+        ..area
+    };
     if area.height > 1 {
         canvas.line(area, 0, &what);
-        canvas.line(area, 1, &advice);
+        canvas.line(last, 1, &advice);
     } else {
-        canvas.line(area, 0, &[&what[..], &advice[..]].concat());
+        canvas.line(last, 0, &[&what[..], &advice[..]].concat());
     }
 }
 
@@ -379,7 +390,7 @@ fn latency_chart(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
         canvas.line(
             row(plot, plot.height / 2),
             0,
-            &[(Role::Faint, " no attaches in this time")],
+            &[(Role::Dim, " no attaches in this time")],
         );
         return;
     };
@@ -445,17 +456,26 @@ fn percentile_line(canvas: &mut Canvas<'_>, area: Rect, spread: &Spread) {
             (name, us.map_or_else(|| "-".to_owned(), humanise::micros))
         })
         .collect();
-    let mut spans: Vec<Span<'_>> = Vec::new();
+    let mut x = 0;
     for (number, (name, text)) in texts.iter().enumerate() {
-        spans.extend([
+        let wide = cells(width(name) + width(text) + 2);
+        if x + wide > area.width {
+            break;
+        }
+        let spans = [
             (Role::Dim, " "),
             (Role::Line(number), *name),
             (Role::Dim, " "),
             (Role::Text, text),
-            (Role::Dim, " "),
-        ]);
+        ];
+        let place = Rect {
+            x: area.x + x,
+            width: wide,
+            ..area
+        };
+        canvas.line(place, 0, &spans);
+        x += wide + 1;
     }
-    canvas.line(area, 0, &spans);
 }
 
 /// The mean of a figure in each column.
@@ -554,7 +574,7 @@ fn sum(columns: &[Option<f64>]) -> f64 {
 fn peak(canvas: &mut Canvas<'_>, chart: Rect, max: f64) {
     if max > 0.0 && chart.height > 1 {
         let text = format!("{} ", rate(max));
-        canvas.line(chart, 0, &[(Role::Faint, &text)]);
+        canvas.line(chart, 0, &[(Role::Dim, &text)]);
     }
 }
 
@@ -623,9 +643,9 @@ fn lock_panel(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
             &[
                 (Role::Dim, " held by "),
                 (Role::Text, &blocker.thread),
-                (Role::Dim, &caller),
                 (Role::Dim, " "),
-                (Role::Dim, &took),
+                (Role::Text, &took),
+                (Role::Dim, &caller),
             ],
         );
     }
@@ -693,7 +713,7 @@ fn refill_panel(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
             row(inside, inside.height - 1),
             0,
             &[
-                (Role::Dim, " p50 ns "),
+                (Role::Dim, " p50 netns "),
                 (Role::Text, &namespace),
                 (Role::Dim, " link "),
                 (Role::Text, &link),

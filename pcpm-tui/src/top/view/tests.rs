@@ -114,8 +114,8 @@ fn poor_fonts_and_terminals_get_what_they_can_show() {
         };
         let buffer = drawn(&state, theme, 100, 30);
         for cell in &buffer.content {
-            let plain = cell.symbol().is_ascii() || cell.symbol() == "µ";
-            assert!(plain, "{:?} in {}", cell.symbol(), view.title());
+            let sign = cell.symbol();
+            assert!(sign.is_ascii(), "{sign:?} in {}", view.title());
             let style = cell.style();
             let coloured = [style.fg, style.bg]
                 .into_iter()
@@ -192,6 +192,25 @@ fn the_selected_row_is_marked_in_every_theme_and_follows_its_slot() {
             1,
             "{name:?} {depth:?}"
         );
+    }
+}
+
+#[test]
+fn the_waits_of_every_lock_can_be_drawn() {
+    let mut state = watched(60, false);
+    state.act(Action::Show(View::Locks));
+    for (action, lock) in [
+        (Action::NextLock, "(rcu_barrier)"),
+        (Action::NextLock, "rtnl_mutex"),
+        (Action::PreviousLock, "(rcu_barrier)"),
+        (Action::Lock(0), "rtnl_mutex"),
+        (Action::Lock(1), "(rcu_barrier)"),
+    ] {
+        state.act(action);
+        let screen = text(&state, 120, 40);
+        let title = format!("─ Waits for {lock} ─");
+        assert!(screen.contains(&title), "{action:?}: {screen}");
+        assert!(!screen.contains("nobody waited"), "{screen}");
     }
 }
 

@@ -19,6 +19,19 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
         .collect()
 }
 
+/// The same with signs that every font has.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return text.into();
+    }
+    let letter = |letter: char| match letter {
+        'µ' => 'u',
+        other if other.is_ascii() => other,
+        _ => '?',
+    };
+    text.chars().map(letter).collect()
+}
+
 /// How many cells it takes.
 pub(crate) fn width(text: &str) -> usize {
     text.width()
@@ -169,6 +182,12 @@ mod tests {
         assert_eq!(clean("a\u{1b}[2J"), "a\\u{1b}[2J");
         assert_eq!(clean("e\u{301}\u{302}x"), "ex");
         assert_eq!(clean("日本"), "日本");
+    }
+
+    #[test]
+    fn poor_fonts_have_a_sign_for_everything() {
+        assert_eq!(plain("p50 14µs"), "p50 14us");
+        assert_eq!(plain("日x"), "?x");
     }
 
     #[test]

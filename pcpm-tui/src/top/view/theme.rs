@@ -190,10 +190,9 @@ impl Theme {
         let pick =
             |dark: u32, bright: u32, few: Color| Some((if light { bright } else { dark }, few));
         match role {
-            Role::Text => None,
-            Role::Title => pick(0xe4_e4_e4, 0x1c_1c_1c, Color::Reset),
+            Role::Text | Role::Title => None,
             Role::Dim => pick(0x94_9c_a4, 0x5f_66_6d, Color::Gray),
-            Role::Faint => pick(0x50_58_60, 0xb4_ba_c0, Color::DarkGray),
+            Role::Faint => pick(0x5c_65_6e, 0xa0_a8_b0, Color::DarkGray),
             Role::Accent => pick(0x7f_c8_f8, 0x00_60_a8, Color::Cyan),
             Role::Good if safe => pick(0x00_9e_73, 0x00_9e_73, Color::Green),
             Role::Good => pick(0x5f_d7_a7, 0x00_80_50, Color::Green),
