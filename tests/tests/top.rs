@@ -19,6 +19,10 @@ fn modes(terminal: &Terminal<'_>) -> Result<String> {
     Ok(modes.trim().to_owned())
 }
 
+/// The other screen, without a cursor, with the mouse.
+const TAKEN: &str = "1 0 1";
+const GIVEN_BACK: &str = "0 1 0";
+
 /// A pool of which some slots are held and used.
 fn loaded(world: &World) -> Result<(Daemon, Process)> {
     let daemon = world.pool_of(SLOTS)?;
@@ -111,7 +115,7 @@ fn starts_of_containers_are_seen_as_they_are_told() -> Result<()> {
     }
     // Down to the first of them, whose times are on the heat map then.
     terminal.press(&["Down"; 9].join(" "))?;
-    terminal.shows(&["Latency: container start", "1 times"])?;
+    terminal.shows(&["Latency: container start", "1 time "])?;
     Ok(())
 }
 
@@ -161,6 +165,12 @@ fn a_daemon_that_goes_away_is_waited_for() -> Result<()> {
     daemon.signal(Signal::SIGKILL)?;
     daemon.wait(PATIENCE)?;
     terminal.shows(&["stale for", "retry in", "attached 12"])?;
+    // Whoever does not wait gets the terminal back as ever.
+    terminal.press("q")?;
+    terminal.until("the shell is back", |screen| !screen.contains("stale for"))?;
+    assert_eq!(modes(&terminal)?, GIVEN_BACK);
+    top(&terminal, "")?;
+    terminal.shows(&["no connection to pcpmd"])?;
     let _next = world.spawn_daemon(&["--capacity", &SLOTS.to_string()])?;
     terminal.shows(&["● live", "attached 12"])?;
     Ok(())
@@ -175,25 +185,33 @@ fn the_terminal_is_given_back_however_it_ends() -> Result<()> {
     for end in ["q", "C-c"] {
         terminal.run(&format!("clear; {} top; echo ended-$?", pcpm.display()))?;
         terminal.shows(&["● live"])?;
-        assert_eq!(modes(&terminal)?, "1 0 1");
+        assert_eq!(modes(&terminal)?, TAKEN);
         terminal.press(end)?;
         terminal.shows(&["ended-0"])?;
-        assert_eq!(modes(&terminal)?, "0 1 0", "{end}");
+        assert_eq!(modes(&terminal)?, GIVEN_BACK, "{end}");
     }
     let noted = "clear; sh -c 'echo $$ > /run/top.pid; exec PCPM top'";
     terminal.run(&noted.replace("PCPM", &pcpm.display().to_string()))?;
     terminal.shows(&["● live"])?;
-    terminal.press("C-z")?;
-    terminal.shows(&["Stopped"])?;
-    assert_eq!(modes(&terminal)?, "0 1 0");
-    terminal.run("clear; fg")?;
-    terminal.shows(&["● live"])?;
-    assert_eq!(modes(&terminal)?, "1 0 1");
-    world
-        .command("sh", ["-c", "kill -TERM $(cat /run/top.pid)"])
-        .run()?;
+    let signal = |name: &str| {
+        let kill = format!("kill -{name} $(cat /run/top.pid)");
+        world.command("sh", ["-c", &kill]).run()
+    };
+    for from_outside in [false, true] {
+        if from_outside {
+            signal("TSTP")?;
+        } else {
+            terminal.press("C-z")?;
+        }
+        terminal.shows(&["Stopped"])?;
+        assert_eq!(modes(&terminal)?, GIVEN_BACK);
+        terminal.run("clear; fg")?;
+        terminal.shows(&["● live"])?;
+        assert_eq!(modes(&terminal)?, TAKEN);
+    }
+    signal("TERM")?;
     terminal.until("the shell is back", |screen| !screen.contains("● live"))?;
-    assert_eq!(modes(&terminal)?, "0 1 0");
+    assert_eq!(modes(&terminal)?, GIVEN_BACK);
     terminal.run("clear; stty -a | grep -c -e ' icanon' -e ' echo '")?;
     terminal.until("input is echoed line by line", |screen| {
         screen.lines().any(|line| matches!(line.trim(), "1" | "2"))

@@ -4,7 +4,10 @@
 use std::{
     io::{self, BufWriter, Stdout, Write as _},
     panic,
-    sync::Once,
+    sync::{
+        Once,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::{Context, Result};
@@ -89,7 +92,11 @@ fn new_terminal() -> Result<Terminal<CrosstermBackend<BufWriter<Stdout>>>> {
     Terminal::new(backend).context("ask the terminal for its size")
 }
 
+/// Whether the terminal is ours. Given back twice, it would put the cursor back over what was written meanwhile.
+static IS_OURS: AtomicBool = AtomicBool::new(false);
+
 fn enter(mouse: bool) -> io::Result<()> {
+    IS_OURS.store(true, Ordering::Relaxed);
     terminal::enable_raw_mode()?;
     execute!(io::stdout(), EnterAlternateScreen, cursor::Hide)?;
     if mouse {
@@ -100,6 +107,9 @@ fn enter(mouse: bool) -> io::Result<()> {
 
 /// Also of a terminal that is gone: there is nobody to complain to.
 fn leave() {
+    if !IS_OURS.swap(false, Ordering::Relaxed) {
+        return;
+    }
     let _ = execute!(
         io::stdout(),
         event::DisableMouseCapture,
@@ -124,4 +134,102 @@ fn give_back_in_a_panic() {
             }
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        fs::File,
+        io::Read as _,
+        process::{Command, Stdio},
+    };
+
+    use nix::{
+        pty::openpty,
+        sys::termios::{LocalFlags, Termios, tcgetattr},
+    };
+
+    use super::*;
+
+    /// Set for the process that panics in a terminal: the name of the thread that does.
+    const PANICS: &str = "PCPM_TEST_PANICS_IN_A_TERMINAL";
+    const WORDS: &str = "what went wrong";
+
+    /// How the private modes of a terminal are after all that it was told.
+    fn modes(told: &str) -> BTreeMap<&str, bool> {
+        let mut modes = BTreeMap::new();
+        for sequence in told.split("\u{1b}[?").skip(1) {
+            let end = sequence.find(|c: char| !c.is_ascii_digit() && c != ';');
+            let (numbers, rest) = sequence.split_at(end.unwrap_or(sequence.len()));
+            for mode in numbers.split(';') {
+                modes.insert(mode, rest.starts_with('h'));
+            }
+        }
+        modes
+    }
+
+    /// Input, output and local flags; the rest is speeds and characters.
+    fn flags(termios: &Termios) -> impl PartialEq + std::fmt::Debug {
+        (
+            termios.input_flags,
+            termios.output_flags,
+            termios.local_flags,
+        )
+    }
+
+    /// Runs `test` again in a terminal of its own, where a thread panics; returns what was written there.
+    fn panic_in_a_terminal(test: &str, thread: &str) -> String {
+        let pty = openpty(None, None).unwrap();
+        let before = tcgetattr(&pty.slave).unwrap();
+        assert!(before.local_flags.contains(LocalFlags::ICANON));
+        let stdio = || Stdio::from(pty.slave.try_clone().unwrap());
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(PANICS, thread)
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio())
+            .spawn()
+            .unwrap();
+        let after = {
+            let slave = pty.slave.try_clone().unwrap();
+            std::thread::spawn(move || {
+                let status = child.wait().unwrap();
+                assert!(!status.success());
+                tcgetattr(&slave).unwrap()
+            })
+        };
+        drop(pty.slave);
+        let mut told = Vec::new();
+        // Ends with an error when nobody has the terminal any more.
+        let _ = File::from(pty.master).read_to_end(&mut told);
+        assert_eq!(flags(&after.join().unwrap()), flags(&before));
+        String::from_utf8(told).unwrap()
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_and_is_told_there() {
+        if let Ok(thread) = std::env::var(PANICS) {
+            let panicking = std::thread::Builder::new().name(thread).spawn(|| {
+                let _screen = Screen::take(true).unwrap();
+                panic!("{WORDS}");
+            });
+            panicking.unwrap().join().unwrap();
+        }
+        let this = std::thread::current();
+        let test = this.name().unwrap();
+        // The first thread unwinds, any other one ends the program.
+        for thread in ["main", "keys"] {
+            let told = panic_in_a_terminal(test, thread);
+            let (before, after) = told.split_once(WORDS).expect("the panic is told");
+            let taken = before.matches("\u{1b}[?1049h").count();
+            assert_eq!(taken, 1, "{told:?}");
+            for (mode, is_on) in modes(before) {
+                // The cursor is on when it is shown, all else when it is taken.
+                assert_eq!(is_on, mode == "25", "{mode} in {told:?}");
+            }
+            assert!(modes(after).is_empty(), "{told:?}");
+        }
+    }
 }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Cells of the axis at the left of the heat map.
-const AXIS: u16 = 7;
+const AXIS: u16 = 8;
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, area: Rect, state: &State) {
     let [map, lists] = if area.width >= 112 {
@@ -154,7 +154,7 @@ impl Scale {
         let every = (area.height / 5).max(2);
         for line in (0..area.height).filter(|line| line % every == 0) {
             let from = times::from_us(self.bucket(area.height - 1 - line).min(BUCKETS - 1));
-            let text = format!("{:>6} ", humanise::micros(from));
+            let text = format!("{:>7} ", humanise::micros(from));
             canvas.line(row(area, line), 0, &[(Role::Dim, &text)]);
         }
     }

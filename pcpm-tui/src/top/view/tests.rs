@@ -196,6 +196,19 @@ fn the_selected_row_is_marked_in_every_theme_and_follows_its_slot() {
 }
 
 #[test]
+fn the_axis_of_times_has_room_for_every_time() {
+    let mut state = watched(150, false);
+    state.act(Action::Show(View::Latency));
+    for _ in 0..20 {
+        for (width, height) in [(80, 24), (120, 40)] {
+            let screen = text(&state, width, height);
+            assert!(!screen.contains('…'), "{screen}");
+        }
+        state.act(Action::Down);
+    }
+}
+
+#[test]
 fn the_waits_of_every_lock_can_be_drawn() {
     let mut state = watched(60, false);
     state.act(Action::Show(View::Locks));
