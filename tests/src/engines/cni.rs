@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
-use super::{PLUGINS, bridge_conflist, documented_conflist, install_plugins};
+use super::{PLUGINS, bridge_conflist, documented_network, install_plugins};
 use crate::world::World;
 
 /// The plugins of one network, as a configuration lists them.
@@ -35,7 +35,7 @@ impl Chain {
     /// When they cannot be.
     pub fn pooled(world: &World) -> Result<Self> {
         install_plugins(world)?;
-        Self::of(&documented_conflist()?)
+        Self::of(&documented_network()?)
     }
 
     /// `bridge` with `host-local` and `portmap`. The plugins are installed in `world`.

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use super::cri::{Cri, Pod};
 use super::{
     ARCHIVE, Engine, FIND_WAY_OUT, IMAGE, Network, PLUGINS, ROOTFS, RUN_ON, bridge_conflist,
-    documented_conflist, install_plugins, make_archive, run_detached, spawn_logged,
+    documented_network, install_plugins, make_archive, run_detached, spawn_logged,
     wait_until_serving, write,
 };
 use crate::event::wait_for_path;
@@ -67,8 +67,10 @@ impl<'w> Containerd<'w> {
         };
         containerd.wait()?;
         make_archive(world)?;
-        let import = format!("-n k8s.io images import {ARCHIVE}");
-        containerd.ctr(&import).run()?;
+        for namespace in ["default", "k8s.io"] {
+            let import = format!("-n {namespace} images import {ARCHIVE}");
+            containerd.ctr(&import).run()?;
+        }
         let cri = containerd.cri();
         let imported = || cri.has_image()?.then_some(()).context("no image");
         wait_until_serving(imported, &mut containerd.service)?;
@@ -96,7 +98,13 @@ impl<'w> Containerd<'w> {
 
     /// A command line of `ctr`.
     pub fn ctr(&self, line: &str) -> Tool {
-        self.world.tool(&format!("ctr -a {SOCKET} {line}"))
+        Self::told_to_clients(self.world.tool(&format!("ctr {line}")))
+    }
+
+    /// `tool`, which finds this containerd if it is a client or starts one.
+    #[must_use]
+    pub fn told_to_clients(tool: Tool) -> Tool {
+        tool.env("CONTAINERD_ADDRESS", SOCKET)
     }
 
     /// A command line of `ctr` that leaves a container running.
@@ -119,7 +127,7 @@ fn spawn(world: &World) -> Result<(Process, PathBuf)> {
 
 fn configure(world: &World) -> Result<()> {
     install_plugins(world)?;
-    let pooled = documented_conflist()?;
+    let pooled = documented_network()?;
     let bridge = bridge_conflist();
     write(
         world,

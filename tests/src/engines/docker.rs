@@ -6,14 +6,15 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::{
-    ARCHIVE, Engine, FIND_WAY_OUT, IMAGE, Network, RUN_ON, make_archive, spawn_logged,
-    wait_until_serving,
+    ARCHIVE, Engine, FIND_WAY_OUT, IMAGE, Network, RUN_ON, documented, make_archive, spawn_logged,
+    wait_until_serving, write,
 };
 use crate::place::Tool;
 use crate::process::Process;
 use crate::world::World;
 use crate::{PATIENCE, binary};
 
+const SETTINGS: &str = "/run/engine/docker.json";
 const SOCKET: &str = "unix:///run/engine/docker.sock";
 const DIRECTORIES: &str = "--data-root /run/engine/docker/data --exec-root /run/engine/docker/exec --pidfile /run/engine/docker.pid";
 
@@ -58,6 +59,12 @@ impl<'w> Docker<'w> {
             .context("start dockerd")
     }
 
+    /// `tool`, which finds this docker if it is a client or starts one.
+    #[must_use]
+    pub fn told_to_clients(tool: Tool) -> Tool {
+        tool.env("DOCKER_HOST", SOCKET)
+    }
+
     /// A command line of docker.
     pub fn tool(&self, line: &str) -> Tool {
         tool(self.world, line)
@@ -75,16 +82,15 @@ impl<'w> Docker<'w> {
 }
 
 fn tool(world: &World, line: &str) -> Tool {
-    world
-        .tool(&format!("docker {line}"))
-        .env("DOCKER_HOST", SOCKET)
+    Docker::told_to_clients(world.tool(&format!("docker {line}")))
 }
 
 fn spawn(world: &World) -> Result<(Process, PathBuf)> {
-    let line = format!(
-        "dockerd {DIRECTORIES} -H {SOCKET} --live-restore --add-runtime pcpm={}",
-        binary("pcpm-runtime")?.display()
-    );
+    let runtime = binary("pcpm-runtime")?;
+    let settings = documented("docker", "json")?;
+    let settings = settings.replace("/usr/bin/pcpm-runtime", &runtime.to_string_lossy());
+    write(world, SETTINGS, &settings)?;
+    let line = format!("dockerd {DIRECTORIES} --config-file {SETTINGS} -H {SOCKET} --live-restore");
     spawn_logged(world, world.tool(&line))
 }
 

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::place::Tool;
 use crate::process::Process;
@@ -36,7 +36,7 @@ pub const FILES: &str = "/run/engine";
 /// A root file system with busybox and nothing else, in every world with engines.
 pub const ROOTFS: &str = "/run/engine/rootfs";
 /// The same as an image, for engines that want one.
-pub(crate) const IMAGE: &str = "localhost/box:latest";
+pub(crate) const IMAGE: &str = "docker.io/library/busybox:latest";
 const ARCHIVE: &str = "/run/engine/box.tar";
 /// CNI plugins: the project's, and the reference ones of Debian's `containernetworking-plugins`.
 const PLUGINS: &str = "/run/engine/cni/bin";
@@ -121,7 +121,10 @@ pub fn make_rootfs(world: &World) -> Result<()> {
     let busybox = rootfs.join("bin/busybox");
     fs::copy("/bin/busybox", &busybox).context("copy busybox")?;
     fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755))?;
-    Ok(symlink("busybox", rootfs.join("bin/sh"))?)
+    for name in ["sh", "ip", "httpd"] {
+        symlink("busybox", rootfs.join("bin").join(name))?;
+    }
+    Ok(())
 }
 
 /// Makes [`ARCHIVE`] in `world`: [`IMAGE`] as `docker save` writes it, which all engines load.
@@ -175,18 +178,32 @@ fn install_plugins(world: &World) -> Result<()> {
     world.tool(own).run().map(drop)
 }
 
-/// The configuration that `docs/cni.md` shows: what people copy is what is tested.
-fn documented_conflist() -> Result<serde_json::Value> {
+/// The network that `docs/cni.md` shows: what people copy is what is tested.
+fn documented_network() -> Result<Value> {
     let page = include_str!("../../../docs/cni.md");
-    let block = page
-        .split_once("```json\n")
-        .and_then(|(_, rest)| rest.split_once("```"));
-    let (block, _) = block.context("docs/cni.md shows no configuration")?;
+    let block = fenced(page, "json").context("docs/cni.md shows no configuration")?;
     serde_json::from_str(block).context("read the configuration of docs/cni.md")
 }
 
+/// What section `section` of `docs/engines.md` shows in a block of this language.
+///
+/// # Errors
+/// When there is none.
+pub fn documented(section: &str, language: &str) -> Result<&'static str> {
+    let page = include_str!("../../../docs/engines.md");
+    let mut sections = page.split("\n## ");
+    let its = sections.find_map(|text| text.strip_prefix(section)?.strip_prefix('\n'));
+    let block = its.and_then(|its| fenced(its, language));
+    block.with_context(|| format!("docs/engines.md shows no {language} for {section}"))
+}
+
+fn fenced<'t>(text: &'t str, language: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(&format!("```{language}\n"))?;
+    Some(rest.split_once("```")?.0)
+}
+
 /// A bridge as the plugins' own documentation has it.
-fn bridge_conflist() -> serde_json::Value {
+fn bridge_conflist() -> Value {
     json!({"cniVersion": "1.0.0", "name": "bridge", "plugins": [
         {
             "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true,

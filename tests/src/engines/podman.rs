@@ -3,14 +3,22 @@
 use anyhow::{Result, bail};
 
 use super::{
-    Engine, FIND_WAY_OUT, Network, ROOTFS, RUN_ON, documented_conflist, install_plugins,
-    make_rootfs, run_detached, write,
+    ARCHIVE, Engine, FIND_WAY_OUT, Network, ROOTFS, RUN_ON, documented, install_plugins,
+    make_archive, make_rootfs, run_detached, write,
 };
 use crate::binary;
 use crate::place::Tool;
 use crate::world::World;
 
 const SETTINGS: &str = "/run/engine/podman/containers.conf";
+const STORAGE: &str = "/run/engine/podman/storage.conf";
+/// Where it keeps what, and how: on any file system.
+const OWN_STORAGE: &str = "\
+[storage]
+driver = 'vfs'
+graphroot = '/run/engine/podman/root'
+runroot = '/run/engine/podman/run'
+";
 /// For every way: limits that any machine allows, locks that no other podman of the machine has.
 const COMMON: &str = "\
 [containers]
@@ -19,6 +27,7 @@ default_ulimits = ['nofile=1024:1024', 'nproc=1024:1024']
 cgroup_manager = 'cgroupfs'
 events_logger = 'none'
 lock_type = 'file'
+tmp_dir = '/run/engine/podman/tmp'
 runtime = 'runc'
 ";
 const OWN: &str =
@@ -43,42 +52,46 @@ impl<'w> Podman<'w> {
     /// # Errors
     /// When its files cannot be written.
     pub fn new(world: &'w World) -> Result<Self> {
-        write(world, SETTINGS, &format!("{OWN}{COMMON}"))?;
-        make_rootfs(world)?;
-        Ok(Self {
-            world,
-            through_cni: false,
-        })
+        Self::configured(world, OWN, false)
     }
 
-    /// With the network `pcpm` of `docs/cni.md`.
+    /// With the network `pcpm` of `docs/engines.md`.
     ///
     /// # Errors
     /// When its files cannot be written.
     pub fn through_cni(world: &'w World) -> Result<Self> {
         install_plugins(world)?;
-        let mut network = documented_conflist()?;
-        // As the page says of podman.
-        network["plugins"][0]["reservePorts"] = false.into();
-        network["plugins"][0]["capabilities"] = serde_json::json!({"portMappings": true});
-        write(
-            world,
-            "/run/engine/podman/net.d/10-pcpm.conflist",
-            &network.to_string(),
-        )?;
-        write(world, SETTINGS, &format!("{THROUGH_CNI}{COMMON}"))?;
+        let network = documented("podman, through CNI", "json")?;
+        write(world, "/run/engine/podman/net.d/10-pcpm.conflist", network)?;
+        Self::configured(world, THROUGH_CNI, true)
+    }
+
+    fn configured(world: &'w World, network: &str, through_cni: bool) -> Result<Self> {
+        write(world, SETTINGS, &format!("{network}{COMMON}"))?;
+        write(world, STORAGE, OWN_STORAGE)?;
         make_rootfs(world)?;
-        Ok(Self {
-            world,
-            through_cni: true,
-        })
+        Ok(Self { world, through_cni })
     }
 
     /// A command line of podman.
     pub fn tool(&self, line: &str) -> Tool {
-        let own = "podman --root /run/engine/podman/root --runroot /run/engine/podman/run --tmpdir /run/engine/podman/tmp";
-        let tool = self.world.tool(&format!("{own} {line}"));
+        Self::with_its_files(self.world.tool(&format!("podman {line}")))
+    }
+
+    /// `tool`, which finds the files of this podman if it is one or starts one.
+    #[must_use]
+    pub fn with_its_files(tool: Tool) -> Tool {
         tool.env("CONTAINERS_CONF", SETTINGS)
+            .env("CONTAINERS_STORAGE_CONF", STORAGE)
+    }
+
+    /// Takes the image `busybox` in.
+    ///
+    /// # Errors
+    /// When it cannot be loaded.
+    pub fn load_image(&self) -> Result<()> {
+        make_archive(self.world)?;
+        self.tool(&format!("load -q -i {ARCHIVE}")).run().map(drop)
     }
 
     /// A command line of podman that leaves a container running.

@@ -1,8 +1,9 @@
-//! The container engines that people run, with networks out of the pool, as `docs/runtime.md` and `docs/cni.md` say:
+//! The container engines that people run, with networks out of the pool, as `docs/engines.md` says:
 //! each is started in a world of its own, used as its users do, alone and by many at once, and must leave nothing attached.
 
 mod containerd;
 mod docker;
+mod guide;
 mod podman;
 mod pods;
 mod runc;
