@@ -16,7 +16,7 @@ use anyhow::{Result, anyhow};
 use clap::Subcommand;
 
 pub(crate) use burst::{BurstResult, Mode};
-pub(crate) use cold::{Method, Phases};
+pub(crate) use cold::{Kept, Method, Phases};
 pub(crate) use on_demand::THREAD as ON_DEMAND_THREAD;
 
 /// Hidden verbs.
@@ -57,6 +57,13 @@ pub(crate) enum InsideVerb {
         #[arg(long)]
         count: u32,
     },
+    /// Keeps something ready and prints what memory it takes.
+    Keep {
+        #[arg(long)]
+        kept: Kept,
+        #[arg(long)]
+        count: u32,
+    },
     /// A function that can be invoked.
     Action {
         /// Where, instead of port 8080.
@@ -78,6 +85,7 @@ pub(crate) fn run(verb: InsideVerb) -> Result<()> {
         InsideVerb::Burst { mode, count } => print(&burst::run(mode, count)?),
         InsideVerb::Serve => page::serve(),
         InsideVerb::ColdStart { method, count } => print(&cold::run(method, count)?),
+        InsideVerb::Keep { kept, count } => print(&cold::keep(kept, count)?),
         InsideVerb::Action { unix } => cold::serve(unix.as_deref()),
         InsideVerb::Pause => loop {
             thread::park();

@@ -11,6 +11,7 @@ mod inside;
 mod load;
 mod machine;
 mod manual;
+mod memory;
 mod packages;
 mod plain;
 mod progress;

@@ -15,6 +15,7 @@ mod fill;
 mod findings;
 mod insight;
 mod markdown;
+mod memory;
 mod pacing;
 mod recycle;
 mod restart;
@@ -76,6 +77,8 @@ enum BenchPart {
     Fill(Named<fill::FillArguments>),
     /// How long an attach takes, beside a socket echo and networks made on demand.
     Attach(Named<attach::AttachArguments>),
+    /// What memory a slot takes, beside namespaces, links and containers that are kept ready.
+    Memory(Named<memory::MemoryArguments>),
     /// What packets cost, beside a veth pair, a bridge, and bridges with firewalls.
     Datapath(Named<datapath::DatapathArguments>),
     /// What watching the kernel's locks costs: a load that waits for the rtnl lock, with and without; and each event.
@@ -266,6 +269,7 @@ impl BenchPart {
             Self::ColdStart(named) => named.chosen(words),
             Self::Fill(named) => named.chosen(words),
             Self::Attach(named) => named.chosen(words),
+            Self::Memory(named) => named.chosen(words),
             Self::Datapath(named) => named.chosen(words),
             Self::Locks(named) => named.chosen(words),
             Self::Contention(named) => named.chosen(words),

@@ -4,6 +4,7 @@
 mod action;
 mod bundle;
 mod cni;
+mod keep;
 mod network;
 
 use std::sync::Barrier;
@@ -17,7 +18,8 @@ use self::bundle::Bundle;
 use self::network::{Networks, Way};
 use super::in_threads;
 
-pub(super) use self::action::serve;
+pub(crate) use self::keep::Kept;
+pub(super) use self::{action::serve, keep::keep};
 
 /// Where a container's network comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

@@ -103,20 +103,26 @@ impl Networks {
         Ok(())
     }
 
-    fn make(&self, index: u32) -> Result<Network> {
+    /// By plain netlink.
+    pub(super) fn make(&self, index: u32) -> Result<Network> {
         let made = OnDemand::create(&self.host, index, Path::new(on_demand::DIRECTORY))?;
         made.wait_until_usable()?;
-        self.host.enter()?;
+        self.leave()?;
         Ok(Network {
             netns: made.netns,
             address: made.address,
         })
     }
 
+    /// Has the calling thread return to the host.
+    pub(super) fn leave(&self) -> Result<()> {
+        self.host.enter()
+    }
+
     fn plug(&self, index: u32) -> Result<Network> {
         let netns = Path::new(cni::NAMESPACES).join(format!("cni-{index}"));
         Netns::mounted(&netns)?;
-        self.host.enter()?;
+        self.leave()?;
         let address = cni::add(&format!("function-{index}"), &netns, host_port(index))?;
         Ok(Network { netns, address })
     }
