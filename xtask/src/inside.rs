@@ -2,6 +2,7 @@
 //! private world. Each prints its result as one JSON value on standard output.
 
 mod burst;
+mod channel_pool;
 mod cold;
 mod echo;
 mod floor;
@@ -57,6 +58,13 @@ pub(crate) enum InsideVerb {
         #[arg(long)]
         count: u32,
     },
+    /// Keeps networks ready in a queue, has threads take them all at once, and prints how long each waited.
+    ChannelPool {
+        #[arg(long)]
+        size: u32,
+        #[arg(long)]
+        count: u32,
+    },
     /// Keeps something ready and prints what memory it takes.
     Keep {
         #[arg(long)]
@@ -85,6 +93,7 @@ pub(crate) fn run(verb: InsideVerb) -> Result<()> {
         InsideVerb::Burst { mode, count } => print(&burst::run(mode, count)?),
         InsideVerb::Serve => page::serve(),
         InsideVerb::ColdStart { method, count } => print(&cold::run(method, count)?),
+        InsideVerb::ChannelPool { size, count } => print(&channel_pool::run(size, count)?),
         InsideVerb::Keep { kept, count } => print(&cold::keep(kept, count)?),
         InsideVerb::Action { unix } => cold::serve(unix.as_deref()),
         InsideVerb::Pause => loop {

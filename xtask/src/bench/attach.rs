@@ -24,6 +24,15 @@ const CLIENTS: [usize; 4] = [1, 10, 100, 1000];
 /// Of them, as many as are measured in a quick run.
 const QUICK: usize = 3;
 const IDLE_CLIENTS: usize = 1000;
+/// Networks that the queue inside a process keeps ready: as many as E2B's orchestrator does.
+const QUEUE: &str = "32";
+/// Clients that a queue is measured with: as many threads as there are, and on few processors more of them measure the scheduler.
+const MOST_THREADS: usize = 100;
+/// Sizes of pools that one client attaches out of.
+const SIZES: [u32; 5] = [64, 512, 1000, 4000, 10_000];
+const SIZES_QUICK: usize = 2;
+/// Attaches of one client out of one pool, between two of which an echo is asked for.
+const ATTACHES: u32 = 64;
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArguments {
@@ -42,6 +51,15 @@ struct Figures {
     reply_bytes: usize,
     clients: Vec<AtOnce>,
     idle: IdleEffect,
+    sizes: Vec<OfSize>,
+}
+
+/// Times of one client and a pool of one size, in each round.
+#[derive(Debug, Serialize)]
+struct OfSize {
+    slots: u32,
+    attach: Vec<Spread>,
+    echo: Vec<Spread>,
 }
 
 /// Times at one number of clients, in each round.
@@ -51,6 +69,8 @@ struct AtOnce {
     attach: Vec<Spread>,
     echo: Vec<Spread>,
     on_demand: Vec<Spread>,
+    /// Out of a queue inside the asking process; none where it was not measured.
+    queue: Vec<Spread>,
 }
 
 /// The median of one client in each round, alone and beside clients that do nothing.
@@ -78,12 +98,22 @@ impl Part for AttachArguments {
             clients.push(bench.measure(count, rounds)?);
         }
         eprintln!("one client beside {IDLE_CLIENTS} idle ones");
+        let idle = bench.measure_idle(rounds)?;
+        let sizes = SIZES
+            .into_iter()
+            .take(if quick { SIZES_QUICK } else { SIZES.len() });
         let figures = Figures {
             slots: bench.slots,
             request_bytes: bench.request_bytes,
             reply_bytes: bench.reply_bytes,
             clients,
-            idle: bench.measure_idle(rounds)?,
+            idle,
+            sizes: {
+                drop(bench);
+                sizes
+                    .map(|slots| OfSize::measure(slots, rounds))
+                    .collect::<Result<_>>()?
+            },
         };
         figures.findings()
     }
@@ -104,6 +134,39 @@ fn measure_on_demand(count: usize) -> Result<Spread> {
     }
     plain::settle()?;
     Spread::of_micros(&times)
+}
+
+/// The same out of a queue.
+fn measure_queue(count: usize) -> Result<Spread> {
+    plain::settle()?;
+    let world = World::new()?;
+    let count = count.to_string();
+    let words = ["inside", "channel-pool", "--size", QUEUE, "--count", &count];
+    let tool = world.host().command(std::env::current_exe()?, words);
+    let times: Vec<u64> = serde_json::from_value(tool.json()?)?;
+    Spread::of_nanos(times)
+}
+
+impl OfSize {
+    fn measure(slots: u32, rounds: u32) -> Result<Self> {
+        eprintln!("one client, {slots} slots");
+        let bench = Bench::start(slots)?;
+        let mut attach = Crowd::connect(bench.daemon.socket(), 1)?;
+        let mut echo = Crowd::connect(&bench.echo.socket, 1)?;
+        let mut times = Self {
+            slots,
+            attach: Vec::new(),
+            echo: Vec::new(),
+        };
+        for _ in 0..rounds {
+            let answered = ask(ATTACHES, &mut echo, Clients::Echo)?;
+            times.echo.push(Spread::of_nanos(answered)?);
+            let attached = ask(ATTACHES, &mut attach, Clients::Daemon)?;
+            times.attach.push(Spread::of_nanos(attached)?);
+            bench.refill()?;
+        }
+        Ok(times)
+    }
 }
 
 /// Enough samples of few.
@@ -156,6 +219,7 @@ impl Bench {
             attach: Vec::new(),
             echo: Vec::new(),
             on_demand: Vec::new(),
+            queue: Vec::new(),
         };
         for _ in 0..rounds {
             let answered = self.use_up(&mut echo, Clients::Echo)?;
@@ -164,6 +228,9 @@ impl Bench {
             times.attach.push(Spread::of_nanos(attached)?);
             self.refill()?;
             times.on_demand.push(measure_on_demand(count)?);
+            if count <= MOST_THREADS {
+                times.queue.push(measure_queue(count)?);
+            }
         }
         Ok(times)
     }
@@ -190,19 +257,7 @@ impl Bench {
 
     /// All clients ask at once, again and again, as long as the pool has a slot for each.
     fn use_up(&self, crowd: &mut Crowd, whose: Clients) -> Result<Vec<u64>> {
-        let mut owners = (0..).map(owner);
-        let mut times = Vec::new();
-        for _ in 0..self.slots as usize / crowd.len() {
-            let requests = owners
-                .by_ref()
-                .take(crowd.len())
-                .map(|owner| attach_request(&owner));
-            let requests: Vec<_> = requests.collect();
-            times.extend(beside_the_servers(|| {
-                crowd.ask(&requests, whose.refusal())
-            })?);
-        }
-        Ok(times)
+        ask(self.slots, crowd, whose)
     }
 
     fn refill(&self) -> Result<()> {
@@ -210,6 +265,23 @@ impl Bench {
         self.daemon.wait_until_ready(self.slots)?;
         plain::settle()
     }
+}
+
+/// All clients ask at once, again and again, until `slots` slots were asked for.
+fn ask(slots: u32, crowd: &mut Crowd, whose: Clients) -> Result<Vec<u64>> {
+    let mut owners = (0..).map(owner);
+    let mut times = Vec::new();
+    for _ in 0..slots as usize / crowd.len() {
+        let requests = owners
+            .by_ref()
+            .take(crowd.len())
+            .map(|owner| attach_request(&owner));
+        let requests: Vec<_> = requests.collect();
+        times.extend(beside_the_servers(|| {
+            crowd.ask(&requests, whose.refusal())
+        })?);
+    }
+    Ok(times)
 }
 
 const TENANT: &str = "bench";
@@ -309,11 +381,16 @@ impl Figures {
             .text(format!(
                 "Clients that ask in the same moment, on the CPU of the server: for an attach, of an echo on the same kind of socket \
                  with requests of {} bytes and answers of {} (the floor), and for networks made on demand by plain netlink, \
-                 the fastest there is without a pool. {} slots.",
+                 the fastest there is without a pool. {} slots. And threads of one process that take networks out of a queue in it, as \
+                 E2B's orchestrator does: {QUEUE} of them with five iptables rules each are kept ready by one thread, so that no socket is \
+                 in between, and the queue runs dry.",
                 self.request_bytes, self.reply_bytes, self.slots
             ))
             .table(self.rows()?)
             .chart("attach-clients", self.chart()?)
+            .text("One client, and pools of several sizes:")
+            .table(self.size_rows()?)
+            .chart("attach-sizes", self.size_chart()?)
             .text(self.idle.line()?)
             .ratio(Ratio::lower(
                 "one-over-echo",
@@ -330,8 +407,79 @@ impl Figures {
                 "100 at once: network on demand / attach",
                 over(&hundred.on_demand, &hundred.attach),
             )?)
+            .ratio(
+                Ratio::lower(
+                    "hundred-over-turns",
+                    "100 clients: median attach / the 50 that are served before, as one alone is",
+                    over(&hundred.attach, &one.attach).map(|times| times / 50.5),
+                )?
+                .aim(1.2),
+            )
+            .ratio(Ratio::higher(
+                "hundred-queue-over-attach",
+                &format!("100 at once: p99 out of a queue of {QUEUE} / p99 of an attach"),
+                hundred
+                    .queue
+                    .iter()
+                    .zip(&hundred.attach)
+                    .map(|(queue, attach)| queue.p99_us / attach.p99_us),
+            )?)
+            .ratios(self.size_ratio()?)
             .ratio(idle);
         Ok(findings)
+    }
+
+    /// The largest pool beside the smallest.
+    fn size_ratio(&self) -> Result<Option<Ratio>> {
+        let (Some(small), Some(large)) = (self.sizes.first(), self.sizes.last()) else {
+            return Ok(None);
+        };
+        let pairs = over(&large.attach, &large.echo).zip(over(&small.attach, &small.echo));
+        let what = format!(
+            "attach / echo: pool of {} / pool of {}",
+            large.slots, small.slots
+        );
+        let ratio = Ratio::lower("large-pool-over-small", &what, pairs.map(|(l, s)| l / s))?;
+        Ok(Some(ratio.aim(1.2)))
+    }
+
+    fn size_rows(&self) -> Result<Rows> {
+        let heading = "slots|attach p50|quartiles|p99|echo p50|quartiles|p99";
+        let mut rows = vec![heading.split('|').map(str::to_owned).collect()];
+        for size in &self.sizes {
+            let mut row = vec![size.slots.to_string()];
+            for rounds in [&size.attach, &size.echo] {
+                row.extend(cells(rounds)?);
+            }
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    fn size_chart(&self) -> Result<Lines> {
+        let line = |name: &str, of: fn(&OfSize) -> &[Spread]| {
+            let points = self.sizes.iter().map(|size| {
+                Ok(Point {
+                    x: f64::from(size.slots),
+                    y: p50(of(size))?,
+                })
+            });
+            Ok::<_, anyhow::Error>(Line {
+                name: name.to_owned(),
+                points: points.collect::<Result<_>>()?,
+            })
+        };
+        Ok(Lines {
+            title: "One client, and the size of the pool".to_owned(),
+            x_title: "slots".to_owned(),
+            y_title: "us, median".to_owned(),
+            x_logarithmic: true,
+            series: vec![
+                line("attach", |size| &size.attach)?,
+                line("echo (floor)", |size| &size.echo)?,
+            ],
+            ..Lines::default()
+        })
     }
 
     fn at(&self, count: usize) -> Result<&AtOnce> {
@@ -341,59 +489,71 @@ impl Figures {
     }
 
     fn rows(&self) -> Result<Rows> {
-        let heading =
-            "clients|attach p50|quartiles|p99|echo p50|quartiles|p99|on demand p50|quartiles|p99";
+        let heading = "clients|attach p50|quartiles|p99|echo p50|quartiles|p99|on demand p50|quartiles|p99|\
+                       queue p50|quartiles|p99";
         let mut rows = vec![heading.split('|').map(str::to_owned).collect()];
         for at_once in &self.clients {
             let mut row = vec![at_once.clients.to_string()];
-            for (_, rounds) in at_once.series() {
-                row.extend(p50(rounds)?.time_cells());
-                row.push(time(
-                    Quartiles::of(rounds.iter().map(|round| round.p99_us))?.median,
-                ));
+            for (_, of) in SERIES {
+                match of(at_once) {
+                    [] => row.extend(["-"; 3].map(str::to_owned)),
+                    rounds => row.extend(cells(rounds)?),
+                }
             }
             rows.push(row);
         }
         Ok(rows)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a thousand clients")]
     fn chart(&self) -> Result<Lines> {
-        let mut lines: Vec<Line> = Vec::new();
-        for at_once in &self.clients {
-            for (index, (name, rounds)) in at_once.series().into_iter().enumerate() {
-                if lines.len() == index {
-                    lines.push(Line {
-                        name: name.to_owned(),
-                        points: Vec::new(),
-                    });
-                }
-                lines[index].points.push(Point {
-                    x: at_once.clients as f64,
-                    y: p50(rounds)?,
-                });
-            }
-        }
+        let series = SERIES.map(|(name, of)| {
+            let measured = self
+                .clients
+                .iter()
+                .filter(|at_once| !of(at_once).is_empty());
+            let points = measured.map(|at_once| at_once.point(of));
+            Ok(Line {
+                name: name.to_owned(),
+                points: points.collect::<Result<_>>()?,
+            })
+        });
         Ok(Lines {
             title: "From request to answer, all clients at once".to_owned(),
             x_title: "clients at once".to_owned(),
             y_title: "us, median".to_owned(),
             x_logarithmic: true,
             y_logarithmic: true,
-            series: lines,
+            series: series.into_iter().collect::<Result<_>>()?,
             ..Lines::default()
         })
     }
 }
 
+/// What is asked for, by name.
+type Series = (&'static str, fn(&AtOnce) -> &[Spread]);
+
+const SERIES: [Series; 4] = [
+    ("attach", |at_once| &at_once.attach),
+    ("echo (floor)", |at_once| &at_once.echo),
+    ("network on demand", |at_once| &at_once.on_demand),
+    ("queue in the process", |at_once| &at_once.queue),
+];
+
 impl AtOnce {
-    fn series(&self) -> [(&'static str, &[Spread]); 3] {
-        [
-            ("attach", &self.attach),
-            ("echo (floor)", &self.echo),
-            ("network on demand", &self.on_demand),
-        ]
+    #[expect(clippy::cast_precision_loss, reason = "a thousand clients")]
+    fn point(&self, of: fn(&Self) -> &[Spread]) -> Result<Point> {
+        Ok(Point {
+            x: self.clients as f64,
+            y: p50(of(self))?,
+        })
     }
+}
+
+/// The median with the quartiles of the rounds, and p99, as cells of a table.
+fn cells(rounds: &[Spread]) -> Result<[String; 3]> {
+    let [median, quartiles] = p50(rounds)?.time_cells();
+    let p99 = Quartiles::of(rounds.iter().map(|round| round.p99_us))?.median;
+    Ok([median, quartiles, time(p99)])
 }
 
 /// The medians of all rounds.
