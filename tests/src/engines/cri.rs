@@ -2,6 +2,7 @@
 
 mod messages;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -30,6 +31,8 @@ pub struct Pod {
     pub handler: String,
     /// TCP ports: of the host, of the pod.
     pub ports: Vec<(u16, u16)>,
+    /// What is said of it beside that.
+    pub annotations: BTreeMap<String, String>,
     /// Whether it is in the network of its host.
     pub in_hosts_network: bool,
 }
@@ -107,6 +110,7 @@ impl Pod {
             }),
             hostname,
             log_directory: self.log_directory(),
+            annotations: self.annotations.clone(),
             port_mappings: self.ports.iter().map(port).collect(),
             linux: Some(wire::LinuxPodSandboxConfig {
                 security_context: Some(wire::LinuxSandboxSecurityContext {

@@ -23,17 +23,31 @@ const DIRECTORIES: &str = "--data-root /run/engine/docker/data --exec-root /run/
 pub struct Docker<'w> {
     world: &'w World,
     service: (Process, PathBuf),
+    live_restore: bool,
 }
 
 impl<'w> Docker<'w> {
-    /// Starts it, with the image that all containers are of.
+    /// Starts it, with the image that all containers are of. Its containers end with it.
     ///
     /// # Errors
     /// When it does not serve; with what it wrote.
     pub fn start(world: &'w World) -> Result<Self> {
+        Self::start_as(world, false)
+    }
+
+    /// Starts it with containers that go on without it (`--live-restore`).
+    ///
+    /// # Errors
+    /// When it does not serve; with what it wrote.
+    pub fn start_with_live_restore(world: &'w World) -> Result<Self> {
+        Self::start_as(world, true)
+    }
+
+    fn start_as(world: &'w World, live_restore: bool) -> Result<Self> {
         let mut docker = Self {
             world,
-            service: spawn(world)?,
+            service: spawn(world, live_restore)?,
+            live_restore,
         };
         docker.wait()?;
         make_archive(world)?;
@@ -41,14 +55,14 @@ impl<'w> Docker<'w> {
         Ok(docker)
     }
 
-    /// Kills it and starts it again. Containers go on meanwhile (`--live-restore`).
+    /// Kills it and starts it again.
     ///
     /// # Errors
     /// When it does not serve again.
     pub fn restart(&mut self) -> Result<()> {
         self.service.0.signal(Signal::SIGKILL)?;
         self.service.0.wait(PATIENCE)?;
-        self.service = spawn(self.world)?;
+        self.service = spawn(self.world, self.live_restore)?;
         self.wait()
     }
 
@@ -85,12 +99,14 @@ fn tool(world: &World, line: &str) -> Tool {
     Docker::told_to_clients(world.tool(&format!("docker {line}")))
 }
 
-fn spawn(world: &World) -> Result<(Process, PathBuf)> {
+fn spawn(world: &World, live_restore: bool) -> Result<(Process, PathBuf)> {
     let runtime = binary("pcpm-runtime")?;
     let settings = documented("docker", "json")?;
     let settings = settings.replace("/usr/bin/pcpm-runtime", &runtime.to_string_lossy());
     write(world, SETTINGS, &settings)?;
-    let line = format!("dockerd {DIRECTORIES} --config-file {SETTINGS} -H {SOCKET} --live-restore");
+    let line = format!(
+        "dockerd {DIRECTORIES} --config-file {SETTINGS} -H {SOCKET} --live-restore={live_restore}"
+    );
     spawn_logged(world, world.tool(&line))
 }
 

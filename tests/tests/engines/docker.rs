@@ -8,7 +8,7 @@ use crate::{Host, SERVER};
 #[test]
 fn containers_are_started_through_the_runtime() -> Result<()> {
     let host = Host::new()?;
-    let mut docker = Docker::start(&host.world)?;
+    let mut docker = Docker::start_with_live_restore(&host.world)?;
     docker.pass("first")?;
     host.expect_nothing_left()?;
 
@@ -49,6 +49,22 @@ fn containers_are_started_through_the_runtime() -> Result<()> {
     host.expect_nothing_left().context("stopped")?;
     docker.tool("start web").run()?;
     docker.tool("rm -f web").run()?;
+    host.expect_nothing_left()
+}
+
+#[test]
+fn containers_that_end_with_their_engine_give_their_slots_back() -> Result<()> {
+    let host = Host::new()?;
+    let mut docker = Docker::start(&host.world)?;
+    for name in ["one", "two"] {
+        docker.start(Network::Pooled, name)?;
+    }
+    assert_eq!(host.addresses()?.len(), 2);
+    docker.restart()?;
+    host.expect_nothing_left()?;
+    docker.tool("start one").run()?;
+    assert!(docker.exec("one", SHOW_ADDRESS)?.contains(&host.address()?));
+    docker.tool("rm -f one two").run()?;
     host.expect_nothing_left()
 }
 

@@ -9,10 +9,11 @@ mod pods;
 mod runc;
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use pcpm_tests::engines::{Engine, FILES, Network, SHOW_ADDRESS, at_once};
-use pcpm_tests::{Daemon, HostState, World};
+use pcpm_tests::{Daemon, HostState, PATIENCE, World};
 use serde_json::Value;
 
 /// What containers are that others ask.
@@ -91,15 +92,21 @@ impl Host {
         self.expect_to_serve_at_once(engine).context("at once")?;
         self.expect_to_serve_one_after_the_other(engine)
             .context("one after the other")?;
-        let after = HostState::of(self.world.host())?;
-        let left = after.difference(&before);
+        self.expect_to_become(&before)
+    }
+
+    /// What an engine still removes is soon gone.
+    fn expect_to_become(&self, before: &HostState) -> Result<()> {
         let engines = format!(" {FILES}/");
-        let others: Vec<_> = left
-            .lines()
-            .filter(|line| !line.contains(&engines))
-            .collect();
-        assert_eq!(others, [""; 0], "left behind");
-        Ok(())
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = HostState::of(self.world.host())?.difference(before);
+            let mut others = left.lines().filter(|line| !line.contains(&engines));
+            if others.next().is_none() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "left behind: {left}");
+        }
     }
 
     fn expect_to_serve_at_once(&self, engine: &impl Engine) -> Result<()> {

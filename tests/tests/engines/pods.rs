@@ -25,15 +25,20 @@ fn a_pod_and_its_containers_are_in_one_slot() -> Result<()> {
     let containerd = Containerd::start(&host.world)?;
     let cri = containerd.cri();
     for handler in [Handler::Pooled, Handler::PooledThroughRuntime] {
+        let limit =
+            |way: &str, rate: &str| (format!("kubernetes.io/{way}-bandwidth"), rate.to_owned());
         let pod = Pod {
             namespace: "shop".into(),
             ports: vec![(8080, 80)],
+            annotations: [limit("ingress", "50M"), limit("egress", "60M")].into(),
             ..Pod::new("web", handler.name())
         };
         let sandbox = cri.run_pod(&pod)?;
         let attachment = host.daemon.get(&sandbox)?.attachment;
         assert_eq!(attachment.tenant, "shop");
         assert_eq!(attachment.labels["io.kubernetes.pod.name"], "web");
+        let limits = (attachment.rate_down, attachment.rate_up);
+        assert_eq!(limits, (Some(50_000_000), Some(60_000_000)));
         let address = host.address()?;
         let status = cri.pod_status(&sandbox)?;
         assert_eq!((status.ready, &status.address), (true, &address));

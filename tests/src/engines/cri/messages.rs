@@ -1,6 +1,8 @@
 //! Messages of `runtime.v1` (Kubernetes' `cri-api`): the fields that are used here, under the numbers that the interface gives
 //! them. A reader skips those it does not know, and one that is left out has its default.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 
 pub(super) const POD: i32 = 0;
@@ -96,6 +98,8 @@ pub(super) struct PodSandboxConfig {
     pub(super) log_directory: String,
     #[prost(message, repeated, tag = "5")]
     pub(super) port_mappings: Vec<PortMapping>,
+    #[prost(btree_map = "string, string", tag = "7")]
+    pub(super) annotations: BTreeMap<String, String>,
     #[prost(message, optional, tag = "8")]
     pub(super) linux: Option<LinuxPodSandboxConfig>,
 }
