@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::Part;
 use super::findings::{Findings, Ratio, Rows};
+use super::spread::Spread;
 use crate::load::Load;
 
 /// Attachments that end and begin, five times a second.
@@ -31,19 +32,30 @@ pub(super) struct TopArguments {
     seconds: Option<u64>,
 }
 
+/// Rounds that each part is measured in.
+const ROUNDS: u32 = 5;
+
+/// Of one core: what the dashboard may take, and what watching may add to the daemon.
+const LARGEST_SHARE: f64 = 0.05;
+const LARGEST_DAEMON_SHARE: f64 = 0.02;
+const LONGEST_FRAME_MS: f64 = 5.0;
+/// Memory after all of the past, over that after half of it.
+const LARGEST_GROWTH: f64 = 1.1;
+
 #[derive(Debug, Serialize)]
 struct Figures {
     slots: u32,
     seconds: u64,
     /// How long the past is that is replayed.
     past_minutes: u64,
-    /// Processor time a second, in percent of one core.
-    daemon_unwatched_percent: f64,
-    daemon_watched_percent: f64,
-    daemon_share_percent: f64,
-    dashboard_percent: f64,
-    /// At most ten frames are drawn a second: this much processor time each, if so many were.
-    frame_ms_at_most: f64,
+    /// Processor time a second, of one core, round by round.
+    daemon_unwatched: Vec<f64>,
+    daemon_watched: Vec<f64>,
+    dashboard: Vec<f64>,
+    /// Updates that the dashboard got in all, and the processor time that it took for each: to read it, to keep it, to
+    /// record it and to draw it.
+    frames: u32,
+    frame_ms: f64,
     rss_after_half_mib: f64,
     rss_after_all_mib: f64,
 }
@@ -69,7 +81,7 @@ fn measure(slots: u32, seconds: u64, past_minutes: u64) -> Result<Figures> {
     let mut load = Load::new(&world, &daemon);
     load.hold(usize::try_from(slots / 2)?)?;
     let pid = daemon.main_thread().as_raw();
-    let unwatched = during(pid, || churn(&mut load, lasts))?;
+    let mut daemon_unwatched = unwatched(pid, &mut load, lasts)?;
     let terminal = Terminal::open(&world)?;
     start_top(
         &world,
@@ -77,24 +89,42 @@ fn measure(slots: u32, seconds: u64, past_minutes: u64) -> Result<Figures> {
         &format!("--interval 100ms --view slots --record {RECORDING}"),
     )?;
     let top = noted(&world)?;
-    let before = processor_time(top)?;
-    let watched = during(pid, || churn(&mut load, lasts))?;
-    let dashboard = (processor_time(top)? - before) / lasts.as_secs_f64();
+    let (mut daemon_watched, mut dashboard) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let [watched, watching] = during([pid, top], || churn(&mut load, lasts / ROUNDS))?;
+        daemon_watched.push(watched);
+        dashboard.push(watching);
+    }
+    let took = processor_time(top)?;
     terminal.press("q")?;
     terminal.until("the dashboard ends", |screen| !screen.contains("live"))?;
+    // Before and behind, so that what changes meanwhile counts for both.
+    daemon_unwatched.extend(unwatched(pid, &mut load, lasts)?);
+    // The first line says what the file is.
+    let recording = File::open(world.path(RECORDING))?;
+    let frames = u32::try_from(BufReader::new(recording).lines().skip(1).count())?;
     let [half, all] = replay(&world, &terminal, past_minutes)?;
     Ok(Figures {
         slots,
         seconds,
         past_minutes,
-        daemon_unwatched_percent: unwatched * 100.0,
-        daemon_watched_percent: watched * 100.0,
-        daemon_share_percent: (watched - unwatched).max(0.0) * 100.0,
-        dashboard_percent: dashboard * 100.0,
-        frame_ms_at_most: dashboard * 100.0,
+        daemon_unwatched,
+        daemon_watched,
+        dashboard,
+        frames,
+        frame_ms: took * 1000.0 / f64::from(frames.max(1)),
         rss_after_half_mib: half,
         rss_after_all_mib: all,
     })
+}
+
+/// What the daemon takes while nobody watches, round by round.
+fn unwatched(daemon: i32, load: &mut Load<'_>, lasts: Duration) -> Result<Vec<f64>> {
+    let round = |_| {
+        let [unwatched] = during([daemon], || churn(load, lasts / ROUNDS))?;
+        Ok(unwatched)
+    };
+    (0..ROUNDS).map(round).collect()
 }
 
 /// Attachments come and go five times a second; every state of a slot that changes is told.
@@ -144,11 +174,13 @@ fn noted(world: &World) -> Result<i32> {
     anyhow::bail!("the dashboard is not running")
 }
 
-/// The share of a core that a process took while `work` was done.
-fn during(pid: i32, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-    let (begun, before) = (Instant::now(), processor_time(pid)?);
+/// The share of a core that each of some processes took while `work` was done.
+fn during<const N: usize>(pids: [i32; N], work: impl FnOnce() -> Result<()>) -> Result<[f64; N]> {
+    let all = || -> Result<Vec<_>> { pids.iter().map(|pid| processor_time(*pid)).collect() };
+    let (begun, before) = (Instant::now(), all()?);
     work()?;
-    Ok((processor_time(pid)? - before) / begun.elapsed().as_secs_f64())
+    let (lasted, after) = (begun.elapsed().as_secs_f64(), all()?);
+    Ok(std::array::from_fn(|at| (after[at] - before[at]) / lasted))
 }
 
 /// What a process used so far, in seconds.
@@ -241,34 +273,80 @@ impl Figures {
                 "{} slots, half of them attached, attachments come and go, 10 updates a second, {} s.",
                 self.slots, self.seconds
             ))
-            .table(self.rows())
+            .table(self.rows()?)
             .text(format!(
-                "A frame takes {:.2} ms of processor time at most. Memory after half of {} minutes of replay and after all: \
-                 {:.1} MiB and {:.1} MiB.",
-                self.frame_ms_at_most, self.past_minutes, self.rss_after_half_mib, self.rss_after_all_mib
+                "Each of {} updates took {:.2} ms of processor time, from reading to drawing. Memory after half of {} minutes \
+                 of replay and after all: {:.1} MiB and {:.1} MiB.",
+                self.frames,
+                self.frame_ms,
+                self.past_minutes,
+                self.rss_after_half_mib,
+                self.rss_after_all_mib
             ))
-            .ratio(Ratio::lower(
-                "memory-all-over-half",
-                "memory after all of the replay / after half of it",
-                [self.rss_after_all_mib / self.rss_after_half_mib],
-            )?))
+            .ratios(self.ratios()?))
     }
 
-    fn rows(&self) -> Rows {
-        let percent = |share: f64| format!("{share:.2} %");
-        let row = |name: &str, value: String| vec![name.to_owned(), value];
-        vec![
-            row("", "of one core".to_owned()),
+    /// What watching adds to the daemon, round by round.
+    fn daemon_shares(&self) -> Result<impl Iterator<Item = f64>> {
+        let floor = Spread::of(self.daemon_unwatched.iter().copied())?.median;
+        let watched = self.daemon_watched.iter();
+        Ok(watched.map(move |watched| (watched - floor).max(0.0)))
+    }
+
+    fn ratios(&self) -> Result<[Ratio; 4]> {
+        let lower = |name, what: &str, rounds: Vec<f64>| Ratio::lower(name, what, rounds);
+        Ok([
+            lower(
+                "dashboard-share",
+                "processor time of the dashboard / of one core",
+                self.dashboard.clone(),
+            )?
+            .aim(LARGEST_SHARE),
+            lower(
+                "daemon-share",
+                "what watching adds to pcpmd's processor time / of one core",
+                self.daemon_shares()?.collect(),
+            )?
+            .aim(LARGEST_DAEMON_SHARE),
+            lower(
+                "frame-over-5ms",
+                "processor time of an update / 5 ms",
+                vec![self.frame_ms / LONGEST_FRAME_MS],
+            )?
+            .aim(1.0),
+            lower(
+                "memory-all-over-half",
+                "memory after all of the replay / after half of it",
+                vec![self.rss_after_all_mib / self.rss_after_half_mib],
+            )?
+            .aim(LARGEST_GROWTH),
+        ])
+    }
+
+    fn rows(&self) -> Result<Rows> {
+        let row = |name: &str, rounds: Vec<f64>| {
+            let spread = Spread::of(rounds)?;
+            let percent = |share: f64| format!("{:.2} %", share * 100.0);
+            let quartiles = format!(
+                "{} to {}",
+                percent(spread.first_quartile),
+                percent(spread.third_quartile)
+            );
+            Ok::<_, anyhow::Error>(vec![name.to_owned(), percent(spread.median), quartiles])
+        };
+        let titles = ["", "of one core", "quartiles"].map(str::to_owned).to_vec();
+        Ok(vec![
+            titles,
             row(
                 "pcpmd, nobody watches (floor)",
-                percent(self.daemon_unwatched_percent),
-            ),
-            row("pcpmd, one dashboard", percent(self.daemon_watched_percent)),
+                self.daemon_unwatched.clone(),
+            )?,
+            row("pcpmd, one dashboard", self.daemon_watched.clone())?,
             row(
                 "the dashboard's share of it",
-                percent(self.daemon_share_percent),
-            ),
-            row("pcpm top", percent(self.dashboard_percent)),
-        ]
+                self.daemon_shares()?.collect(),
+            )?,
+            row("pcpm top", self.dashboard.clone())?,
+        ])
     }
 }
