@@ -36,9 +36,9 @@ use self::message::{Call, Refusal, Replies, read_reply};
 use self::wire::{Deadline, Wire};
 use crate::types::{
     AttachReply, AttachRequest, Attachment, Check, DetachRequest, DoctorReply, DrainReply,
-    DrainRequest, DropsReply, DropsRequest, GetReply, GetRequest, ListReply, LocksReply,
-    LocksRequest, ReloadReply, ReportStartRequest, ResizeReply, ResizeRequest, RetireRequest,
-    Status, UpdateRequest, WatchFrame, WatchRequest,
+    DrainRequest, DropsReply, DropsRequest, GetReply, GetRequest, ListReply, ListRequest,
+    LocksReply, LocksRequest, ReloadReply, ReportStartRequest, ResizeReply, ResizeRequest,
+    RetireRequest, Status, UpdateRequest, WatchFrame, WatchRequest,
 };
 
 /// How long a call may take unless [`Client::set_timeout`] says otherwise. A wait for a slot that the
@@ -201,8 +201,20 @@ impl Client {
     /// # Errors
     /// As [`Client::call`].
     pub fn list(&mut self) -> Result<Vec<Attachment>, ClientError> {
-        let reply: ListReply = self.call("List", &Nothing {})?;
+        let reply: ListReply = self.call("List", &ListRequest::default())?;
         Ok(reply.attachments)
+    }
+
+    /// The attachment that holds `slot`, by the slot's name.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn holder_of(&mut self, slot: &str) -> Result<Option<Attachment>, ClientError> {
+        let request = ListRequest {
+            slot: Some(slot.to_owned()),
+        };
+        let reply: ListReply = self.call("List", &request)?;
+        Ok(reply.attachments.into_iter().next())
     }
 
     /// Counts, totals and health.

@@ -170,7 +170,7 @@ impl Call {
             // A namespace's file descriptor is the key to it.
             Self::Get(request) if request.pass_fd == Some(true) => Role::User,
             Self::Get(_)
-            | Self::List
+            | Self::List(_)
             | Self::Status
             | Self::Watch(_)
             | Self::Drops(_)

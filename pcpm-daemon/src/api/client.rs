@@ -159,8 +159,8 @@ impl Client {
                 let noted = self.report_start(&request);
                 self.result(mode, noted.map(|()| NoParameters {})).await
             }
-            Call::List => {
-                let attachments = self.service.engine.borrow().list();
+            Call::List(request) => {
+                let attachments = self.service.engine.borrow().list(&request);
                 self.reply(mode, ListReply { attachments }).await
             }
             Call::Status => {

@@ -132,7 +132,11 @@ fn every_method_of_the_definition_takes_and_gives_what_the_rust_types_say() {
             shape_of(types::ReportStartRequest::TYPE),
             vec![],
         ),
-        ("List", vec![], shape_of(types::ListReply::TYPE)),
+        (
+            "List",
+            shape_of(types::ListRequest::TYPE),
+            shape_of(types::ListReply::TYPE),
+        ),
         (
             "Status",
             vec![],

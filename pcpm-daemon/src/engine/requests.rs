@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::{Attachment, ClientId, Engine, Used, events::Happening};
 use crate::{
     api::Caller,
+    net::slot_name,
     pool::{self, Event, Holder, Process, RequestId, SlotIndex},
     process,
 };
@@ -132,12 +133,18 @@ impl Engine {
         Ok((attached, self.usage(slot)?))
     }
 
-    /// All attachments, by slot.
-    pub(crate) fn list(&self) -> Vec<Attachment> {
-        self.pool
-            .attached_slots()
-            .filter_map(|slot| self.attachment(slot))
-            .collect()
+    /// All attachments, by slot, or that of one slot.
+    pub(crate) fn list(&self, request: &types::ListRequest) -> Vec<Attachment> {
+        let attached = self.pool.attached_slots();
+        let Some(only) = &request.slot else {
+            return attached.filter_map(|slot| self.attachment(slot)).collect();
+        };
+        let number = only
+            .strip_prefix('s')
+            .and_then(|digits| digits.parse().ok());
+        let mut found = attached.filter(|&slot| Some(slot) == number && slot_name(slot) == *only);
+        let found = found.next().and_then(|slot| self.attachment(slot));
+        found.into_iter().collect()
     }
 
     /// Refuses what is about an attachment that another user made.

@@ -398,11 +398,29 @@ fn what_is_leased_to_a_connection_ends_with_it_and_nothing_else() {
     let owners: Vec<_> = bench
         .engine
         .borrow()
-        .list()
+        .list(&types::ListRequest::default())
         .iter()
         .map(|attachment| shown(attachment).owner)
         .collect();
     assert_eq!(owners, ["b"]);
+}
+
+#[test]
+fn the_list_of_one_slot_is_what_holds_it() {
+    let bench = Bench::filled(3);
+    bench.attach(request("a")).unwrap();
+    let held = shown(&bench.attach(request("b")).unwrap().0);
+    let owners = |slot: &str| -> Vec<_> {
+        let slot = Some(slot.to_owned());
+        let list = bench.engine.borrow().list(&types::ListRequest { slot });
+        list.iter().map(|held| shown(held).owner).collect()
+    };
+    assert_eq!(owners(&held.slot), ["b"]);
+    let free = (0..3).map(|slot| format!("s{slot:04}"));
+    assert_eq!(free.filter(|slot| owners(slot).is_empty()).count(), 1);
+    for other in ["s9999", "s1", "0001", "", "s4294967296"] {
+        assert_eq!(owners(other), [""; 0], "{other:?}");
+    }
 }
 
 #[test]
@@ -422,11 +440,24 @@ fn what_is_leased_to_a_process_ends_with_it() {
     bench.attach(leased("b")).unwrap();
     bench.engine.borrow_mut().detach("b", None, ROOT).unwrap();
     bench.engine.borrow_mut().processes_ended();
-    assert_eq!(bench.engine.borrow().list().len(), 1);
+    assert_eq!(
+        bench
+            .engine
+            .borrow()
+            .list(&types::ListRequest::default())
+            .len(),
+        1
+    );
     process.kill().unwrap();
     process.wait().unwrap();
     bench.engine.borrow_mut().processes_ended();
-    assert!(bench.engine.borrow().list().is_empty());
+    assert!(
+        bench
+            .engine
+            .borrow()
+            .list(&types::ListRequest::default())
+            .is_empty()
+    );
 }
 
 #[test]

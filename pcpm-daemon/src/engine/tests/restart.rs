@@ -46,7 +46,11 @@ impl Bench {
 
     pub(super) fn owners(&self) -> Vec<String> {
         let engine = self.engine.borrow();
-        engine.list().iter().map(|held| shown(held).owner).collect()
+        engine
+            .list(&types::ListRequest::default())
+            .iter()
+            .map(|held| shown(held).owner)
+            .collect()
     }
 
     pub(super) fn show(&self, owner: &str) -> types::Attachment {

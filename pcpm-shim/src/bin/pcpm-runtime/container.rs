@@ -195,25 +195,23 @@ fn is_wanted(
 /// Whether `path` is what an earlier run of the same bundle left in it: a slot that nobody but this container
 /// holds. It must not be joined: by now it is anybody's.
 fn is_left_over(path: &Path, id: &str, settings: &Settings) -> Result<bool> {
-    if !looks_like_a_slot(path) {
+    let Some(slot) = slot_at(path) else {
         return Ok(false);
-    }
-    let attachments = connect(settings).and_then(|mut pool| pool.list());
-    let attachments = attachments.with_context(|| format!("ask who holds {}", path.display()))?;
-    let mut holders = attachments
-        .iter()
-        .filter(|held| Path::new(&held.netns) == path);
+    };
+    let holder = connect(settings).and_then(|mut pool| pool.holder_of(slot));
+    let holder = holder.with_context(|| format!("ask who holds {}", path.display()))?;
+    // Slots of another daemon have the same names.
+    let mut holders = holder.iter().filter(|held| Path::new(&held.netns) == path);
     Ok(holders.all(|holder| holder.owner == id && claim().covers(holder)))
 }
 
-/// `STATE_DIR/netns/s0000`.
-fn looks_like_a_slot(path: &Path) -> bool {
-    let parent = path.parent().and_then(Path::file_name);
-    let number = path
-        .file_name()
-        .and_then(|name| name.to_str()?.strip_prefix('s'));
-    let is_number = |digits: &str| digits.len() >= 4 && digits.bytes().all(|b| b.is_ascii_digit());
-    parent.is_some_and(|name| name == "netns") && number.is_some_and(is_number)
+/// The name of the slot at `path`, if it looks like one's: `STATE_DIR/netns/s0000`.
+fn slot_at(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    let digits = name.strip_prefix('s')?;
+    let is_number = digits.len() >= 4 && digits.bytes().all(|b| b.is_ascii_digit());
+    let is_one = is_number && path.parent()?.file_name()? == "netns";
+    is_one.then_some(name)
 }
 
 fn may_go_without(error: &ClientError, settings: &Settings) -> bool {
@@ -261,7 +259,7 @@ mod tests {
             ("/run/other/s0001", false),
             ("/proc/1/ns/net", false),
         ] {
-            assert_eq!(looks_like_a_slot(Path::new(path)), is_one, "{path}");
+            assert_eq!(slot_at(Path::new(path)).is_some(), is_one, "{path}");
         }
     }
 }
