@@ -105,7 +105,11 @@ fn lock_list(canvas: &mut Canvas<'_>, area: Rect, state: &State, waits: &Waits) 
         .map(|(title, wide, _)| format!("{title:>wide$}"));
     let title = format!("{:<name_width$}{}", "LOCK", titles.collect::<String>());
     canvas.line(row(inside, 0), 0, &[(Role::Dim, &title)]);
-    for (number, (y, lock)) in (1..inside.height).zip(&waits.locks).enumerate() {
+    let chosen = waits.locks.iter().position(|lock| state.is_chosen(lock));
+    let rows = usize::from(inside.height - 1);
+    let first = grid::first_row(chosen.unwrap_or(0), waits.locks.len(), rows);
+    let visible = waits.locks.iter().enumerate().skip(first);
+    for (y, (number, lock)) in (1..inside.height).zip(visible) {
         let line = row(inside, y);
         lock_name(canvas, line, lock, name_width);
         let texts = figures.iter().map(|(_, wide, figure)| {

@@ -161,6 +161,29 @@ fn each_state_has_a_colour_a_sign_and_a_word() {
 }
 
 #[test]
+fn the_target_is_seen_over_the_areas() {
+    let state = watched(150, false);
+    for (name, depth) in [
+        (ThemeName::Dark, Depth::True),
+        (ThemeName::Light, Depth::Indexed),
+        (ThemeName::Safe, Depth::True),
+        (ThemeName::Dark, Depth::Sixteen),
+    ] {
+        let theme = Theme {
+            name,
+            depth,
+            ..DARK
+        };
+        let buffer = drawn(&state, theme, 120, 40);
+        let cells = buffer.content.iter();
+        let line: Vec<_> = cells.filter(|cell| cell.symbol() == "╌").collect();
+        assert!(line.len() > 20, "{name:?}");
+        let plain = |cell: &&ratatui::buffer::Cell| cell.fg == ratatui::style::Color::Reset;
+        assert!(line.iter().all(plain), "{name:?} {depth:?}");
+    }
+}
+
+#[test]
 fn the_selected_row_is_marked_in_every_theme_and_follows_its_slot() {
     let mut state = watched(60, false);
     state.act(Action::Show(View::Slots));
@@ -224,6 +247,30 @@ fn the_waits_of_every_lock_can_be_drawn() {
         let title = format!("─ Waits for {lock} ─");
         assert!(screen.contains(&title), "{action:?}: {screen}");
         assert!(!screen.contains("nobody waited"), "{screen}");
+    }
+}
+
+#[test]
+fn the_lock_that_is_chosen_is_on_the_screen() {
+    let mut state = watched(10, false);
+    let mut frame = fixture::frame(10, false);
+    for second in frame.locks.iter_mut().flatten() {
+        let lock = second.locks[0].clone();
+        second.locks = (0..16)
+            .map(|number| pcpm_api::types::LockWaits {
+                lock: format!("lock-{number}"),
+                ..lock.clone()
+            })
+            .collect();
+    }
+    state.take(frame);
+    state.act(Action::Show(View::Locks));
+    for number in [0, 7, 15] {
+        state.act(Action::Lock(number));
+        let screen = text(&state, 80, 24);
+        let chosen = state.lock();
+        let shown = screen.matches(chosen).count();
+        assert!(shown >= 2, "{chosen} in {screen}");
     }
 }
 

@@ -93,7 +93,8 @@ impl Theme {
         }
         let style = match self.ink(role) {
             Some(ink) => Style::new().fg(self.colour(ink)),
-            None => Style::new(),
+            // The terminal's own, also over what has another.
+            None => Style::new().fg(Color::Reset),
         };
         match role {
             Role::Title | Role::Bad => style.add_modifier(Modifier::BOLD),
