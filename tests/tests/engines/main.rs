@@ -75,12 +75,8 @@ impl Host {
 
     /// Kills the process that says `words` in its command line, without a word to any engine.
     fn kill_behind_its_back(&self, words: &str) -> Result<()> {
-        let kill = format!("pkill -KILL -f -x {words}");
-        let [program, rest @ ..] = &kill.splitn(5, ' ').collect::<Vec<_>>()[..] else {
-            unreachable!("five words");
-        };
-        let command = self.world.command(program, rest.iter().copied());
-        command.run().map(drop)
+        let kill = ["-KILL", "-f", "-x", words];
+        self.world.command("pkill", kill).run().map(drop)
     }
 
     /// Many containers at once, then more of them that come and go: each has a slot of its own, and nothing is left of any.
@@ -95,14 +91,14 @@ impl Host {
         self.expect_to_become(&before)
     }
 
-    /// What an engine still removes is soon gone.
+    /// What an engine still removes is soon gone. The files that it keeps for itself are its own business, its mounts are not.
     fn expect_to_become(&self, before: &HostState) -> Result<()> {
-        let engines = format!(" {FILES}/");
+        let kept = format!(" {FILES}/");
+        let is_kept = |line: &str| line.starts_with("find ") && line.contains(&kept);
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = HostState::of(self.world.host())?.difference(before);
-            let mut others = left.lines().filter(|line| !line.contains(&engines));
-            if others.next().is_none() {
+            if left.lines().all(is_kept) {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "left behind: {left}");
