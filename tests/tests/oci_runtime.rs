@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use pcpm_tests::engines::Runc;
 use pcpm_tests::{Daemon, INTERNET_ADDRESS, Tool, World};
 use serde_json::{Value, json};
@@ -104,6 +105,20 @@ fn how_long_a_container_took_to_start_is_told() -> Result<()> {
     assert_eq!((told.add.count, told.mount.count), (0, 0), "{told:?}");
     let text = engine.world.pcpm(["status"])?.run()?;
     assert!(text.contains("start phases\tp50 of attach "), "{text}");
+    Ok(())
+}
+
+#[test]
+fn no_start_depends_on_a_daemon_that_hears_of_it() -> Result<()> {
+    let engine = Engine::new(1)?;
+    let without = |config: &mut Value| config["annotations"] = json!({"io.pcpm.attach": "false"});
+    for (id, signal) in [("deaf", Signal::SIGSTOP), ("dead", Signal::SIGKILL)] {
+        let bundle = engine.bundle(id, "exec /bin/busybox sleep 1000", without)?;
+        engine.daemon.signal(signal)?;
+        engine.start(id, &bundle)?;
+        let state = engine.runtime(&format!("state {id}"))?.run()?;
+        assert!(state.contains("\"running\""), "{state}");
+    }
     Ok(())
 }
 
