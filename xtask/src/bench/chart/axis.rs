@@ -63,7 +63,8 @@ impl Axis {
 /// The next number that is easily divided by four.
 fn round_up(value: f64) -> f64 {
     let magnitude = 10_f64.powf(value.max(1e-6).log10().floor());
-    let steps = [1.0, 2.0, 4.0, 6.0, 8.0, 10.0].map(|step| step * magnitude);
+    let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 4.8, 6.0, 8.0, 10.0];
+    let steps = steps.map(|step| step * magnitude);
     steps
         .into_iter()
         .find(|step| *step >= value)
@@ -91,7 +92,13 @@ mod tests {
 
     #[test]
     fn the_scale_ends_at_a_round_number_that_all_fits_below() {
-        for (value, top) in [(0.7, 0.8), (4.1, 6.0), (81.0, 100.0), (100.0, 100.0)] {
+        for (value, top) in [
+            (0.7, 0.8),
+            (4.1, 4.8),
+            (11.0, 12.0),
+            (81.0, 100.0),
+            (100.0, 100.0),
+        ] {
             assert!((round_up(value) - top).abs() < 1e-9, "{value}");
         }
     }

@@ -1,7 +1,7 @@
 //! Columns, each of parts that stand on each other.
 
 use super::axis::Axis;
-use super::{BOTTOM, Drawing, HEIGHT, LEFT, RIGHT, WIDTH, height_of};
+use super::{BOTTOM, Drawing, HEIGHT, LEFT, height_of};
 
 #[derive(Debug, Default)]
 pub(in crate::bench) struct Columns {
@@ -25,7 +25,7 @@ pub(in crate::bench) struct Column {
 
 impl Columns {
     pub(super) fn svg(&self) -> String {
-        let mut drawing = Drawing::new(&self.title);
+        let mut drawing = Drawing::new(&self.title, !self.parts.is_empty());
         let axis = Axis::linear(self.bars.iter().map(Column::height));
         drawing.frame(&self.x_title, &self.y_title, &axis);
         self.draw(&mut drawing, &axis);
@@ -37,7 +37,7 @@ impl Columns {
 
     #[expect(clippy::cast_precision_loss, reason = "a handful of columns")]
     fn draw(&self, drawing: &mut Drawing, axis: &Axis) {
-        let room = (WIDTH - LEFT - RIGHT) / self.bars.len().max(1) as f64;
+        let room = (drawing.end - LEFT) / self.bars.len().max(1) as f64;
         for (index, column) in self.bars.iter().enumerate() {
             let (x, width) = (LEFT + room * (index as f64 + 0.2), room * 0.6);
             let mut below = 0.0;

@@ -35,7 +35,7 @@ pub(in crate::bench) struct Point {
 
 impl Lines {
     pub(super) fn svg(&self) -> String {
-        let mut drawing = Drawing::new(&self.title);
+        let mut drawing = Drawing::new(&self.title, true);
         let points = || self.series.iter().flat_map(|line| &line.points);
         let ends = |point: &Point| [point.y.first_quartile, point.y.third_quartile];
         let up = axis(self.y_logarithmic, points().flat_map(ends));

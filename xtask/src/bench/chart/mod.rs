@@ -49,7 +49,9 @@ impl Chart {
 const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 440.0;
 const LEFT: f64 = 76.0;
+/// To the right of the plot, with a legend and without.
 const RIGHT: f64 = 236.0;
+const MARGIN: f64 = 24.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 60.0;
 /// Series with a colour of their own; all others are grey.
@@ -65,16 +67,24 @@ svg{font:13px system-ui,sans-serif}.ground{fill:#fff}text{fill:#222}.title{font-
 @media(prefers-color-scheme:dark){.ground{fill:#16181d}text{fill:#ddd}.grid{stroke:#3a3d44}}";
 
 /// A document under way.
-struct Drawing(String);
+struct Drawing {
+    text: String,
+    /// Where the plot ends to the right.
+    end: f64,
+}
 
 impl Drawing {
-    fn new(title: &str) -> Self {
-        let mut drawing = Self(format!(
+    /// With room for a legend on the right, or without.
+    fn new(title: &str, legend: bool) -> Self {
+        let text = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">\n\
              <title>{}</title>\n<style>{STYLE}</style>\n\
              <rect class=\"ground\" width=\"{WIDTH}\" height=\"{HEIGHT}\"/>\n",
             escaped(title)
-        ));
+        );
+        let right = if legend { RIGHT } else { MARGIN };
+        let end = WIDTH - right;
+        let mut drawing = Self { text, end };
         drawing.labelled("title", LEFT, 24.0, "start", title);
         drawing
     }
@@ -83,11 +93,11 @@ impl Drawing {
     fn frame(&mut self, across: &str, up: &str, axis: &Axis) {
         for (value, label) in axis.steps() {
             let y = height_of(axis.share(value));
-            self.line("grid", [LEFT, y], [WIDTH - RIGHT, y]);
+            self.line("grid", [LEFT, y], [self.end, y]);
             self.text(LEFT - 8.0, y + 4.0, "end", &label);
         }
         self.text(
-            f64::midpoint(LEFT, WIDTH - RIGHT),
+            f64::midpoint(LEFT, self.end),
             HEIGHT - 16.0,
             "middle",
             across,
@@ -97,7 +107,7 @@ impl Drawing {
 
     /// Names beside their colours, from top to bottom.
     fn legend<'a>(&mut self, entries: impl IntoIterator<Item = (usize, &'a str)>) {
-        let x = WIDTH - RIGHT + 16.0;
+        let x = self.end + 16.0;
         for (row, (series, name)) in (0..).zip(entries) {
             let y = TOP + 4.0 + 22.0 * f64::from(row);
             self.rect(series, [x, y, 12.0, 12.0]);
@@ -131,11 +141,11 @@ impl Drawing {
 
     fn add(&mut self, element: &str) {
         // Writing to a string does not fail.
-        let _ = writeln!(self.0, "{element}");
+        let _ = writeln!(self.text, "{element}");
     }
 
     fn finish(self) -> String {
-        self.0 + "</svg>\n"
+        self.text + "</svg>\n"
     }
 }
 
