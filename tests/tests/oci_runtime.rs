@@ -1,6 +1,7 @@
 //! `pcpm-runtime` in the place of runc: bundles, real containers, and what is left when they are gone.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -274,6 +275,31 @@ fn a_container_that_names_no_class_is_of_the_configured_one() -> Result<()> {
         assert_eq!(engine.daemon.get(id)?.attachment.class, class, "{id}");
     }
     Ok(())
+}
+
+/// crun refuses hosts that have both versions of control groups mounted: it is shown one without the second.
+const CRUN: &str = r#"#!/bin/sh
+exec unshare --mount --propagation slave sh -c '
+    ! mountpoint -q /sys/fs/cgroup/unified || umount -l /sys/fs/cgroup/unified
+    exec crun "$@"' crun "$@"
+"#;
+
+#[test]
+fn crun_makes_containers_as_runc_does() -> Result<()> {
+    let engine = Engine::new(1)?;
+    let runc = engine.runc()?;
+    let crun = engine.world.path("/run/crun");
+    fs::write(&crun, CRUN)?;
+    fs::set_permissions(&crun, Permissions::from_mode(0o755))?;
+    runc.configure("runtime = '/run/crun'\n")?;
+    let bundle = runc.bundle("c1", &["/bin/busybox", "sleep", "1000"], |_| ())?;
+    runc.start_pooled("c1", &bundle)
+        .with_context(|| runc.log())?;
+    let address = &engine.daemon.get("c1")?.attachment.addresses[0];
+    let shown = runc.runtime(&format!("exec c1 {IP}"))?.run()?;
+    assert!(shown.contains(address), "{shown}");
+    runc.runtime("delete --force c1")?.run()?;
+    engine.daemon.wait_until_ready(1)
 }
 
 #[test]

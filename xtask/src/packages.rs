@@ -25,6 +25,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("bpftrace", "bpftrace"),
     ("busybox", "busybox-static"),
     ("runc", "runc"),
+    ("crun", "crun"),
     ("podman", "podman"),
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
