@@ -43,8 +43,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("systemd-analyze", "systemd"),
     ("python3", "python3"),
 ];
-/// Has no program on the path.
-const CNI_PLUGINS: (&str, &str) = ("/usr/lib/cni/bridge", "containernetworking-plugins");
 /// `python3 -m venv` wants this package, which brings no program.
 const VENV: &str = "python3-venv";
 
@@ -84,10 +82,6 @@ fn missing() -> Vec<&'static str> {
         .iter()
         .filter(|(program, _)| !steps::exists(program));
     let mut packages: Vec<_> = programs.map(|(_, package)| *package).collect();
-    let (plugin, package) = CNI_PLUGINS;
-    if !Path::new(plugin).exists() {
-        packages.push(package);
-    }
     if !has_venv() {
         packages.push(VENV);
     }
