@@ -29,7 +29,7 @@ pub(super) struct ColdStartArguments {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=500))]
     at_once: Vec<u32>,
-    /// How often all of it is measured, one method after the other [default: 5; quick: 2].
+    /// How often all of it is measured, one method after the other [default: 5; quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
 }
@@ -76,7 +76,7 @@ impl Part for ColdStartArguments {
             ([], false) => AT_ONCE.to_vec(),
             (at_once, _) => at_once.to_vec(),
         };
-        let rounds = self.rounds.unwrap_or(if quick { 2 } else { 5 });
+        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
         let mut series = Vec::new();
         for count in &at_once {
             series.extend(Method::ALL.map(|method| Series {
@@ -139,9 +139,14 @@ fn start(method: Method, count: u32) -> Result<Round> {
     Ok(round)
 }
 
+/// A pool that is full, of a daemon that is through with starting.
 fn pool(world: &World, method: Method, count: u32) -> Result<Option<Daemon>> {
-    let pooled = matches!(method, Method::Pooled | Method::PooledRuntime);
-    pooled.then(|| world.pool_of(count.max(8))).transpose()
+    if !matches!(method, Method::Pooled | Method::PooledRuntime) {
+        return Ok(None);
+    }
+    let daemon = world.pool_of(count.max(8))?;
+    seconds_pass(&daemon)?;
+    Ok(Some(daemon))
 }
 
 impl Method {
