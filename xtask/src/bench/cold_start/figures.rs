@@ -102,8 +102,8 @@ impl Figures {
             Ok::<_, anyhow::Error>(time(median))
         };
         Ok(format!(
-            "Of the networks out of the pool, the daemon's own part was {} in the median, and {} with `pcpm-runtime`; the rest is what a \
-             process waits for a processor that {most} others want, too.",
+            "Of the networks out of the pool, the daemon's own part was {} in the median, and {} with `pcpm-runtime`, by its own account. \
+             What the rest is was not measured.",
             took(Method::Pooled)?,
             took(Method::PooledRuntime)?
         ))

@@ -49,7 +49,7 @@ struct Round {
     /// From request to first reply.
     median_us: f64,
     network_us: f64,
-    /// Of that, what the daemon took to hand out a slot, by its own account; the rest is waiting for a processor.
+    /// Of that, what the daemon took to hand out a slot, by its own account.
     daemon_us: f64,
     create_us: f64,
     start_us: f64,
