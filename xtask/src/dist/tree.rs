@@ -59,9 +59,10 @@ const FILES: [(&str, &str); 15] = [
     ),
 ];
 
-/// Directories whose files go where.
-const DIRECTORIES: [(&str, &str); 2] = [
+/// Directories whose files go where; those within them are named by themselves.
+const DIRECTORIES: [(&str, &str); 3] = [
     ("docs", DOCUMENTATION),
+    ("docs/benchmarks", "usr/share/doc/pcpm/benchmarks"),
     (
         "contrib/kubernetes",
         "usr/share/doc/pcpm/examples/kubernetes",
@@ -109,6 +110,9 @@ pub(super) fn lay_out(binaries: &Binaries, release: &Release, root: &Path) -> Re
         let files = fs::read_dir(&from).with_context(|| format!("list {}", from.display()))?;
         for file in files {
             let file = file?;
+            if file.file_type()?.is_dir() {
+                continue;
+            }
             copy(&file.path(), &root.join(to).join(file.file_name()), FILE)?;
         }
     }
