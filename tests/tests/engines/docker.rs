@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use pcpm_tests::engines::{Docker, Engine, Network, SHOW_ADDRESS};
 
-use crate::{Host, SERVER};
+use crate::{Host, ONE_AFTER_THE_OTHER, SERVER};
 
 #[test]
 fn containers_are_started_through_the_runtime() -> Result<()> {
@@ -18,15 +18,7 @@ fn containers_are_started_through_the_runtime() -> Result<()> {
     let served = || host.fetch(&format!("http://{}/", host.address()?));
     served()?;
     assert!(docker.exec("web", SHOW_ADDRESS)?.contains(&host.address()?));
-    for verb in [
-        "restart -t 0",
-        "pause",
-        "unpause",
-        "inspect",
-        "logs",
-        "kill",
-        "start",
-    ] {
+    for verb in ONE_AFTER_THE_OTHER {
         let line = format!("{verb} web");
         docker.tool(&line).run().context(verb)?;
     }

@@ -18,6 +18,16 @@ use serde_json::Value;
 
 /// What containers are that others ask.
 const SERVER: &str = "/bin/busybox httpd -f -p 80";
+/// What an engine is told to do with a container that runs; afterwards it runs anew.
+const ONE_AFTER_THE_OTHER: [&str; 7] = [
+    "restart -t 0",
+    "pause",
+    "unpause",
+    "inspect",
+    "logs",
+    "kill",
+    "start",
+];
 const SLOTS: u32 = 24;
 const AT_ONCE: usize = 20;
 const CHURNED: usize = 100;

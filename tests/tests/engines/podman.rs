@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use pcpm_tests::binary;
 use pcpm_tests::engines::{Engine, Network, Podman, ROOTFS, SHOW_ADDRESS};
 
-use crate::{Host, SERVER};
+use crate::{Host, ONE_AFTER_THE_OTHER, SERVER};
 
 #[test]
 fn containers_are_started_through_the_runtime() -> Result<()> {
@@ -67,15 +67,7 @@ fn containers_are_started_through_cni() -> Result<()> {
     let address = host.address()?;
     assert!(podman.exec("web", SHOW_ADDRESS)?.contains(&address));
     host.fetch("http://127.0.0.1:8080/")?;
-    for verb in [
-        "restart -t 0",
-        "pause",
-        "unpause",
-        "inspect",
-        "logs",
-        "kill",
-        "start",
-    ] {
+    for verb in ONE_AFTER_THE_OTHER {
         podman.detached(&format!("{verb} web")).context(verb)?;
     }
     host.fetch(&format!("http://{}/", host.address()?))?;
