@@ -35,6 +35,8 @@ pub mod names {
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` with one [`super::Waiters`]: waits of others for the rtnl lock while a worker of the
     /// daemon held it, and only as long as it did. Never reset.
     pub const PRESSURE: &str = "PRESSURE";
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY` with two [`super::Telling`]s: of everybody but the daemon's workers, and of these.
+    pub const TELLING: &str = "TELLING";
     /// `BPF_MAP_TYPE_RINGBUF` of [`super::LongWait`].
     pub const LONG_WAITS: &str = "LONG_WAITS";
     /// `BPF_MAP_TYPE_PERCPU_ARRAY` with one [`super::Missed`].
@@ -65,6 +67,10 @@ pub const HOLDER_PLACES: u32 = 1024;
 
 /// Frames kept of a long wait.
 pub const STACK_FRAMES: usize = 32;
+
+/// Long waits that one CPU tells one by one in a second, of the daemon's workers and of everybody else. More are told only if
+/// each is longer than all before it.
+pub const LONG_WAITS_A_SECOND: u64 = 32;
 
 /// Ranges of kernel text that belong to locks beside the one of their slow paths.
 pub const WRAPPERS: usize = 8;
@@ -386,6 +392,42 @@ pub struct LongWait {
     pub stack: [u64; STACK_FRAMES],
 }
 
+/// What one CPU has told one by one in this second. A record with its stack takes microseconds, in which its thread has the lock
+/// and others wait for it; what there are thousands of a second would be felt, and nobody reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Telling {
+    /// Since boot.
+    pub second: u64,
+    /// Long waits that were told.
+    pub told: u64,
+    /// The longest of them.
+    pub longest_ns: u64,
+}
+
+impl Telling {
+    /// Whether a long wait that ends now is told, too.
+    #[inline(always)]
+    pub const fn admits(&mut self, now_ns: u64, waited_ns: u64) -> bool {
+        let second = now_ns / 1_000_000_000;
+        if second != self.second {
+            *self = Self {
+                second,
+                told: 0,
+                longest_ns: 0,
+            };
+        }
+        if self.told >= LONG_WAITS_A_SECOND && waited_ns <= self.longest_ns {
+            return false;
+        }
+        self.told += 1;
+        if waited_ns > self.longest_ns {
+            self.longest_ns = waited_ns;
+        }
+        true
+    }
+}
+
 /// What could not be told, on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -396,7 +438,7 @@ pub struct Missed {
     pub waiters: u64,
     /// Waits whose blocker was not counted for the same reason.
     pub blockers: u64,
-    /// Long waits that found the ring full.
+    /// Long waits that were not told one by one: the ring was full, or they were too many.
     pub long_waits: u64,
 }
 
@@ -460,6 +502,7 @@ const _: () = {
     assert!(size_of::<Waiters>() == 24 + 4 * BUCKETS);
     assert!(size_of::<BlockerKey>() == 56);
     assert!(size_of::<Holder>() == 24);
+    assert!(size_of::<Telling>() == 24);
     assert!(size_of::<LongWait>() == 112 + 8 * STACK_FRAMES);
     assert!(bucket(u64::MAX) == BUCKETS - 1);
 };

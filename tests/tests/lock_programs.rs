@@ -14,13 +14,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, RawTracePointRunOptions, TestRun as _,
-    maps::{Array, PerCpuArray, PerCpuHashMap},
+    maps::{Array, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::RawTracePoint,
 };
 use pcpm_ebpf::{
     LOCKS_OBJECT,
     locks::{
-        Blocked, BlockerKey, Missed, Tracing, WAIT_PLACES, Wait, WaitSet, WaiterKey, Waiters,
+        Blocked, BlockerKey, LONG_WAITS_A_SECOND, Missed, Tracing, WAIT_PLACES, Wait, WaitSet,
+        WaiterKey, Waiters,
         flag::{MUTEX, READ, SPIN, WRITE},
         names, wait_set,
     },
@@ -55,11 +56,20 @@ struct Tracer(Ebpf);
 
 impl Tracer {
     fn load() -> Result<Self> {
-        Self::with_room(1024)
+        Self::with(1024, u64::MAX)
     }
 
     /// One that tells so many groups of waits apart.
     fn with_room(groups: u32) -> Result<Self> {
+        Self::with(groups, u64::MAX)
+    }
+
+    /// One to which any wait is a long one.
+    fn impatient() -> Result<Self> {
+        Self::with(1024, 0)
+    }
+
+    fn with(groups: u32, long_wait_ns: u64) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries(names::WAITERS, groups);
         let mut tracer = Self(loader.load(LOCKS_OBJECT)?);
@@ -68,7 +78,7 @@ impl Tracer {
         }
         let settings = Tracing {
             generation: 1,
-            long_wait_ns: u64::MAX,
+            long_wait_ns,
             ..Tracing::default()
         };
         let map = tracer.0.map_mut(names::TRACING).context("TRACING")?;
@@ -116,6 +126,17 @@ impl Tracer {
         }
         counted.sort_by_key(|(key, _)| key.lock);
         Ok(counted)
+    }
+
+    /// Takes all that was told one by one, and says how many that were.
+    fn told_one_by_one(&mut self) -> Result<u64> {
+        let map = self.0.map_mut(names::LONG_WAITS).context("LONG_WAITS")?;
+        let mut ring = RingBuf::try_from(map)?;
+        let mut told = 0;
+        while ring.next().is_some() {
+            told += 1;
+        }
+        Ok(told)
     }
 
     /// What has not ended.
@@ -301,6 +322,26 @@ fn what_finds_no_room_is_counted_as_missed_and_in_no_other_group() -> Result<()>
         "{counted:?}"
     );
     assert_eq!(tracer.missed()?.waiters, 2);
+    Ok(())
+}
+
+#[test]
+fn of_many_long_waits_a_part_is_told_one_by_one_and_the_others_are_counted() -> Result<()> {
+    const WAITS: u64 = 2000;
+    let mut tracer = Tracer::impatient()?;
+    let begun = Instant::now();
+    for _ in 0..WAITS {
+        tracer.begin(LOCK, MUTEX)?;
+        tracer.end(LOCK, 0)?;
+    }
+    let seconds = begun.elapsed().as_secs() + 2;
+    let told = tracer.told_one_by_one()?;
+    let cpus = thread::available_parallelism()?.get() as u64;
+    // And those that were longer than all before: of n in any order, about log(n).
+    let most = seconds * cpus * (LONG_WAITS_A_SECOND + 32);
+    assert!((LONG_WAITS_A_SECOND..=most).contains(&told), "{told}");
+    assert_eq!(told + tracer.missed()?.long_waits, WAITS);
+    assert_eq!(tracer.counted()?[0].1.count, WAITS);
     Ok(())
 }
 

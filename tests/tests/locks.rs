@@ -142,7 +142,15 @@ fn long_waits_say_what_the_pool_s_worker_was_doing() -> Result<()> {
     let _blocker = storm(&world, BULK)?;
     let daemon = world.spawn_daemon(&["--config", "/run/pcpmd.toml", "--capacity", "256"])?;
     let wait = until(&daemon, "long wait of a worker", |reply| {
-        let suits = |w: &&LongWait| w.operation.is_some() && w.lock == "rtnl_mutex";
+        // Slots to be made in the next second: the first may all have been made without a long wait.
+        for owner in 0..32 {
+            daemon.attach(&owner.to_string(), "t").ok()?;
+            daemon.detach(&owner.to_string()).ok()?;
+        }
+        let suits = |w: &&LongWait| {
+            let refills = |operation: &String| operation.starts_with("refill/");
+            w.lock == "rtnl_mutex" && w.operation.as_ref().is_some_and(refills)
+        };
         reply.long_waits.iter().find(suits).cloned()
     })?;
     assert!(wait.thread.starts_with("pcpm-refill-"), "{wait:?}");

@@ -27,6 +27,8 @@ pub struct LocksReply {
     pub blockers: Vec<LockBlocker>,
     pub long_waits: Vec<LongWait>,
     pub missed: u64,
+    #[serde(default)]
+    pub long_waits_untold: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<Vec<LockFrame>>,
 }
@@ -42,6 +44,8 @@ pub struct LockFrame {
     pub blockers: Vec<LockBlocker>,
     pub long_waits: Vec<LongWait>,
     pub missed: u64,
+    #[serde(default)]
+    pub long_waits_untold: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

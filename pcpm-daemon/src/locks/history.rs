@@ -132,6 +132,7 @@ impl LockHistory {
             blockers: sum.blockers(top),
             long_waits: self.long_waits(sum.length_ms(), top),
             missed: sum.missed,
+            long_waits_untold: sum.long_waits_untold,
             history: history.then(|| past(&intervals, first, top)),
         }
     }
@@ -230,6 +231,7 @@ fn frame(interval: &Interval, locks: usize, top: usize) -> LockFrame {
         waiters: sum.waiters(top),
         blockers: sum.blockers(top),
         missed: sum.missed,
+        long_waits_untold: sum.long_waits_untold,
         ..LockFrame::default()
     }
 }

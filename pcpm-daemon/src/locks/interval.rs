@@ -76,6 +76,7 @@ pub(super) struct Interval {
     pub(super) waits: Vec<(Group, Figures)>,
     pub(super) blockers: Vec<(Blocker, Blocked)>,
     pub(super) missed: u64,
+    pub(super) long_waits_untold: u64,
 }
 
 impl Figures {

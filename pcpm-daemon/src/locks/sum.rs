@@ -13,6 +13,7 @@ pub(super) struct Sum {
     waits: BTreeMap<Group, Figures>,
     blockers: BTreeMap<Blocker, Blocked>,
     pub(super) missed: u64,
+    pub(super) long_waits_untold: u64,
 }
 
 impl Sum {
@@ -31,6 +32,7 @@ impl Sum {
     fn add(&mut self, interval: &Interval) {
         self.length += interval.length;
         self.missed += interval.missed;
+        self.long_waits_untold += interval.long_waits_untold;
         for (group, figures) in &interval.waits {
             match self.waits.get_mut(group) {
                 Some(sum) => sum.add(figures),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use pcpm_api::types;
-use pcpm_ebpf::locks::{BlockerKey, LongWait, STACK_FRAMES, TextRange, WaiterKey, Waiters};
+use pcpm_ebpf::locks::{BlockerKey, LongWait, Missed, STACK_FRAMES, TextRange, WaiterKey, Waiters};
 
 use super::{
     Comm, LockHistory, Traced,
@@ -44,7 +44,7 @@ pub(super) struct Watcher {
     lock_names: HashMap<u64, &'static str>,
     history: Arc<LockHistory>,
     /// What had been missed before this interval.
-    missed: u64,
+    missed: Missed,
 }
 
 impl Watcher {
@@ -58,7 +58,7 @@ impl Watcher {
             knows_rtnl: rtnl.is_some(),
             lock_names: rtnl.map(|lock| (lock, names::RTNL)).into_iter().collect(),
             history,
-            missed: 0,
+            missed: Missed::default(),
         }
     }
 
@@ -82,12 +82,14 @@ impl Watcher {
     }
 
     fn keep(&mut self, counted: &Counted, length: Duration) -> Result<(), BpfError> {
-        let missed = self.tracer.missed()?;
-        let missed = missed.begins + missed.waiters + missed.blockers + missed.long_waits;
+        let all = self.tracer.missed()?;
+        let before = std::mem::replace(&mut self.missed, all);
+        let groups = |missed: &Missed| missed.begins + missed.waiters + missed.blockers;
         let mut interval = Interval {
             ended_ms: now_ms(),
             length,
-            missed: missed - std::mem::replace(&mut self.missed, missed),
+            missed: groups(&all) - groups(&before),
+            long_waits_untold: all.long_waits - before.long_waits,
             ..Interval::default()
         };
         let waits = counted.waiters.iter().filter(|(_, w)| w.count > 0);

@@ -1,4 +1,4 @@
-//! Tests of the packet logic on the host: the same functions that run in the kernel.
+//! Tests on the host of what is decided about packets and waits: the same functions that run in the kernel.
 
 mod clone;
 mod decision;
@@ -8,6 +8,7 @@ mod drop_sample;
 mod frames;
 mod icmp_error;
 mod ipv6;
+mod locks;
 mod nat;
 mod packet;
 mod policy;

@@ -32,6 +32,13 @@ pub(crate) fn screen(seen: &LocksReply, stacks: bool, look: Look) -> String {
         if seen.missed > 0 {
             let _ = write!(text, ", {} waits not told", humanise::count(seen.missed));
         }
+        if seen.long_waits_untold > 0 {
+            let untold = humanise::count(seen.long_waits_untold);
+            let _ = write!(
+                text,
+                ", {untold} long waits counted, but not told one by one"
+            );
+        }
         text += "\n";
     }
     text
@@ -252,6 +259,7 @@ pub(super) mod tests {
             blockers: seen.blockers,
             long_waits: seen.long_waits,
             missed: 0,
+            long_waits_untold: 0,
         }
     }
 

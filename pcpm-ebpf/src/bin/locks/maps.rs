@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use pcpm_ebpf::locks::{
-    Blocked, BlockerKey, HOLDER_PLACES, Holder, Missed, Tracing, WAIT_PLACES, WAIT_SETS,
+    Blocked, BlockerKey, HOLDER_PLACES, Holder, Missed, Telling, Tracing, WAIT_PLACES, WAIT_SETS,
     WORKER_THREADS, WORKERS as MOST_WORKERS, Wait, WaitSet, WaiterKey, Waiters, holder_place,
     wait_set,
 };
@@ -60,6 +60,9 @@ static OPERATIONS: Array<u64, { MOST_WORKERS as usize }, { BPF_F_MMAPABLE as usi
 
 #[btf_map]
 static PRESSURE: PerCpuArray<Waiters, 1> = PerCpuArray::new();
+
+#[btf_map]
+static TELLING: PerCpuArray<Telling, 2> = PerCpuArray::new();
 
 /// Of [`pcpm_ebpf::locks::LongWait`]s.
 #[btf_map]
@@ -144,6 +147,15 @@ pub(crate) fn pressure() -> Option<&'static mut Waiters> {
     PRESSURE
         .get_ptr_mut(0)
         .map(|pressure| unsafe { &mut *pressure })
+}
+
+/// What this CPU has told of late: of the daemon's workers, or of everybody else.
+#[inline(always)]
+pub(crate) fn telling(of_workers: bool) -> Option<&'static mut Telling> {
+    // SAFETY: as in `missed`.
+    TELLING
+        .get_ptr_mut(of_workers.into())
+        .map(|telling| unsafe { &mut *telling })
 }
 
 /// This CPU's counts of what could not be told.

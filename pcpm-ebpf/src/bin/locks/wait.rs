@@ -144,8 +144,8 @@ pub(crate) fn ends(ctx: &RawTracePointContext, lock: u64, failure: i32) {
     if behind_workers_ns != 0 {
         press(wait, behind_workers_ns);
     }
-    if waited_ns >= tracing.long_wait_ns {
-        tell(ctx, wait, &me, waited_ns);
+    if waited_ns >= tracing.long_wait_ns && !tell(ctx, wait, &me, now_ns, waited_ns) {
+        miss_long_wait();
     }
     wait.task = 0;
 }
@@ -241,12 +241,22 @@ fn count_blocker(tracing: &Tracing, wait: &mut Wait, waited_ns: u64) {
 }
 
 #[inline(always)]
-fn tell(ctx: &RawTracePointContext, wait: &Wait, me: &Thread, waited_ns: u64) {
+fn miss_long_wait() {
+    if let Some(missed) = maps::missed() {
+        missed.long_waits += 1;
+    }
+}
+
+/// Tells of a long wait by itself, if there is room and there were not too many.
+#[inline(always)]
+fn tell(ctx: &RawTracePointContext, wait: &Wait, me: &Thread, now_ns: u64, waited_ns: u64) -> bool {
+    let of_worker = wait.waiter.operation != 0;
+    let telling = maps::telling(of_worker);
+    if !telling.is_some_and(|telling| telling.admits(now_ns, waited_ns)) {
+        return false;
+    }
     let Some(mut entry) = LONG_WAITS.reserve_untyped::<LongWait>(0) else {
-        if let Some(missed) = maps::missed() {
-            missed.long_waits += 1;
-        }
-        return;
+        return false;
     };
     // SAFETY: the entry has room for a record, all of whose fields are written here.
     unsafe {
@@ -265,6 +275,7 @@ fn tell(ctx: &RawTracePointContext, wait: &Wait, me: &Thread, waited_ns: u64) {
         (*record).stack_bytes = task::stack(ctx, &mut (*record).stack);
     }
     entry.submit(0);
+    true
 }
 
 /// What tells the kind of a lock and the wish to read or write, not the way of waiting.
