@@ -70,7 +70,7 @@ pub const STACK_FRAMES: usize = 32;
 
 /// Long waits that one CPU tells one by one in a second, of the daemon's workers and of everybody else. More are told only if
 /// each is longer than all before it.
-pub const LONG_WAITS_A_SECOND: u64 = 32;
+pub const LONG_WAITS_A_SECOND: u64 = 8;
 
 /// Ranges of kernel text that belong to locks beside the one of their slow paths.
 pub const WRAPPERS: usize = 8;

@@ -30,7 +30,7 @@ const THREADS: u32 = 4;
 
 #[derive(Debug, Args)]
 pub(super) struct LocksArguments {
-    /// Pairs of runs with insight on and off [default: 15; quick: 2].
+    /// Pairs of runs with insight on and off [default: 24; quick: 2].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
 }
@@ -48,7 +48,6 @@ enum Load {
 #[derive(Debug, Serialize)]
 struct Figures {
     threads: u32,
-    seconds: u32,
     loads: Vec<Compared>,
 }
 
@@ -56,6 +55,8 @@ struct Figures {
 #[derive(Debug, Serialize)]
 struct Compared {
     load: Load,
+    /// How long it ran each time.
+    seconds: u32,
     /// Requests a second, in each round.
     on: Vec<f64>,
     off: Vec<f64>,
@@ -78,15 +79,14 @@ impl Part for LocksArguments {
     }
 
     fn measure(&self, quick: bool) -> Result<Findings> {
-        let (seconds, rounds) = if quick { (1, 2) } else { (3, 15) };
-        let rounds = self.rounds.unwrap_or(rounds);
+        let rounds = self.rounds.unwrap_or(if quick { 2 } else { 24 });
         let mut pairs = [const { Vec::new() }; 2];
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}");
             // What changes slowly on the machine is on both sides as often.
             let first = round % 2 == 0;
-            let one = rates(first, seconds)?;
-            let other = rates(!first, seconds)?;
+            let one = rates(first, quick)?;
+            let other = rates(!first, quick)?;
             let (on, off) = if first { (one, other) } else { (other, one) };
             for (pairs, pair) in pairs.iter_mut().zip(on.into_iter().zip(off)) {
                 pairs.push(pair);
@@ -95,9 +95,8 @@ impl Part for LocksArguments {
         let loads = Load::ALL.into_iter().zip(pairs);
         let figures = Figures {
             threads: THREADS,
-            seconds,
             loads: loads
-                .map(|(load, pairs)| Compared::of(load, pairs, seconds))
+                .map(|(load, pairs)| Compared::of(load, pairs, load.seconds(quick)))
                 .collect::<Result<_>>()?,
         };
         figures.findings()
@@ -121,6 +120,14 @@ impl Load {
         }
     }
 
+    /// How long it runs. Links wait for grace periods, which take now more and now less.
+    const fn seconds(self, quick: bool) -> u32 {
+        match (self, quick) {
+            (Self::Links, false) => 5,
+            (Self::Links, true) | (Self::Nothing, _) => 1,
+        }
+    }
+
     /// Requests answered in so many seconds.
     fn run(self, seconds: u32) -> Result<u64> {
         let time = Duration::from_secs(seconds.into());
@@ -141,10 +148,11 @@ impl Load {
 
 /// Requests a second of each load.
 #[expect(clippy::cast_precision_loss, reason = "requests are far below 2^53")]
-fn rates(insight: bool, seconds: u32) -> Result<Vec<f64>> {
+fn rates(insight: bool, quick: bool) -> Result<Vec<f64>> {
     let world = World::new()?;
     let _daemon = observer(&world, insight)?;
     let rate = |load: Load| {
+        let seconds = load.seconds(quick);
         plain::settle()?;
         Ok(load.run(seconds)? as f64 / f64::from(seconds))
     };
@@ -231,6 +239,7 @@ impl Compared {
         let (on, off) = pairs.into_iter().unzip();
         Ok(Self {
             load,
+            seconds,
             on,
             off,
             programs_percent: took_ns / f64::from(seconds) / 1e7,
@@ -286,13 +295,16 @@ impl Figures {
     fn findings(&self) -> Result<Findings> {
         let rounds = self.loads.first().map_or(0, |compared| compared.on.len());
         let mut findings = Findings::new("Lock insight: what watching costs", self)?.text(format!(
-            "{} threads that want the rtnl lock, with insight on and off in turn: {rounds} pairs of {} s each; and what each event \
-             costs by the kernel's own account.",
-            self.threads, self.seconds
+            "{} threads that want the rtnl lock, with insight on and off in turn: {rounds} pairs; and what each event costs by the kernel's own account.",
+            self.threads
         ));
         for compared in &self.loads {
             findings = findings
-                .text(format!("They {}:", compared.load.describe()))
+                .text(format!(
+                    "They {}, {} s each time:",
+                    compared.load.describe(),
+                    compared.seconds
+                ))
                 .table(compared.rates()?)
                 .table(compared.costs())
                 .text(format!(
