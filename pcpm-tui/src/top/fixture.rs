@@ -53,7 +53,8 @@ pub(crate) fn status(second: u64, trouble: bool) -> Status {
         "clients": 3, "memory": {"daemon_rss_bytes": 14_000_000},
         "drops": [{"reason": "other-tenant", "description": "The destination slot is held by another tenant.",
                    "packets": if trouble { 40 * second } else { 40 }},
-                  {"reason": "host-closed", "description": "The host's service is not open to slots.", "packets": 7}],
+                  {"reason": "host-closed", "description": "The host's service is not open to slots.", "packets": 7},
+                  {"reason": "detached", "description": "The slot is held by nobody.", "packets": 60 * second}],
         "failures": if trouble {
             json!([{"slot": "s0127", "reason": "create veth s0127 in hub 0: EEXIST", "retry_in_ms": 900}])
         } else { json!([]) },

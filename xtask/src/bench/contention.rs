@@ -21,6 +21,7 @@ use crate::plain;
 use crate::report::{Spread, time};
 
 const AT_ONCE: [usize; 5] = [1, 10, 20, 50, 100];
+const AT_ONCE_QUICK: [usize; 3] = [1, 10, 100];
 /// Locks told by name, the others together.
 const NAMED: usize = 4;
 const OTHERS: &str = "other locks";
@@ -59,17 +60,24 @@ impl Part for ContentionArguments {
 
     fn measure(&self, quick: bool) -> Result<Findings> {
         let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
-        let at_once = AT_ONCE.map(|networks| measure(networks, rounds.into()));
+        let (at_once, of_few) = if quick {
+            (&AT_ONCE_QUICK[..], 1)
+        } else {
+            (&AT_ONCE[..], 4)
+        };
+        // Single ones are quick, and there is little to be seen of one.
+        let measure = |&networks: &usize| {
+            let more_often = (20 / networks).clamp(1, of_few);
+            measure(networks, usize::from(rounds) * more_often)
+        };
         let figures = Figures {
-            at_once: at_once.into_iter().collect::<Result<_>>()?,
+            at_once: at_once.iter().map(measure).collect::<Result<_>>()?,
         };
         figures.findings()
     }
 }
 
 fn measure(networks: usize, rounds: usize) -> Result<AtOnce> {
-    // Single ones are quick, and there is little to be seen of one.
-    let rounds = rounds * (20 / networks).clamp(1, 4);
     let (mut times, mut pooled) = (Vec::new(), Vec::new());
     let (mut waits, mut waiting_share) = (Vec::new(), Vec::new());
     let mut on_demand_over_pooled = Vec::new();

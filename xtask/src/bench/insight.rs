@@ -30,7 +30,7 @@ const THREADS: u32 = 4;
 
 #[derive(Debug, Args)]
 pub(super) struct LocksArguments {
-    /// Pairs of runs with insight on and off [default: 24; quick: 2].
+    /// Pairs of runs with insight on and off [default: 16; quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
 }
@@ -79,7 +79,7 @@ impl Part for LocksArguments {
     }
 
     fn measure(&self, quick: bool) -> Result<Findings> {
-        let rounds = self.rounds.unwrap_or(if quick { 2 } else { 24 });
+        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 16 });
         let mut pairs = [const { Vec::new() }; 2];
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}");

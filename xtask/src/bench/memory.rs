@@ -20,7 +20,7 @@ pub(super) struct MemoryArguments {
     /// How many of each are made [default: 200; quick: 40].
     #[arg(long, value_parser = clap::value_parser!(u32).range(8..=2_000))]
     count: Option<u32>,
-    /// How often all are made, one kind after the other [default: 5; quick: 2].
+    /// How often all are made, one kind after the other [default: 5; quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: Option<u32>,
 }
@@ -67,7 +67,7 @@ impl Part for MemoryArguments {
 
     fn measure(&self, quick: bool) -> Result<Findings> {
         let count = self.count.unwrap_or(if quick { 40 } else { 200 });
-        let rounds = self.rounds.unwrap_or(if quick { 2 } else { 5 });
+        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
         let used = |kind| Used {
             kind,
             rounds: Vec::new(),

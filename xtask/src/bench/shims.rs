@@ -26,7 +26,7 @@ const SANDBOX: &str = "sandbox";
 
 #[derive(Debug, Args)]
 pub(super) struct ShimsArguments {
-    /// How often each is started, one after the other [default: 200; quick: 20].
+    /// How often each is started, one after the other [default: 100; quick: 20].
     #[arg(long, value_parser = clap::value_parser!(u32).range(4..=10_000))]
     rounds: Option<u32>,
 }
@@ -68,7 +68,7 @@ impl Part for ShimsArguments {
     }
 
     fn measure(&self, quick: bool) -> Result<Findings> {
-        let rounds = self.rounds.unwrap_or(if quick { 20 } else { 200 });
+        let rounds = self.rounds.unwrap_or(if quick { 20 } else { 100 });
         let world = World::new()?;
         let daemon = world.pool_of(SLOTS)?;
         let host = Host { daemon, world };

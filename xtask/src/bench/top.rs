@@ -27,7 +27,7 @@ pub(super) struct TopArguments {
     /// Slots of the pool [default: 4000; quick: 400].
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..=10_000))]
     slots: Option<u32>,
-    /// How long each part is measured, in seconds [default: 30; quick: 4].
+    /// How long each part is measured, in seconds [default: 30; quick: 2].
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=600))]
     seconds: Option<u64>,
 }
@@ -67,8 +67,8 @@ impl Part for TopArguments {
 
     fn measure(&self, quick: bool) -> Result<Findings> {
         let slots = self.slots.unwrap_or(if quick { 400 } else { 4000 });
-        let seconds = self.seconds.unwrap_or(if quick { 4 } else { 30 });
-        let past_minutes = if quick { 8 } else { 60 };
+        let seconds = self.seconds.unwrap_or(if quick { 2 } else { 30 });
+        let past_minutes = if quick { 4 } else { 60 };
         measure(slots, seconds, past_minutes)?.findings()
     }
 }

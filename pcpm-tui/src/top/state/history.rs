@@ -23,6 +23,7 @@ pub(crate) struct Rates {
     pub(crate) created: f64,
     pub(crate) retired: f64,
     pub(crate) recycled: f64,
+    /// Packets dropped that somebody may miss.
     pub(crate) drops: f64,
     pub(crate) flows: f64,
 }
@@ -41,7 +42,7 @@ impl Rates {
             created: rate(|s| s.refill.created),
             retired: rate(|s| s.refill.retired),
             recycled: rate(|s| s.recycle.recycled),
-            drops: rate(dropped),
+            drops: rate(dropped_of_somebody),
             flows: rate(|s| s.flows.opened),
         }
     }
@@ -51,10 +52,22 @@ impl Rates {
     }
 }
 
+/// Why packets of slots are dropped that nobody holds: the kernel announces multicast groups on every link that comes up.
+const OF_NOBODY: &str = "detached";
+
 /// Packets dropped so far, for whatever reason.
 pub(crate) fn dropped(status: &Status) -> u64 {
-    let packets = status.drops.iter().map(|drop| drop.packets);
-    packets.fold(0, u64::saturating_add)
+    packets(status, |_| true)
+}
+
+/// Those that somebody may miss.
+fn dropped_of_somebody(status: &Status) -> u64 {
+    packets(status, |reason| reason != OF_NOBODY)
+}
+
+fn packets(status: &Status, counts: impl Fn(&str) -> bool) -> u64 {
+    let drops = status.drops.iter().filter(|drop| counts(&drop.reason));
+    drops.fold(0, |sum, drop| sum.saturating_add(drop.packets))
 }
 
 /// One second.

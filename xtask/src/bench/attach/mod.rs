@@ -21,7 +21,7 @@ use crate::report::Spread;
 use crate::{plain, progress};
 
 const CLIENTS: [usize; 4] = [1, 10, 100, 1000];
-const CLIENTS_QUICK: [usize; 3] = [1, 10, 100];
+const CLIENTS_QUICK: [usize; 2] = [1, 100];
 const IDLE_CLIENTS: usize = 1000;
 /// Networks that the queue inside a process keeps ready: as many as E2B's orchestrator does.
 const QUEUE: &str = "32";
@@ -38,13 +38,13 @@ pub(super) struct AttachArguments {
     /// Slots of the pool; every client holds at least one [default: 1000].
     #[arg(long, value_parser = clap::value_parser!(u32).range(64..=10_000))]
     slots: Option<u32>,
-    /// Numbers of clients that ask at once [default: 1,10,100,1000; quick: 1,10,100].
+    /// Numbers of clients that ask at once [default: 1,10,100,1000; quick: 1,100].
     #[arg(long, value_name = "N,N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1000))]
     clients: Vec<u16>,
     /// Sizes of pools that one client attaches out of [default: 64,512,1000,4000,10000; quick: 64,512].
     #[arg(long, value_name = "N,N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(64..=10_000))]
     sizes: Vec<u32>,
-    /// How often each is measured, one after the other [default: 7; quick: 3].
+    /// How often each is measured, one after the other [default: 5; quick: 3].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
 }
@@ -55,7 +55,7 @@ impl Part for AttachArguments {
     }
 
     fn measure(&self, quick: bool) -> Result<Findings> {
-        let rounds = self.rounds.unwrap_or(if quick { 3 } else { 7 });
+        let rounds = self.rounds.unwrap_or(if quick { 3 } else { 5 });
         let slots = self.slots.unwrap_or(1000);
         let most = self.clients(quick).into_iter().max().unwrap_or_default();
         ensure!(

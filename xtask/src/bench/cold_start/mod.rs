@@ -20,16 +20,16 @@ use crate::inside::{Method, Phases};
 use crate::plain;
 
 const AT_ONCE: [u32; 6] = [1, 10, 20, 50, 80, 100];
-const AT_ONCE_QUICK: [u32; 3] = [1, 10, 100];
+const AT_ONCE_QUICK: [u32; 2] = [1, 50];
 const RTNL: &str = "rtnl_mutex";
 
 #[derive(Debug, Args)]
 pub(super) struct ColdStartArguments {
-    /// Numbers of containers started at once [default: 1,10,20,50,80,100; quick: 1,10,100].
+    /// Numbers of containers started at once [default: 1,10,20,50,80,100; quick: 1,50].
     #[arg(long, value_name = "N,N,..", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=500))]
     at_once: Vec<u32>,
-    /// How often all of it is measured, one method after the other [default: 5; quick: 1].
+    /// How often all of it is measured, one method after the other [default: 3; quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
 }
@@ -76,7 +76,7 @@ impl Part for ColdStartArguments {
             ([], false) => AT_ONCE.to_vec(),
             (at_once, _) => at_once.to_vec(),
         };
-        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
+        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 3 });
         let mut series = Vec::new();
         for count in &at_once {
             series.extend(Method::ALL.map(|method| Series {

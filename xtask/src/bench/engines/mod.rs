@@ -28,7 +28,7 @@ pub(super) struct EnginesArguments {
     /// How many are started at once [default: 20; quick: 6].
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=100))]
     at_once: Option<u16>,
-    /// How often each way is measured, one after the other [default: 7; quick: 1].
+    /// How often each way is measured, one after the other [default: 5; quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
 }
@@ -68,7 +68,7 @@ impl Part for EnginesArguments {
 
     fn measure(&self, quick: bool) -> Result<Findings> {
         let at_once = usize::from(self.at_once.unwrap_or(if quick { 6 } else { 20 }));
-        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 7 });
+        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
         let hosts = (0..4).map(|_| Host::new(at_once));
         let hosts = hosts.collect::<Result<Vec<_>>>()?;
         let podman = Podman::new(&hosts[0].world)?;

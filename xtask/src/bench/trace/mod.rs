@@ -56,7 +56,7 @@ pub(super) struct TraceArguments {
     /// Memory of a ready slot, in KiB; `bench memory` measures it.
     #[arg(long, default_value_t = 325, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     slot_kib: u32,
-    /// Seconds of the busiest time to play to pcpmd as well, in real time [default: 60; quick: 10].
+    /// Seconds of the busiest time to play to pcpmd as well, in real time [default: 30; quick: 3].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3600))]
     live_s: Option<u64>,
 }
@@ -105,7 +105,7 @@ impl Part for TraceArguments {
 
     fn measure(&self, quick: bool) -> Result<Findings> {
         let hours = self.hours.unwrap_or(if quick { 6 } else { 24 });
-        let live_s = self.live_s.unwrap_or(if quick { 10 } else { 60 });
+        let live_s = self.live_s.unwrap_or(if quick { 3 } else { 30 });
         let shapes = self.shape.map_or(Shape::ALL.to_vec(), |one| vec![one]);
         let shapes = shapes
             .into_iter()
