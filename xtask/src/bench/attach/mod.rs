@@ -32,6 +32,8 @@ const SIZES: [u32; 5] = [64, 512, 1000, 4000, 10_000];
 const SIZES_QUICK: [u32; 2] = [64, 512];
 /// What all clients together ask for in a round, if they are not more and the pool is not smaller.
 const ATTACHES: u32 = 200;
+/// How often all ask at once in a round, if the pool has so many slots: the first time finds cold caches.
+const TURNS: usize = 8;
 
 #[derive(Debug, Args)]
 pub(super) struct AttachArguments {
@@ -146,9 +148,9 @@ impl OfSize {
         };
         for _ in 0..rounds {
             let answered = bench.ask(&mut echo, Clients::Echo)?;
-            times.echo.push(Spread::of_nanos(answered)?);
+            times.echo.push(Spread::of_nanos(answered.concat())?);
             let attached = bench.ask(&mut attach, Clients::Daemon)?;
-            times.attach.push(Spread::of_nanos(attached)?);
+            times.attach.push(Spread::of_nanos(attached.concat())?);
             bench.refill()?;
         }
         Ok(times)
@@ -203,15 +205,20 @@ impl Bench {
         let mut times = AtOnce {
             clients: count,
             attach: Vec::new(),
+            all_attached_us: Vec::new(),
             echo: Vec::new(),
             on_demand: Vec::new(),
             queue: Vec::new(),
         };
         for _ in 0..rounds {
             let answered = self.ask(&mut echo, Clients::Echo)?;
-            times.echo.push(Spread::of_nanos(answered)?);
+            times.echo.push(Spread::of_nanos(answered.concat())?);
             let attached = self.ask(&mut attach, Clients::Daemon)?;
-            times.attach.push(Spread::of_nanos(attached)?);
+            let last = attached
+                .iter()
+                .filter_map(|turn| turn.iter().max().copied());
+            times.all_attached_us.push(Spread::of_nanos(last)?.p50_us);
+            times.attach.push(Spread::of_nanos(attached.concat())?);
             self.refill()?;
             times.on_demand.push(measure_on_demand(count)?);
             if count <= MOST_THREADS {
@@ -234,25 +241,26 @@ impl Bench {
                 let _idle = Crowd::connect(self.daemon.socket(), idle)?;
                 let mut one = Crowd::connect(self.daemon.socket(), 1)?;
                 let times = self.ask(&mut one, Clients::Daemon)?;
-                medians.push(Spread::of_nanos(times)?.p50_us);
+                medians.push(Spread::of_nanos(times.concat())?.p50_us);
                 self.refill()?;
             }
         }
         Ok(effect)
     }
 
-    /// All clients ask at once, again and again.
-    fn ask(&self, crowd: &mut Crowd, whose: Clients) -> Result<Vec<u64>> {
+    /// All clients ask at once, again and again. Returns how long each waited, each time.
+    fn ask(&self, crowd: &mut Crowd, whose: Clients) -> Result<Vec<Vec<u64>>> {
         let mut owners = (0..).map(owner);
         let mut times = Vec::new();
-        let turns = ATTACHES.min(self.slots) as usize / crowd.len();
-        for _ in 0..turns.max(1) {
+        let most = self.slots as usize / crowd.len();
+        let turns = (ATTACHES as usize / crowd.len()).max(TURNS).min(most);
+        for _ in 0..turns {
             let requests = owners
                 .by_ref()
                 .take(crowd.len())
                 .map(|owner| attach_request(&owner));
             let requests: Vec<_> = requests.collect();
-            times.extend(beside_the_servers(|| {
+            times.push(beside_the_servers(|| {
                 crowd.ask(&requests, whose.refusal())
             })?);
         }
