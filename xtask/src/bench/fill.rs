@@ -26,7 +26,7 @@ pub(super) struct FillArguments {
     /// Slots to fill [default: 4000; quick: 512].
     #[arg(long, value_parser = clap::value_parser!(u32).range(16..=10_000))]
     slots: Option<u32>,
-    /// How often the pool and the floor are filled, one after the other [default: 5; quick: 3].
+    /// How often the pool and the floor are filled, one after the other [default: 5; quick: 2].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: Option<u32>,
 }
@@ -61,7 +61,7 @@ impl Part for FillArguments {
 
     fn measure(&self, quick: bool) -> Result<Findings> {
         let slots = self.slots.unwrap_or(if quick { 512 } else { 4000 });
-        let rounds = self.rounds.unwrap_or(if quick { 3 } else { 5 });
+        let rounds = self.rounds.unwrap_or(if quick { 2 } else { 5 });
         let mut figures = Figures {
             slots,
             window: window(slots),

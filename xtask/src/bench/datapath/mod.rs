@@ -30,7 +30,7 @@ pub(super) struct DatapathArguments {
     /// How long each kind of load runs on each path in each round [default: 0.5; quick: 0.05].
     #[arg(long)]
     seconds: Option<f64>,
-    /// How often all paths are measured, one after the other [default: 3; quick: 2].
+    /// How often all paths are measured, one after the other [default: 3; quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
     /// Only these routes [default: all].
@@ -85,7 +85,7 @@ impl DatapathArguments {
     }
 
     fn rounds(&self, quick: bool) -> u32 {
-        let default = if quick { 2 } else { 3 };
+        let default = if quick { 1 } else { 3 };
         self.rounds.unwrap_or(default)
     }
 

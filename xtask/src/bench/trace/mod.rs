@@ -44,7 +44,7 @@ pub(super) struct TraceArguments {
     /// What the arrivals are like; all if not given.
     #[arg(long)]
     shape: Option<Shape>,
-    /// Hours to simulate [default: 24; quick: 6].
+    /// Hours to simulate [default: 24; quick: 3].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=168))]
     hours: Option<u32>,
     /// Another seed makes other arrivals of the same shape.
@@ -104,7 +104,7 @@ impl Part for TraceArguments {
     }
 
     fn measure(&self, quick: bool) -> Result<Findings> {
-        let hours = self.hours.unwrap_or(if quick { 6 } else { 24 });
+        let hours = self.hours.unwrap_or(if quick { 3 } else { 24 });
         let live_s = self.live_s.unwrap_or(if quick { 3 } else { 30 });
         let shapes = self.shape.map_or(Shape::ALL.to_vec(), |one| vec![one]);
         let shapes = shapes
