@@ -2,7 +2,9 @@
 //! `pcpm` are as `contrib/kubernetes/containerd.toml` and `docs/cni.md` have them.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -190,8 +192,26 @@ impl Engine for Ctr<'_, '_> {
     }
 
     fn exec(&self, name: &str, command: &str) -> Result<String> {
-        let line = format!("task exec --exec-id exec {name} {command}");
-        self.0.ctr(&line).run()
+        // `ctr` loses what a process wrote that ends before `ctr` has opened the pipes to it: this one ends once it was heard.
+        let line = format!("task exec --exec-id exec {name} /bin/busybox sh -c");
+        let script = format!("{command} && read heard");
+        let tool = self.0.ctr(&line).with(|process| {
+            process.arg(script);
+            process.stdin(Stdio::piped()).stdout(Stdio::piped());
+        });
+        let mut process = tool.spawn()?;
+        let pipes = (process.child().stdin.take(), process.child().stdout.take());
+        let (Some(mut input), Some(output)) = pipes else {
+            bail!("no pipes to ctr");
+        };
+        let mut shown = String::new();
+        BufReader::new(output).read_line(&mut shown)?;
+        if !shown.is_empty() {
+            input.write_all(b"heard\n")?;
+        }
+        let ended = process.wait(PATIENCE)?;
+        ensure!(ended.success(), "`{command}` in {name}: {ended}");
+        Ok(shown)
     }
 
     fn remove(&self, name: &str) -> Result<()> {

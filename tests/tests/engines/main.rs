@@ -123,8 +123,8 @@ impl Host {
         })?;
         let addresses = self.addresses()?;
         assert_eq!(addresses.len(), AT_ONCE, "each has one of its own");
-        let shown: BTreeSet<_> = shown.iter().filter_map(|text| address_in(text)).collect();
-        assert_eq!(shown, addresses, "and shows it");
+        let of_each = shown.iter().filter_map(|text| address_in(text));
+        assert_eq!(of_each.collect::<BTreeSet<_>>(), addresses, "{shown:?}");
         at_once(AT_ONCE, |index| engine.remove(&name(index)))?;
         self.expect_nothing_left()
     }
