@@ -77,6 +77,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let filter = config.log_filter(args, std::env::var("RUST_LOG").ok());
     let kept = privileges::drop_unneeded().context("give up privileges")?;
     let protection = read_only::protect(&config).context("protect the host's files")?;
+    let open_files = open_files::prepare(&config);
     let log = Rc::new(Log::start(config.log.format, &filter)?);
     tracing::debug!(
         capabilities = kept.join(","),
@@ -86,7 +87,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let done = if args.cleanup {
         clean_up(&config, &log)
     } else {
-        daemon(args, &config, &log)
+        daemon((args, &config, &log), open_files)
     };
     Ok(done.unwrap_or_else(|error| {
         error.chain().for_each(|cause| log.failure(cause));
@@ -115,13 +116,16 @@ fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Runs the daemon until it is told to stop. Whatever it made is gone when this returns, or kept as a whole
 /// for the next one.
-fn daemon(args: &Args, config: &Config, log: &Rc<Log>) -> anyhow::Result<ExitCode> {
+fn daemon(
+    (args, config, log): (&Args, &Config, &Rc<Log>),
+    open_files: u64,
+) -> anyhow::Result<ExitCode> {
     let object = args.steer_object.as_deref().map(Object::read).transpose()?;
     let object = object.unwrap_or_else(Object::built_in);
     // Before the first thing is made: a signal that came earlier would leave it.
     let stop = serve::StopSignals::listen()?;
     let lock = LockFile::acquire(&config.state_dir)?;
-    let done = locked_daemon(args, config, &object, log, stop);
+    let done = locked_daemon((args, config, log), open_files, &object, stop);
     let released = lock.release();
     done?;
     released?;
@@ -129,13 +133,11 @@ fn daemon(args: &Args, config: &Config, log: &Rc<Log>) -> anyhow::Result<ExitCod
 }
 
 fn locked_daemon(
-    args: &Args,
-    config: &Config,
+    (args, config, log): (&Args, &Config, &Rc<Log>),
+    open_files: u64,
     object: &Object,
-    log: &Rc<Log>,
     stop: serve::StopSignals,
 ) -> anyhow::Result<()> {
-    let open_files = open_files::raise_limit();
     let mut host = net::Host::open(&config.state_dir)?;
     let netns = net::HostKernel::netns_cookie(&mut host)?;
     let journal = journal::Journal::of_host(&config.state_dir, netns)?;

@@ -1,7 +1,11 @@
 //! The limit on open files: a slot holds one, and one more while it is leased to a process, a client up to
 //! three, a published port one.
 
+use std::fs::File;
+
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::close;
 
 use crate::config::Config;
 
@@ -35,13 +39,25 @@ pub(crate) fn room_for_ports(config: &Config, limit: u64) -> u32 {
     })
 }
 
-/// Raises the soft limit to the hard one, which needs no privilege, and returns it. Whether that is
-/// enough is for the checks of the host to say.
-pub(crate) fn raise_limit() -> u64 {
+/// Raises the soft limit to the hard one, which needs no privilege, and returns it: whether that is enough is for the checks of the
+/// host to say. The table of descriptors gets its final size, as far as it can be foreseen: each time that it grows in a process with
+/// several threads, whoever opens a file waits for an RCU grace period (`expand_fdtable`, fs/file.c of Linux 6.18), and the first hundred
+/// clients waited 10 ms. So this comes before the first thread.
+pub(crate) fn prepare(config: &Config) -> u64 {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
-    raised.unwrap_or_else(|errno| {
-        tracing::warn!("raise the limit on open files: {errno}");
-        getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
-    })
+    let limit = raised
+        .or_else(|_| getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| soft))
+        .unwrap_or_default();
+    let last = at_most(config).min(limit).saturating_sub(1);
+    // Without it all works, and waits now and then.
+    let _ = i32::try_from(last).map(open_at_number);
+    limit
+}
+
+/// Opens a file with a number of at least `number`, and closes it.
+fn open_at_number(number: i32) -> anyhow::Result<()> {
+    let file = File::open("/dev/null")?;
+    let highest = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(number))?;
+    Ok(close(highest)?)
 }
