@@ -1,6 +1,8 @@
 //! Clients that break the protocol, stall or come by the thousand: each gets an error at most, and
 //! nobody else notices.
 
+use std::fs;
+
 use anyhow::{Context, Result};
 use pcpm_tests::{Daemon, Wire, World};
 use serde_json::{Value, json};
@@ -216,6 +218,27 @@ fn a_thousand_idle_clients_delay_nobody() -> Result<()> {
     assert!(daemon.status()?.clients >= 1000);
     drop(idle);
     Ok(())
+}
+
+/// Growing it takes an RCU grace period, for which whoever is served at that moment would wait, and all behind.
+#[test]
+fn a_thousand_clients_do_not_make_the_table_of_descriptors_grow() -> Result<()> {
+    let world = World::new()?;
+    let daemon = world.pool_of(64)?;
+    let before = size_of_descriptor_table(&daemon)?;
+    let clients: Vec<_> = (0..1000).map(|_| daemon.connect()).collect::<Result<_>>()?;
+    assert!(daemon.status()?.clients >= 1000);
+    assert_eq!(size_of_descriptor_table(&daemon)?, before);
+    drop(clients);
+    Ok(())
+}
+
+/// `FDSize` of proc_pid_status(5).
+fn size_of_descriptor_table(daemon: &Daemon) -> Result<u32> {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.main_thread()))?;
+    let mut lines = status.lines();
+    let size = lines.find_map(|line| line.strip_prefix("FDSize:"));
+    Ok(size.context("no FDSize")?.trim().parse()?)
 }
 
 #[test]
