@@ -233,7 +233,7 @@ fn a_thousand_clients_do_not_make_the_table_of_descriptors_grow() -> Result<()> 
     Ok(())
 }
 
-/// `FDSize` of proc_pid_status(5).
+/// `FDSize` of `proc_pid_status(5)`.
 fn size_of_descriptor_table(daemon: &Daemon) -> Result<u32> {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.main_thread()))?;
     let mut lines = status.lines();

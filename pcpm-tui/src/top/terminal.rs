@@ -48,7 +48,8 @@ impl Screen {
         let cleared = execute!(io::stdout(), terminal::Clear(terminal::ClearType::All));
         cleared.context("clear the terminal")?;
         self.terminal = new_terminal()?;
-        Ok(())
+        // The one before has shown the cursor as it went.
+        execute!(io::stdout(), cursor::Hide).context("hide the cursor")
     }
 
     /// Rows of the screen.
@@ -152,8 +153,8 @@ mod tests {
 
     use super::*;
 
-    /// Set for the process that panics in a terminal: the name of the thread that does.
-    const PANICS: &str = "PCPM_TEST_PANICS_IN_A_TERMINAL";
+    /// Set for the process that a test starts in a terminal: what it is to do there.
+    const INSIDE: &str = "PCPM_TEST_IN_A_TERMINAL";
     const WORDS: &str = "what went wrong";
 
     /// How the private modes of a terminal are after all that it was told.
@@ -178,50 +179,48 @@ mod tests {
         )
     }
 
-    /// Runs `test` again in a terminal of its own, where a thread panics; returns what was written there.
-    fn panic_in_a_terminal(test: &str, thread: &str) -> String {
+    /// Runs the calling test again, to do `what` in a terminal of its own, which must be as it was when it ends. Returns whether it
+    /// succeeded, and what was written there.
+    fn again_in_a_terminal(what: &str) -> (bool, String) {
+        let this = std::thread::current();
         let pty = openpty(None, None).unwrap();
         let before = tcgetattr(&pty.slave).unwrap();
         assert!(before.local_flags.contains(LocalFlags::ICANON));
         let stdio = || Stdio::from(pty.slave.try_clone().unwrap());
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture"])
-            .env(PANICS, thread)
+            .args(["--exact", this.name().unwrap(), "--nocapture"])
+            .env(INSIDE, what)
             .stdin(stdio())
             .stdout(stdio())
             .stderr(stdio())
             .spawn()
             .unwrap();
-        let after = {
+        let ended = {
             let slave = pty.slave.try_clone().unwrap();
-            std::thread::spawn(move || {
-                let status = child.wait().unwrap();
-                assert!(!status.success());
-                tcgetattr(&slave).unwrap()
-            })
+            std::thread::spawn(move || (child.wait().unwrap(), tcgetattr(&slave).unwrap()))
         };
         drop(pty.slave);
         let mut told = Vec::new();
         // Ends with an error when nobody has the terminal any more.
         let _ = File::from(pty.master).read_to_end(&mut told);
-        assert_eq!(flags(&after.join().unwrap()), flags(&before));
-        String::from_utf8(told).unwrap()
+        let (status, after) = ended.join().unwrap();
+        assert_eq!(flags(&after), flags(&before));
+        (status.success(), String::from_utf8(told).unwrap())
     }
 
     #[test]
     fn a_panic_gives_the_terminal_back_and_is_told_there() {
-        if let Ok(thread) = std::env::var(PANICS) {
+        if let Ok(thread) = std::env::var(INSIDE) {
             let panicking = std::thread::Builder::new().name(thread).spawn(|| {
                 let _screen = Screen::take(true).unwrap();
                 panic!("{WORDS}");
             });
             panicking.unwrap().join().unwrap();
         }
-        let this = std::thread::current();
-        let test = this.name().unwrap();
         // The first thread unwinds, any other one ends the program.
         for thread in ["main", "keys"] {
-            let told = panic_in_a_terminal(test, thread);
+            let (succeeded, told) = again_in_a_terminal(thread);
+            assert!(!succeeded, "{told:?}");
             let (before, after) = told.split_once(WORDS).expect("the panic is told");
             let taken = before.matches("\u{1b}[?1049h").count();
             assert_eq!(taken, 1, "{told:?}");
@@ -231,5 +230,20 @@ mod tests {
             }
             assert!(modes(after).is_empty(), "{told:?}");
         }
+    }
+
+    #[test]
+    fn no_cursor_is_shown_in_a_terminal_that_is_taken_again() {
+        if std::env::var(INSIDE).is_ok() {
+            let mut screen = Screen::take(true).unwrap();
+            screen.draw(|_| ()).unwrap();
+            screen.again().unwrap();
+            println!("{WORDS}");
+            return;
+        }
+        let (succeeded, told) = again_in_a_terminal("take it again");
+        assert!(succeeded, "{told:?}");
+        let (before, _) = told.split_once(WORDS).expect("it was taken again");
+        assert_eq!(modes(before).get("25"), Some(&false), "{told:?}");
     }
 }
