@@ -195,6 +195,16 @@ const fn ipv6_destination(address: &Address) -> Result<Destination, DropReason> 
     }
 }
 
+/// Why a frame that is for no slot ends here. Hosts tell groups on each of their links what they listen to.
+#[inline(always)]
+pub fn for_nobody(frame: &Frame) -> DropReason {
+    if frame.destination_mac.is_group() {
+        DropReason::Multicast
+    } else {
+        DropReason::NoSuchSlot
+    }
+}
+
 #[inline(always)]
 fn is_gateway(address: &Address) -> bool {
     *address == const { Address::v4(GATEWAY_V4) } || *address == const { Address::v6(GATEWAY_V6) }

@@ -136,6 +136,12 @@ impl Mac {
         ]))
     }
 
+    /// Whether it stands for many: the first bit on the wire (IEEE 802, I/G).
+    #[inline(always)]
+    pub const fn is_group(self) -> bool {
+        self.0 & 1 << 40 != 0
+    }
+
     #[inline(always)]
     const fn of_raw_fields(high: u16, middle: u16, low: u16) -> Self {
         let [high, middle, low] = [u16::from_be(high), u16::from_be(middle), u16::from_be(low)];

@@ -1,6 +1,8 @@
 //! What comes into a hub: from the host's own stack, from other hubs, from the world; and what may
 //! leave the host for a hub at all.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use pcpm_ebpf::abi::{AttachmentWord, GATEWAY_MAC, flow_kind, slot_mac};
 use pcpm_ebpf::drop_reason::DropReason;
@@ -116,6 +118,13 @@ fn an_address_without_a_slot_is_refused() -> Result<()> {
             let fate = lab.send(Hook::FromHost { mark: 0 }, &packet)?;
             assert_eq!(fate, Fate::Dropped(DropReason::NoSuchSlot), "{address}");
         }
+        let (mac, group) = match net.gateway {
+            IpAddr::V4(_) => ([0x01, 0, 0x5e, 0, 0, 22], "224.0.0.22"),
+            IpAddr::V6(_) => ([0x33, 0x33, 0, 0, 0, 22], "ff02::16"),
+        };
+        let packet = Packet::arriving(mac, net.gateway, group.parse::<IpAddr>()?, UDP);
+        let fate = lab.send(Hook::FromHost { mark: 0 }, &packet)?;
+        assert_eq!(fate, Fate::Dropped(DropReason::Multicast), "{group}");
         Ok(())
     })
 }

@@ -4,7 +4,7 @@ use core::ops::ControlFlow;
 
 use pcpm_ebpf::{
     abi::AttachmentWord,
-    decision::check_mark,
+    decision::{check_mark, for_nobody},
     drop_reason::DropReason,
     packet::{Fragment, Frame, Transport, TransportKind},
 };
@@ -31,7 +31,7 @@ pub(crate) fn try_from_host(skb: &Skb) -> Result<Verdict, Dropped> {
     } else {
         let slot = config
             .slot_of(&frame.destination)
-            .ok_or(DropReason::NoSuchSlot)?;
+            .ok_or_else(|| for_nobody(frame))?;
         authorised(skb, slot, frame).map_err(|reason| Dropped::of(slot, reason))?
     };
     skb.set_mark(0);

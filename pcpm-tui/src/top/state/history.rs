@@ -52,8 +52,9 @@ impl Rates {
     }
 }
 
-/// Why packets of slots are dropped that nobody holds: the kernel announces multicast groups on every link that comes up.
-const OF_NOBODY: &str = "detached";
+/// Why packets are dropped that nobody misses: the kernel announces multicast groups on every link that comes up, on those of slots before
+/// anybody holds them, and on the host's.
+const OF_NOBODY: [&str; 2] = ["detached", "multicast"];
 
 /// Packets dropped so far, for whatever reason.
 pub(crate) fn dropped(status: &Status) -> u64 {
@@ -62,7 +63,7 @@ pub(crate) fn dropped(status: &Status) -> u64 {
 
 /// Those that somebody may miss.
 fn dropped_of_somebody(status: &Status) -> u64 {
-    packets(status, |reason| reason != OF_NOBODY)
+    packets(status, |reason| !OF_NOBODY.contains(&reason))
 }
 
 fn packets(status: &Status, counts: impl Fn(&str) -> bool) -> u64 {
