@@ -49,15 +49,14 @@ pub(crate) fn prepare(config: &Config) -> u64 {
     let limit = raised
         .or_else(|_| getrlimit(Resource::RLIMIT_NOFILE).map(|(soft, _)| soft))
         .unwrap_or_default();
-    let last = at_most(config).min(limit).saturating_sub(1);
     // Without it all works, and waits now and then.
-    let _ = i32::try_from(last).map(open_at_number);
+    let _ = make_room(at_most(config).min(limit));
     limit
 }
 
-/// Opens a file with a number of at least `number`, and closes it.
-fn open_at_number(number: i32) -> anyhow::Result<()> {
+/// Makes the table of descriptors as large as `files` take: it grows to the highest number there was.
+fn make_room(files: u64) -> anyhow::Result<()> {
+    let highest = i32::try_from(files.saturating_sub(1))?;
     let file = File::open("/dev/null")?;
-    let highest = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(number))?;
-    Ok(close(highest)?)
+    Ok(close(fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(highest))?)?)
 }
