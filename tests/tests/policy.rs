@@ -242,14 +242,20 @@ fn a_change_of_rules_cuts_what_is_denied_and_nothing_else() -> Result<()> {
 
 /// The internet's name server and web server.
 fn servers(world: &World) -> Result<(DnsServer, HttpServer)> {
+    let web = web_server(world)?;
+    let names = DnsServer::start(&world.internet(), &format!("{NAME_SERVER}:53"), WEB_SERVER)?;
+    Ok((names, web))
+}
+
+/// The internet's web server. The name server has its address, and nobody serves there.
+fn web_server(world: &World) -> Result<HttpServer> {
     for address in [NAME_SERVER, WEB_SERVER] {
         world
             .internet()
             .tool(&format!("ip addr add {address}/32 dev lo"))
             .run()?;
     }
-    let names = DnsServer::start(&world.internet(), &format!("{NAME_SERVER}:53"), WEB_SERVER)?;
-    Ok((names, HttpServer::start(&world.internet(), "0.0.0.0:80")?))
+    HttpServer::start(&world.internet(), "0.0.0.0:80")
 }
 
 /// curl with a resolver of its own.
@@ -374,8 +380,7 @@ fn other_slots_teach_nothing() -> Result<()> {
 fn a_client_of_a_published_port_teaches_nothing() -> Result<()> {
     let world = World::new()?;
     let daemon = closed_pool(&world)?;
-    let (names, _web) = servers(&world)?;
-    drop(names);
+    let _web = web_server(&world)?;
     let rules = json!({"publish": ["udp:9000:9000"], "allow": ["www.example.com"]});
     let slot = attach(&daemon, "named", &rules)?;
     let inside = slot.place.within(|| Ok(UdpSocket::bind("0.0.0.0:9000")?))?;
@@ -403,8 +408,7 @@ fn one_slot_learns_so_many_addresses_that_others_keep_theirs() -> Result<()> {
     const NAME: &str = "www.example.com";
     let world = World::new()?;
     let daemon = closed_pool(&world)?;
-    let (names, _web) = servers(&world)?;
-    drop(names);
+    let _web = web_server(&world)?;
     let names = world
         .internet()
         .within(|| Ok(UdpSocket::bind((NAME_SERVER, 53))?))?;
@@ -415,28 +419,32 @@ fn one_slot_learns_so_many_addresses_that_others_keep_theirs() -> Result<()> {
         probe.send_to(b"?", (address, 9))?;
         Ok(daemon.dropped("world-closed")? > before)
     };
-    let learn = |slot: &Slot, address: Ipv4Addr| -> Result<()> {
-        let client = slot.place.within(|| Ok(UdpSocket::bind("0.0.0.0:5353")?))?;
-        client.set_read_timeout(Some(Duration::from_secs(10)))?;
-        client.send_to(b"?", (NAME_SERVER, 53))?;
+    let resolver = |slot: &Slot| -> Result<UdpSocket> {
+        let socket = slot.place.within(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(socket)
+    };
+    let learn = |resolver: &UdpSocket, address: Ipv4Addr| -> Result<()> {
+        resolver.send_to(b"?", (NAME_SERVER, 53))?;
         let mut bytes = [0; 512];
         let (_, from) = names.recv_from(&mut bytes)?;
         names.send_to(&dns_answer(NAME, &address.to_string())?, from)?;
-        client.recv(&mut bytes)?;
+        resolver.recv(&mut bytes)?;
         Ok(())
     };
     let greedy = attach(&daemon, "greedy", &rules)?;
     let addresses = |index: u32| Ipv4Addr::from_bits(0xcb00_0000 + index);
     // All that one age allows, twice, should time go on meanwhile.
     let too_many = 2 * ADDRESSES_PER_AGE + 1;
+    let greedy_resolver = resolver(&greedy)?;
     for index in 0..too_many {
-        learn(&greedy, addresses(index))?;
+        learn(&greedy_resolver, addresses(index))?;
     }
     assert!(!closed(&greedy, addresses(0))?);
     let refused = (0..too_many).map(|index| closed(&greedy, addresses(index)));
     assert!(refused.collect::<Result<Vec<_>>>()?.contains(&true));
     let other = attach(&daemon, "other", &rules)?;
-    learn(&other, addresses(too_many))?;
+    learn(&resolver(&other)?, addresses(too_many))?;
     assert!(!closed(&other, addresses(too_many))?);
     Ok(())
 }
