@@ -1,9 +1,11 @@
-//! Waiting for the kernel to finish destroying network namespaces, which it does in the background
+//! Waiting for the kernel to finish destroying what was measured before, which it does in the background
 //! and at the cost of whoever measures next.
 
+use std::fs;
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 use super::message::{Link, Message};
 use super::namespace::Netns;
@@ -20,7 +22,13 @@ const FAR: Link<'_> = Link {
     mac: None,
 };
 
-/// Returns when all namespaces that had no user before the call are gone.
+/// How long the processors are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often, at most: engines may have something to do all the time.
+const LOOKS: u32 = 50;
+
+/// Returns when all network namespaces that had no user before the call are gone, and the processors have
+/// nothing to do any more: control groups, mounts and maps of programs have no end that could be seen.
 ///
 /// # Errors
 /// When the kernel refuses to make a namespace.
@@ -32,7 +40,41 @@ pub(crate) fn settle() -> Result<()> {
             .join()
             .map_err(|_| anyhow!("waiting for namespaces to go panicked"))??;
     }
+    let mut last = Ticks::read()?;
+    for _ in 0..LOOKS {
+        thread::sleep(LOOK);
+        let now = Ticks::read()?;
+        if now.is_idle_since(&last) {
+            break;
+        }
+        last = now;
+    }
     Ok(())
+}
+
+/// What the processors did since the machine started, in clock ticks.
+struct Ticks {
+    all: u64,
+    idle: u64,
+}
+
+impl Ticks {
+    /// Field 4 of `cpu` in `/proc/stat` is time spent idle, 5 is idle with input under way (`proc_stat(5)`).
+    fn read() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+        let line = stat.lines().next().context("no processors")?;
+        let fields = line.split_whitespace().skip(1).map(str::parse);
+        let fields = fields.collect::<Result<Vec<u64>, _>>()?;
+        Ok(Self {
+            all: fields.iter().sum(),
+            idle: fields.iter().skip(3).take(2).sum(),
+        })
+    }
+
+    /// Nine tenths are as idle as it gets: a tick is a large part of a look.
+    fn is_idle_since(&self, earlier: &Self) -> bool {
+        (self.idle - earlier.idle) * 10 >= (self.all - earlier.all) * 9
+    }
 }
 
 /// Makes a link into a namespace that is then left alone, and waits until the link is gone.

@@ -86,7 +86,14 @@ impl Part for ColdStartArguments {
             }));
         }
         for round in 1..=rounds {
-            for series in &mut series {
+            for index in 0..series.len() {
+                // Forth and back: nobody always measures behind the same one.
+                let index = if round % 2 == 1 {
+                    index
+                } else {
+                    series.len() - 1 - index
+                };
+                let series = &mut series[index];
                 let (method, count) = (series.method, series.at_once);
                 eprintln!(
                     "round {round} of {rounds}: {count} at once, {}",

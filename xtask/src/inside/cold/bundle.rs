@@ -56,13 +56,13 @@ impl Bundle {
     }
 
     /// Prepares a container that does nothing.
-    pub(super) fn pause(index: u32) -> Result<Self> {
-        Self::prepare("pause", index, &[PROGRAM, "inside", "pause"])
+    pub(super) fn idle(purpose: &str, index: u32) -> Result<Self> {
+        Self::prepare(purpose, index, &[PROGRAM, "inside", "pause"])
     }
 
-    fn prepare(kind: &str, index: u32, arguments: &[&str]) -> Result<Self> {
+    fn prepare(purpose: &str, index: u32, arguments: &[&str]) -> Result<Self> {
         // Control groups are the machine's: so are their names.
-        let id = format!("pcpm-cold-{}-{kind}-{index}", std::process::id());
+        let id = format!("pcpm-cold-{}-{purpose}-{index}", std::process::id());
         let directory = Path::new(BUNDLES).join(&id);
         let root = directory.join("rootfs");
         for inside in ["proc", "dev", "sys", "run", "etc"] {

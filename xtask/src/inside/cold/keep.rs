@@ -44,7 +44,7 @@ pub(in crate::inside) fn keep(kept: Kept, count: u32) -> Result<Memory> {
             Kept::Link => networks.make(index).map(drop)?,
             Kept::Created | Kept::Pause => {
                 let network = networks.make(index)?;
-                let bundle = Bundle::pause(index)?;
+                let bundle = Bundle::idle("pause", index)?;
                 let container = bundle.create(Some(&network))?;
                 if kept == Kept::Pause {
                     container.start()?;

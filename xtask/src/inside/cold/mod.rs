@@ -50,6 +50,7 @@ pub(crate) struct Phases {
 }
 
 pub(super) fn run(method: Method, count: u32) -> Result<Vec<Phases>> {
+    warm_up(count)?;
     let networks = Networks::prepare(method, count)?;
     let prepare = |index| Bundle::function(method, index);
     let bundles = (0..count).map(prepare).collect::<Result<Vec<_>>>()?;
@@ -61,6 +62,16 @@ pub(super) fn run(method: Method, count: u32) -> Result<Vec<Phases>> {
     networks.end()?;
     deleted.into_iter().collect::<Result<()>>()?;
     starts.into_iter().collect()
+}
+
+/// Starts and ends as many containers, because pause containers are started beforehand: the first ones pay for what
+/// the kernel keeps for those that follow.
+fn warm_up(count: u32) -> Result<()> {
+    let prepare = |index| Bundle::idle("warm-up", index);
+    let bundles = (0..count).map(prepare).collect::<Result<Vec<_>>>()?;
+    let started = in_threads(&bundles, |bundle| bundle.create(None)?.start());
+    let deleted = in_threads(&bundles, Bundle::delete);
+    started.into_iter().chain(deleted).collect()
 }
 
 fn start(networks: &Networks, bundle: &Bundle, index: u32, together: &Barrier) -> Result<Phases> {

@@ -92,7 +92,7 @@ impl Networks {
         on_demand::prepare()?;
         for index in 0..count {
             let network = self.make(index)?;
-            let pause = Bundle::pause(index)?;
+            let pause = Bundle::idle("pause", index)?;
             let container = pause.create(Some(&network))?;
             container.start()?;
             let netns = format!("/proc/{}/ns/net", pause.pid()?).into();
