@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::cri::{Cri, Pod};
 use super::{
@@ -26,6 +27,13 @@ const SETTINGS: &str = "/run/engine/containerd.toml";
 const SOCKET: &str = "/run/engine/socket";
 const POOLED: &str = "/run/engine/cni/pcpm.d";
 const BRIDGE: &str = "/run/engine/cni/bridge.d";
+const EMPTY: &str = "/run/engine/cni/empty.d";
+
+/// A plugin that makes nothing and says what containerd wants to hear.
+const EMPTY_PLUGIN: &str = r#"#!/bin/busybox sh
+echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": "/"}],
+       "ips": [{"address": "192.0.2.77/32", "interface": 0}]}'
+"#;
 
 /// How pods are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +44,8 @@ pub enum Handler {
     PooledThroughRuntime,
     /// By runc, with a bridge.
     Bridge,
+    /// By runc, in a namespace that nothing is put into.
+    Empty,
 }
 
 impl Handler {
@@ -45,6 +55,7 @@ impl Handler {
             Self::Pooled => "pcpm",
             Self::PooledThroughRuntime => "pcpm-runtime",
             Self::Bridge => "bridge",
+            Self::Empty => "empty",
         }
     }
 }
@@ -141,6 +152,14 @@ fn configure(world: &World) -> Result<()> {
         &format!("{BRIDGE}/10-bridge.conflist"),
         &bridge.to_string(),
     )?;
+    let empty = json!({"cniVersion": "1.0.0", "name": "empty", "plugins": [{"type": "empty"}]});
+    write(
+        world,
+        &format!("{EMPTY}/10-empty.conflist"),
+        &empty.to_string(),
+    )?;
+    write(world, &format!("{PLUGINS}/empty"), EMPTY_PLUGIN)?;
+    world.tool(&format!("chmod 755 {PLUGINS}/empty")).run()?;
     let handler = include_str!("../../../contrib/kubernetes/containerd.toml");
     let handler = handler
         .replace("version = 2\n", "")
@@ -154,6 +173,8 @@ fn configure(world: &World) -> Result<()> {
          [{cri}.cni]\nbin_dir = '{PLUGINS}'\nconf_dir = '{BRIDGE}'\n\
          [{cri}.containerd]\ndefault_runtime_name = 'bridge'\n\
          [{cri}.containerd.runtimes.bridge]\nruntime_type = 'io.containerd.runc.v2'\n\
+         [{cri}.containerd.runtimes.empty]\nruntime_type = 'io.containerd.runc.v2'\n\
+         cni_conf_dir = '{EMPTY}'\ncni_max_conf_num = 1\n\
          [{cri}.containerd.runtimes.pcpm-runtime]\nruntime_type = 'io.containerd.runc.v2'\n\
          cni_conf_dir = '{POOLED}'\ncni_max_conf_num = 1\n\
          [{cri}.containerd.runtimes.pcpm-runtime.options]\nBinaryName = '{}'\n{handler}",
@@ -246,12 +267,10 @@ impl Pods {
     fn pod(network: Network, name: &str) -> Pod {
         let handler = match network {
             Network::Pooled => Handler::Pooled,
-            Network::Bridge | Network::None => Handler::Bridge,
+            Network::Bridge => Handler::Bridge,
+            Network::None => Handler::Empty,
         };
-        Pod {
-            in_hosts_network: network == Network::None,
-            ..Pod::new(name, handler.name())
-        }
+        Pod::new(name, handler.name())
     }
 
     fn started(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (String, String)>> {

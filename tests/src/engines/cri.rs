@@ -33,8 +33,6 @@ pub struct Pod {
     pub ports: Vec<(u16, u16)>,
     /// What is said of it beside that.
     pub annotations: BTreeMap<String, String>,
-    /// Whether it is in the network of its host.
-    pub in_hosts_network: bool,
 }
 
 /// What an engine knows of a pod.
@@ -87,17 +85,6 @@ impl Pod {
     }
 
     fn config(&self) -> wire::PodSandboxConfig {
-        let mode = if self.in_hosts_network {
-            wire::NODE
-        } else {
-            wire::POD
-        };
-        // A host's name goes with its network.
-        let hostname = if self.in_hosts_network {
-            String::new()
-        } else {
-            self.name.clone()
-        };
         let port = |(host, pod): &(u16, u16)| wire::PortMapping {
             container_port: (*pod).into(),
             host_port: (*host).into(),
@@ -108,13 +95,13 @@ impl Pod {
                 uid: self.name.clone(),
                 namespace: self.namespace.clone(),
             }),
-            hostname,
+            hostname: self.name.clone(),
             log_directory: self.log_directory(),
             annotations: self.annotations.clone(),
             port_mappings: self.ports.iter().map(port).collect(),
             linux: Some(wire::LinuxPodSandboxConfig {
                 security_context: Some(wire::LinuxSandboxSecurityContext {
-                    namespace_options: Some(wire::NamespaceOption { network: mode }),
+                    namespace_options: Some(wire::NamespaceOption { network: wire::POD }),
                 }),
             }),
         }

@@ -56,7 +56,7 @@ pub enum Network {
     Pooled,
     /// The engine's own bridge.
     Bridge,
-    /// None that has to be made.
+    /// A namespace that nothing is put into.
     None,
 }
 

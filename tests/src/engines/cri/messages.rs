@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 pub(super) const POD: i32 = 0;
-pub(super) const NODE: i32 = 2;
 pub(super) const SANDBOX_READY: i32 = 0;
 pub(super) const CONTAINER_CREATED: i32 = 0;
 pub(super) const CONTAINER_RUNNING: i32 = 1;

@@ -67,7 +67,7 @@ impl Figures {
                 "From the command to its end, when the container runs: `podman run -d`, `docker run -d`, and a pod with one container over \
                  containerd's CRI. Each with the engine's own bridge (podman: netavark; docker: docker0; pods: `bridge`, `host-local` and \
                  `portmap`), with a slot of the pool (podman, docker: `pcpm-runtime`; pods: `pcpm-cni`), and with nothing to be made \
-                 (`--network none`; pods in their host's network, for which containerd makes no namespace and starts no plugin at all, not even `loopback`). The pool is full before each start; what refills it \
+                 (`--network none`; pods with a plugin that says so and makes nothing). The pool is full before each start; what refills it \
                  and what removes containers is not in these times. One by one, and {at_once} at once until all run."
             ))
             .table(self.rows(&What::ENGINES, false)?)
