@@ -16,8 +16,8 @@ pub(super) fn of_host(socket: &mut Netlink, mark: &str) -> Result<BTreeSet<IpAdd
     let mut addresses = AddressMessage::default();
     addresses.header.family = AddressFamily::Unspec;
     let addresses = RouteNetlinkMessage::GetAddress(addresses);
-    let links = socket.dump("list links", links)?;
-    let addresses = socket.dump("list addresses", addresses)?;
+    let links = socket.dump("list links", links, Some)?;
+    let addresses = socket.dump("list addresses", addresses, Some)?;
     Ok(global(&addresses, &ours(&links, mark)))
 }
 

@@ -292,7 +292,7 @@ fn replace_filter(
     name: &str,
 ) -> Result<(), NetError> {
     let what = format!("replace the program of the filter {name}");
-    let filters = socket.dump(&what, tc::filters(hook))?;
+    let filters = socket.dump(&what, tc::filters(hook), Some)?;
     if filters
         .iter()
         .any(|filter| tc::program_of(filter) == Some(program.id))
@@ -485,15 +485,16 @@ fn add_ipv6_way_to_slots(batch: &mut Batch, name: &str, share: Ipv6Net, ifindex:
 /// The interface index of the other end of `up0`, in the host.
 fn peer_of_uplink(hub: &mut Netlink) -> Result<u32, NetError> {
     let what = "find the other end of up0";
-    let links = hub.dump(what, RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    links
-        .iter()
-        .find_map(|message| match message {
-            RouteNetlinkMessage::NewLink(link) if link.header.index == HUB_UPLINK_INDEX => {
-                peer_of(link)
-            }
-            _ => None,
-        })
+    let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let peers = hub.dump(what, links, |message| match message {
+        RouteNetlinkMessage::NewLink(link) if link.header.index == HUB_UPLINK_INDEX => {
+            peer_of(&link)
+        }
+        _ => None,
+    })?;
+    peers
+        .first()
+        .copied()
         .ok_or_else(|| NetError::new(what, "the kernel does not say"))
 }
 

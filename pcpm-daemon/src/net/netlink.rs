@@ -172,17 +172,18 @@ impl Netlink {
         self.answers(batch, first).during(|| what)
     }
 
-    /// Reads a whole table.
-    pub(super) fn dump(
+    /// Reads a whole table, and of each entry what `read` makes of it: a link alone takes 15 KiB as a message.
+    pub(super) fn dump<T>(
         &mut self,
         what: &str,
         request: impl Into<RouteNetlinkMessage>,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetError> {
+        read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetError> {
         let request = request.into();
         for _ in 0..DUMP_TRIES {
-            let found = self.try_dump(what, request.clone());
-            if let Some(messages) = found.during(|| what.to_owned())? {
-                return Ok(messages);
+            let found = self.try_dump(what, request.clone(), &read);
+            if let Some(entries) = found.during(|| what.to_owned())? {
+                return Ok(entries);
             }
         }
         Err(NetError::new(what, "the table keeps changing"))
@@ -256,26 +257,27 @@ impl Netlink {
     }
 
     /// `None` when the table changed while it was read.
-    fn try_dump(
+    fn try_dump<T>(
         &mut self,
         what: &str,
         request: RouteNetlinkMessage,
-    ) -> io::Result<Option<Vec<RouteNetlinkMessage>>> {
+        read: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> io::Result<Option<Vec<T>>> {
         let mut batch = Batch::default();
         batch.add(what, NLM_F_DUMP, request);
         let sequence = self.next_sequences(1);
         batch.seal(sequence);
         self.send(&batch.buffer)?;
-        let mut messages = Vec::new();
+        let mut entries = Vec::new();
         let mut changed = false;
         loop {
             self.receive()?;
             for answer in answers(&self.received).filter(|a| a.sequence == sequence) {
                 changed |= answer.flags & NLM_F_DUMP_INTR != 0;
                 match answer.kind {
-                    NLMSG_DONE => return Ok((!changed).then_some(messages)),
+                    NLMSG_DONE => return Ok((!changed).then_some(entries)),
                     NLMSG_ERROR => return Err(answer.errno().into()),
-                    _ => messages.extend(answer.parse(what)),
+                    _ => entries.extend(answer.parse(what).and_then(&read)),
                 }
             }
         }

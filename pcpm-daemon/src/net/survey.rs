@@ -146,14 +146,13 @@ impl Picture {
     fn take(socket: &mut Netlink) -> Result<Self, NetError> {
         let links = links(socket)?;
         let qdiscs = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
-        let qdiscs = socket.dump("list qdiscs", qdiscs)?;
-        let steered = qdiscs.iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewQueueDiscipline(qdisc) => steered_link(qdisc),
+        let steered = socket.dump("list qdiscs", qdiscs, |message| match message {
+            RouteNetlinkMessage::NewQueueDiscipline(qdisc) => steered_link(&qdisc),
             _ => None,
-        });
+        })?;
         Ok(Self {
             links,
-            steered: steered.collect(),
+            steered: steered.into_iter().collect(),
         })
     }
 }
@@ -163,12 +162,12 @@ pub(super) fn links(socket: &mut Netlink) -> Result<HashMap<u32, Link>, NetError
     let mut request = LinkMessage::default();
     let without_counters = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
     request.attributes.push(without_counters);
-    let messages = socket.dump("list links", RouteNetlinkMessage::GetLink(request))?;
-    let links = messages.into_iter().filter_map(|message| match message {
+    let request = RouteNetlinkMessage::GetLink(request);
+    let links = socket.dump("list links", request, |message| match message {
         RouteNetlinkMessage::NewLink(message) => Some((message.header.index, read(message))),
         _ => None,
-    });
-    Ok(links.collect())
+    })?;
+    Ok(links.into_iter().collect())
 }
 
 /// One link of the socket's namespace, if there is such a link.

@@ -66,12 +66,12 @@ impl Tables {
     /// Reads the tables of the socket's namespace; links with the alias `mark` are ours.
     pub(super) fn read(socket: &mut Netlink, mark: &str) -> Result<Self, NetError> {
         let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let addresses = AddressMessage::default();
+        let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let messages = [
-            socket.dump("list links", links)?,
-            socket.dump("list addresses", RouteNetlinkMessage::GetAddress(addresses))?,
-            socket.dump("list routes", all_routes(AddressFamily::Inet))?,
-            socket.dump("list IPv6 routes", all_routes(AddressFamily::Inet6))?,
+            socket.dump("list links", links, Some)?,
+            socket.dump("list addresses", addresses, Some)?,
+            socket.dump("list routes", all_routes(AddressFamily::Inet), Some)?,
+            socket.dump("list IPv6 routes", all_routes(AddressFamily::Inet6), Some)?,
         ];
         let mut tables = Self::default();
         for message in messages.into_iter().flatten() {
