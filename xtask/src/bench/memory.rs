@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Part;
 use super::chart::{Column, Columns};
 use super::findings::{Findings, Ratio, Rows};
+use super::insight::seconds_pass;
 use super::spread::Spread;
 use crate::inside::Kept;
 use crate::memory::Memory;
@@ -104,6 +105,8 @@ fn measure_pool(count: u32) -> Result<[Memory; 2]> {
     let capacity = (count + 1).to_string();
     let daemon = world.spawn_daemon(&["--capacity", &capacity, "--ready", "1"])?;
     daemon.wait_until_ready(1)?;
+    // The kernel's symbols, which lock insight reads when it begins, are the pool's and not the slots'.
+    seconds_pass(&daemon)?;
     let pid = u32::try_from(daemon.main_thread().as_raw())?;
     let pool = Memory::read([pid])?;
     let all = json!({"ready": count + 1});
