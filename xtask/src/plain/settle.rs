@@ -59,11 +59,12 @@ struct Ticks {
 }
 
 impl Ticks {
-    /// Field 4 of `cpu` in `/proc/stat` is time spent idle, 5 is idle with input under way (`proc_stat(5)`).
+    /// Field 4 of `cpu` in `/proc/stat` is time spent idle, 5 is idle with input under way, which may become less;
+    /// what follows the eighth was counted before (`proc_stat(5)`).
     fn read() -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
         let line = stat.lines().next().context("no processors")?;
-        let fields = line.split_whitespace().skip(1).map(str::parse);
+        let fields = line.split_whitespace().skip(1).take(8).map(str::parse);
         let fields = fields.collect::<Result<Vec<u64>, _>>()?;
         Ok(Self {
             all: fields.iter().sum(),
@@ -73,7 +74,8 @@ impl Ticks {
 
     /// Nine tenths are as idle as it gets: a tick is a large part of a look.
     fn is_idle_since(&self, earlier: &Self) -> bool {
-        (self.idle - earlier.idle) * 10 >= (self.all - earlier.all) * 9
+        let idle = self.idle.saturating_sub(earlier.idle);
+        idle * 10 >= self.all.saturating_sub(earlier.all) * 9
     }
 }
 

@@ -26,7 +26,7 @@ impl Figures {
         Ok(Findings::new("Cold start: from request to first reply", self)?
             .text(
                 "Containers of runc with a function in them that speaks OpenWhisk's action protocol, all requested in the same moment; the time \
-                 ends with the first answer to `POST /run`. Images are there before, pools are full and are not refilled meanwhile. Networks: \
+                 ends with the first answer to `POST /run`. Images are there before, as many idle containers were started and ended, pools are full and are not refilled meanwhile. Networks: \
                  by the CNI plugins bridge (masquerading), host-local and portmap; by plain netlink, the least a network made on demand can \
                  take, without a firewall rule; kept by pause containers that were started before, and joined by path; out of the pool of \
                  `pcpmd` with a published port, asked for on its socket or by `pcpm-runtime`, whose median wait for a slot is given as its \
