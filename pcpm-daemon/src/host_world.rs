@@ -29,8 +29,8 @@ use crate::{
     found::Found,
     net::{
         self, FoundUplinks, Host, HostEgress, HostKernel as _, Hub, HubSpec, HubState, Masquerade,
-        Programs, RetiredSlot, SlotKernel, SlotRecycler, Swept, TamperWatch, Uplink, UplinkChoice,
-        hub_of,
+        Programs, RetiredSlot, SlotKernel, SlotNames, SlotRecycler, Swept, TamperWatch, Uplink,
+        UplinkChoice, hub_of,
     },
     pin_note,
     reaper::Reaper,
@@ -65,6 +65,8 @@ pub(crate) struct Built {
     /// Slots of an earlier life.
     pub(crate) found: Found,
     pub(crate) reaper: Reaper,
+    /// For the thread that shows slots.
+    pub(crate) names: Box<dyn SlotNames>,
 }
 
 /// What judges used slots.
@@ -143,7 +145,7 @@ impl HostWorld {
             .map(|_| self.host.worker(hubs.clone()))
             .collect();
         let reaper = Reaper {
-            state_dir: config.state_dir.clone(),
+            host: self.host.another()?,
             hubs: hubs
                 .iter()
                 .map(|hub| (hub.clone(), hub_spec(config, mtu, hub.number)))
@@ -176,6 +178,7 @@ impl HostWorld {
             uplinks,
             found: slots,
             reaper,
+            names: self.host.names(),
         })
     }
 
@@ -192,6 +195,13 @@ impl HostWorld {
     /// removes nothing: attachments go on.
     pub(crate) fn is_first_life(&self) -> bool {
         self.is_first_life
+    }
+
+    /// Keeps everything for the next life.
+    pub(crate) fn keep(self) {
+        if let Err(error) = self.host.leave() {
+            tracing::warn!("{error}");
+        }
     }
 
     /// Removes everything, slots included. Every step is tried.
@@ -242,10 +252,10 @@ impl HostWorld {
         programs: &Programs,
         ways: &mut HubWays,
     ) -> anyhow::Result<(Arc<[Hub]>, Found)> {
+        self.host.prepare(config.host_mounts, config.shares())?;
         let (kept, found) = sound(numbers, self.host.survey(numbers), adopt);
         let left: Vec<Hub> = kept.values().cloned().collect();
         log_swept(self.host.sweep(&left));
-        self.host.prepare(config.shares())?;
         // The programs look here for the way to a hub as soon as they run.
         for hub in &left {
             ways.set(hub.number, hub.host_ifindex)?;

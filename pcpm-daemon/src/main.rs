@@ -42,6 +42,7 @@ use bpf::Object;
 use config::{Args, Config, OnExit};
 use lock_file::LockFile;
 use log::Log;
+use net::HostMountNamespace;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -75,6 +76,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return check(&config, args.json);
     }
     let filter = config.log_filter(args, std::env::var("RUST_LOG").ok());
+    let mounts = HostMountNamespace::of_thread()?;
     let kept = privileges::drop_unneeded().context("give up privileges")?;
     let protection = read_only::protect(&config).context("protect the host's files")?;
     let open_files = open_files::prepare(&config);
@@ -85,9 +87,9 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "gave up all other privileges"
     );
     let done = if args.cleanup {
-        clean_up(&config, &log)
+        clean_up(&config, mounts, &log)
     } else {
-        daemon((args, &config, &log), open_files)
+        daemon((args, &config, &log), mounts, open_files)
     };
     Ok(done.unwrap_or_else(|error| {
         error.chain().for_each(|cause| log.failure(cause));
@@ -118,6 +120,7 @@ fn check(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 /// for the next one.
 fn daemon(
     (args, config, log): (&Args, &Config, &Rc<Log>),
+    mounts: HostMountNamespace,
     open_files: u64,
 ) -> anyhow::Result<ExitCode> {
     let object = args.steer_object.as_deref().map(Object::read).transpose()?;
@@ -125,7 +128,7 @@ fn daemon(
     // Before the first thing is made: a signal that came earlier would leave it.
     let stop = serve::StopSignals::listen()?;
     let lock = LockFile::acquire(&config.state_dir)?;
-    let done = locked_daemon((args, config, log), open_files, &object, stop);
+    let done = locked_daemon((args, config, log), mounts, open_files, &object, stop);
     let released = lock.release();
     done?;
     released?;
@@ -134,11 +137,12 @@ fn daemon(
 
 fn locked_daemon(
     (args, config, log): (&Args, &Config, &Rc<Log>),
+    mounts: HostMountNamespace,
     open_files: u64,
     object: &Object,
     stop: serve::StopSignals,
 ) -> anyhow::Result<()> {
-    let mut host = net::Host::open(&config.state_dir)?;
+    let mut host = net::Host::open_beside(&config.state_dir, mounts)?;
     let netns = net::HostKernel::netns_cookie(&mut host)?;
     let journal = journal::Journal::of_host(&config.state_dir, netns)?;
     let failures = doctor::failures(&host_world::checks(config)?);
@@ -157,6 +161,7 @@ fn locked_daemon(
         serve::until_stopped((args, config, log), open_files, built, journal, stop)
     });
     if served.is_ok() && config.on_exit == OnExit::Keep {
+        world.keep();
         tracing::info!("slots, attachments and traffic are kept for the next start");
         return Ok(());
     }
@@ -173,9 +178,9 @@ fn locked_daemon(
 }
 
 /// Removes all that an earlier life left, and says what it was.
-fn clean_up(config: &Config, log: &Log) -> anyhow::Result<ExitCode> {
+fn clean_up(config: &Config, mounts: HostMountNamespace, log: &Log) -> anyhow::Result<ExitCode> {
     let lock = LockFile::acquire(&config.state_dir)?;
-    let world = host_world::HostWorld::new(net::Host::open(&config.state_dir)?);
+    let world = host_world::HostWorld::new(net::Host::open_beside(&config.state_dir, mounts)?);
     let mut removed = world.clean_up(config);
     if let Err(error) = journal::remove(&config.state_dir) {
         removed.errors.push(format!("remove the journal: {error}"));

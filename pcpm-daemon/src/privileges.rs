@@ -9,9 +9,11 @@ use rustix::thread::{
 };
 
 /// What it keeps, and what for.
-const NEEDED: [(CapabilitySet, &str); 9] = [
+const NEEDED: [(CapabilitySet, &str); 10] = [
     // Namespaces, mounts, control group programs.
     (CapabilitySet::SYS_ADMIN, "sys_admin"),
+    // Entering the mount namespace that slots are mounted in.
+    (CapabilitySet::SYS_CHROOT, "sys_chroot"),
     // Links, addresses, routes, filters; in slots, too.
     (CapabilitySet::NET_ADMIN, "net_admin"),
     // Hearing what changes in all slots through one socket (NETLINK_LISTEN_ALL_NSID).

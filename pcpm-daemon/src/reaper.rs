@@ -5,7 +5,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -52,7 +51,7 @@ pub(crate) enum Finding {
 
 /// What is looked after.
 pub(crate) struct Reaper {
-    pub(crate) state_dir: PathBuf,
+    pub(crate) host: Host,
     pub(crate) hubs: Vec<(Hub, HubSpec)>,
     pub(crate) programs: Programs,
     pub(crate) ways: HubWays,
@@ -78,23 +77,16 @@ impl Reaper {
         duty: Duty,
         teller: Teller,
     ) -> anyhow::Result<()> {
-        let host = Host::open(&self.state_dir)?;
         let changes = HostChanges::listen()?;
         let run = move || {
             teller.adopt();
-            self.run(host, &changes, &findings, &duty);
+            self.run(&changes, &findings, &duty);
         };
         let thread = thread::Builder::new().name("pcpm-reaper".to_owned());
         thread.spawn(run).context("start the reaper").map(drop)
     }
 
-    fn run(
-        mut self,
-        mut host: Host,
-        changes: &HostChanges,
-        findings: &UnboundedSender<Finding>,
-        duty: &Duty,
-    ) {
+    fn run(mut self, changes: &HostChanges, findings: &UnboundedSender<Finding>, duty: &Duty) {
         let mut told = Told::default();
         let mut looked = Instant::now();
         loop {
@@ -104,10 +96,12 @@ impl Reaper {
                 return;
             }
             let look = || {
-                let mut found = self.look_at_hubs(&mut host, &mut told);
+                let mut found = self.look_at_hubs(&mut told);
                 if looked.elapsed() >= self.interval {
                     found.extend(self.look_at_sockets(&mut told));
-                    found.extend(self.look_at_slots(&mut host, &mut told));
+                    let mended = self.host.mend_mounts().map_err(anyhow::Error::from);
+                    found.extend(told.news("slots", mended));
+                    found.extend(self.look_at_slots(&mut told));
                     looked = Instant::now();
                 }
                 operation::end();
@@ -126,12 +120,13 @@ impl Reaper {
         }
     }
 
-    fn look_at_hubs(&mut self, host: &mut Host, told: &mut Told) -> Vec<Finding> {
+    fn look_at_hubs(&mut self, told: &mut Told) -> Vec<Finding> {
         let mut found = Vec::new();
         for (hub, spec) in &mut self.hubs {
             operation::begin(Operation::Hub);
             let before = hub.host_ifindex;
-            let mended = host
+            let mended = self
+                .host
                 .mend_hub(hub, spec, &self.programs)
                 .map_err(anyhow::Error::from);
             let mended = mended.and_then(|missing| {
@@ -153,13 +148,13 @@ impl Reaper {
     }
 
     /// Which slots are there, what is wrong with some for the second time in a row, and what is right again.
-    fn look_at_slots(&self, host: &mut Host, told: &mut Told) -> Vec<Finding> {
+    fn look_at_slots(&mut self, told: &mut Told) -> Vec<Finding> {
         let looked_at_ms = unix_time_ms();
         let numbers: Vec<u32> = self.hubs.iter().map(|(hub, _)| hub.number).collect();
         let mut hubs = HashSet::new();
         let (mut slots, mut there) = (HashMap::new(), HashMap::new());
         operation::begin(Operation::Slots);
-        for state in host.survey(&numbers) {
+        for state in self.host.survey(&numbers) {
             if let HubState::Sound(found) = state {
                 hubs.insert(found.hub.number);
                 for slot in found.slots {

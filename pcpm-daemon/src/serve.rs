@@ -22,10 +22,11 @@ use crate::{
     api::{Access, Listener, Live, Service},
     bpf::DropEvents,
     collector::{Collector, FillChange},
-    config::{self, Args, Config, Egress},
+    config::{self, Args, Config, Egress, OnExit},
     duty::Duty,
     engine::{
         Engine, Settings, Shared,
+        names::Names,
         recycling::Recycler,
         workers::{Report, Workers},
     },
@@ -142,6 +143,9 @@ pub(crate) fn until_stopped(
         }
         None => None,
     };
+    let (names, sender) =
+        Names::start(built.names, teller.clone()).context("start the thread that shows slots")?;
+    engine.show_with(sender);
     engine.pacer = pacer;
     engine.restore(built.found);
     let engine = Rc::new(RefCell::new(engine));
@@ -168,6 +172,7 @@ pub(crate) fn until_stopped(
     duty.end();
     collector.stop();
     workers.stop();
+    names.finish();
     insight.stop();
     if let Some(recycler) = recycler {
         recycler.stop();
@@ -233,6 +238,7 @@ async fn serve(
     });
     let clients = service.clone();
     tokio::task::spawn_local(Engine::run_timer(engine.clone()));
+    tokio::task::spawn_local(Engine::run_names(engine.clone()));
     tokio::task::spawn_local(take_reports(engine.clone(), reports));
     tokio::task::spawn_local(take_uplinks(engine.clone(), uplinks));
     tokio::task::spawn_local(take_fills(engine.clone(), fills));
@@ -251,6 +257,9 @@ async fn serve(
     stopped.await.context("wait for a signal")?;
     supervisor.stopping();
     engine.borrow_mut().refuse_everybody();
+    if config.on_exit == OnExit::Keep {
+        engine.borrow_mut().show_rest();
+    }
     // Whoever waited is told why it gets nothing; one that does not read is not waited for.
     let answered = async {
         while service.unanswered.get() > 0 {

@@ -151,6 +151,13 @@ impl Pool {
         classes.flat_map(|class| class.ready.iter().copied().chain(class.kept.slots()))
     }
 
+    /// The ready slots of each class that are handed out next, if no tenant has slots of its own: at most `count`
+    /// of a class.
+    pub fn next_slots(&self, count: usize) -> impl Iterator<Item = SlotIndex> {
+        let classes = self.classes.iter();
+        classes.flat_map(move |class| class.ready.iter().copied().take(count))
+    }
+
     /// Goes on where an earlier life ended; before the first event. A slot that is not named is vacant
     /// and was never anything else.
     pub fn restore(

@@ -31,7 +31,7 @@ fn what_somebody_takes_from_a_hub_is_given_back_while_the_daemon_runs() -> Resul
     let web = daemon.attach("web", "t")?;
     let ping = format!("ping -c1 -W5 {}", web.attachment.addresses[0]);
     let hub = world.slot("/run/pcpm/hubs/0");
-    let cases: [(&Place, &str, &str); 7] = [
+    let cases: [(&Place, &str, &str); 8] = [
         (
             world.host(),
             "ip addr del 169.254.1.1/32 dev pcpm0",
@@ -55,6 +55,11 @@ fn what_somebody_takes_from_a_hub_is_given_back_while_the_daemon_runs() -> Resul
             "umount -l /run/pcpm/hubs/0",
             "mount its namespace",
         ),
+        (
+            world.host(),
+            "umount -l /run/pcpm/mounts/slots",
+            "slots: mount what they are mounted in",
+        ),
     ];
     for (place, damage, repair) in cases {
         place.tool(damage).run()?;
@@ -74,7 +79,7 @@ fn an_attached_slot_is_repaired_whatever_was_taken_from_it_and_told_as_broken_un
     let slot = &web.attachment.slot;
     let hub = world.slot("/run/pcpm/hubs/0");
     let host = world.host();
-    let cases: [(&Place, String, &str); 8] = [
+    let cases: [(&Place, String, &str); 10] = [
         (&hub, format!("ip link del {slot}"), "its link is gone"),
         (&hub, format!("ip link set {slot} down"), "its link is down"),
         (
@@ -100,11 +105,23 @@ fn an_attached_slot_is_repaired_whatever_was_taken_from_it_and_told_as_broken_un
         (
             host,
             format!("umount -l /run/pcpm/netns/{slot}"),
-            "its namespace is not mounted",
+            "its namespace is not mounted in the host",
         ),
         (
             host,
-            format!("umount -l /run/pcpm/netns/{slot} && rm /run/pcpm/netns/{slot}"),
+            format!("rm /run/pcpm/netns/{slot}"),
+            "its name leads elsewhere",
+        ),
+        (
+            host,
+            format!("rm /run/pcpm/live/{slot}"),
+            "its namespace is not where it should be mounted",
+        ),
+        (
+            host,
+            format!(
+                "umount -l /run/pcpm/netns/{slot} && cd /run/pcpm && rm netns/{slot} attached/{slot} live/{slot}"
+            ),
             "it has a link and no mount",
         ),
     ];
@@ -136,10 +153,11 @@ fn nothing_of_an_attached_slot_is_there_and_all_of_it_comes_back() -> Result<()>
     let slot = &web.attachment.slot;
     let hub = world.slot("/run/pcpm/hubs/0");
     hub.tool(&format!("ip link del {slot}")).run()?;
-    world
-        .tool(&format!("umount -l /run/pcpm/netns/{slot}"))
-        .run()?;
-    world.tool(&format!("rm /run/pcpm/netns/{slot}")).run()?;
+    let at = |directory| format!("/run/pcpm/{directory}/{slot}");
+    world.tool(&format!("umount -l {}", at("attached"))).run()?;
+    for directory in ["netns", "attached", "live"] {
+        world.tool(&format!("rm {}", at(directory))).run()?;
+    }
     event(&daemon, "repaired", "nothing of it is there")?;
     daemon.place(&web).tool("ping -c1 -W5 198.51.100.1").run()?;
     daemon.detach("web")?;
@@ -180,8 +198,8 @@ fn a_ready_slot_that_is_damaged_is_replaced() -> Result<()> {
     let hub = world.slot("/run/pcpm/hubs/0");
     hub.tool("ip link del s0000").run()?;
     event(&daemon, "failed", "its link is gone")?;
-    world.tool("umount -l /run/pcpm/netns/s0001").run()?;
-    event(&daemon, "failed", "its namespace is not mounted")?;
+    world.tool("rm /run/pcpm/live/s0001").run()?;
+    event(&daemon, "failed", "mounted")?;
     daemon.wait_until_ready(2)?;
     for owner in ["a", "b"] {
         let attached = daemon.attach(owner, "t")?;

@@ -102,7 +102,8 @@ fn a_slot_that_somebody_holds_or_changed_is_replaced() -> Result<()> {
     let world = World::new()?;
     let daemon = pool(&world, 2)?;
     let held = daemon.attach("holder", "t")?;
-    let handle = File::open(world.path(&held.attachment.netns))?;
+    let netns = &held.attachment.netns;
+    let handle = world.host().within(|| Ok(File::open(netns)?))?;
     assert_eq!(detach(&daemon, &held)?.as_deref(), Some("handles"));
     drop(handle);
     daemon.wait_until_ready(2)?;

@@ -490,6 +490,34 @@ fn a_slot_that_was_damaged_between_two_lives_is_repaired_for_whoever_holds_it() 
 }
 
 #[test]
+fn an_attachment_lives_on_when_one_of_its_mounts_is_taken_away() -> Result<()> {
+    for loss in [
+        "umount -l /run/pcpm/mounts/slots",
+        "umount -l /run/pcpm/attached/s0000",
+    ] {
+        let world = World::new()?;
+        let mut first = world.pool_of(2)?;
+        let before = first.attach("a", "t")?.attachment;
+        kill(&mut first)?;
+        world.tool(loss).run()?;
+        let next = world.spawn_daemon(&["--capacity", "2"])?;
+        let after = next.get("a")?.attachment;
+        assert_eq!((&after.id, &after.netns), (&before.id, &before.netns));
+        next.wait_until_ready(1)?;
+        let place = world.slot(&after.netns);
+        place
+            .tool("ping -c1 -W5 198.51.100.1")
+            .run()
+            .context(loss)?;
+        let mounts = world.tool("cat /proc/self/mounts").run()?;
+        for mount in ["/run/pcpm/mounts/slots ", "/run/pcpm/attached/s0000 "] {
+            assert!(mounts.contains(mount), "{loss}: {mounts}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn an_attachment_whose_namespace_nobody_can_open_any_more_is_lost_and_told() -> Result<()> {
     let world = World::new()?;
     let mut first = world.pool_of(2)?;
@@ -500,9 +528,15 @@ fn an_attachment_whose_namespace_nobody_can_open_any_more_is_lost_and_told() -> 
         first.place(&held).tool("ping -c1 -W5 198.51.100.1").run()?;
     }
     kill(&mut first)?;
-    world.tool("umount -l /run/pcpm/netns/s0000").run()?;
-    world.tool("umount -l /run/pcpm/netns/s0001").run()?;
-    world.tool("rm /run/pcpm/netns/s0001").run()?;
+    world.tool("umount -l /run/pcpm/mounts/slots").run()?;
+    for slot in ["s0000", "s0001"] {
+        world
+            .tool(&format!("umount -l /run/pcpm/attached/{slot}"))
+            .run()?;
+    }
+    world
+        .tool("rm /run/pcpm/attached/s0001 /run/pcpm/netns/s0001")
+        .run()?;
     let next = world.spawn_daemon(&["--capacity", "2"])?;
     assert!(next.get("a").is_err() && next.get("b").is_err());
     let log = next.log();

@@ -163,7 +163,7 @@ fn the_system_call_filter_lets_a_whole_life_through() -> Result<()> {
     let world = World::new()?;
     // As where systemd is: the daemon gets mounts of its own.
     world.tool("mount --make-rshared /").run()?;
-    let settings = "capacity = 4\negress = \"host\"\n[refill]\nrecycle = \"verified\"\n\
+    let settings = "capacity = 4\negress = \"host\"\nhost_mounts = \"attached\"\n[refill]\nrecycle = \"verified\"\n\
                     max_rtnl_wait = \"2ms\"\n[metrics]\nlisten = \"unix:/run/pcpm/m.sock\"\n\
                     [reaper]\ninterval = \"1s\"\n";
     fs::write(world.path("/run/pcpmd.toml"), settings)?;
@@ -323,9 +323,20 @@ fn clients_wait_at_a_socket_that_somebody_else_holds() -> Result<()> {
 fn files_are_read_only_and_slots_are_seen_by_all() -> Result<()> {
     let world = World::new()?;
     world.tool("mount --make-rshared /").run()?;
-    let mut daemon = world.spawn_daemon(&["--capacity", "2", "--on-exit", "keep"])?;
+    let settings = "capacity = 2\nhost_mounts = \"attached\"\n";
+    fs::write(world.path("/run/pcpmd.toml"), settings)?;
+    let args = ["--config", "/run/pcpmd.toml", "--on-exit", "keep"];
+    let mut daemon = world.spawn_daemon(&args)?;
     daemon.wait_until_ready(2)?;
     let attached = daemon.attach("web", "t")?;
+    let mounts = world.tool("cat /proc/self/mounts").run()?;
+    let places = [
+        "mounts/slots",
+        &format!("attached/{}", attached.attachment.slot),
+    ];
+    for place in places {
+        assert!(mounts.contains(&format!(" /run/pcpm/{place} ")), "{mounts}");
+    }
     world
         .slot(&attached.attachment.netns)
         .tool("ip link show eth0")
@@ -346,7 +357,7 @@ fn files_are_read_only_and_slots_are_seen_by_all() -> Result<()> {
         .slot(&attached.attachment.netns)
         .tool("ip link show eth0")
         .run()?;
-    let next = world.spawn_daemon(&["--capacity", "2"])?;
+    let next = world.spawn_daemon(&args[..2])?;
     assert_eq!(next.get("web")?.attachment.slot, attached.attachment.slot);
     drop(next);
     Ok(())

@@ -32,7 +32,7 @@ use layer::Layer;
 
 use crate::engine::ClassSpec;
 use crate::metrics::Endpoint;
-use crate::net::Share;
+use crate::net::{HostMounts, Share};
 use crate::pool::{
     Adaptive, ClassSettings, Quotas, Recycle, ReserveSettings, Target, TenantPattern, Terms,
 };
@@ -51,6 +51,8 @@ pub(crate) struct Config {
     pub(crate) bpffs: PathBuf,
     /// What becomes of everything when the daemon is told to stop.
     pub(crate) on_exit: OnExit,
+    /// Which slots are mounted in the host's mount namespace; `None`: as few as can be.
+    pub(crate) host_mounts: Option<HostMounts>,
     /// All slots, whatever their state.
     pub(crate) capacity: u32,
     /// The most that a resize can make of it, with what other classes have that share its addresses.

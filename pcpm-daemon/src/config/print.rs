@@ -15,6 +15,7 @@ use super::{
     Principal, Refill, UplinkSetting,
 };
 use crate::metrics::Endpoint;
+use crate::net::HostMounts;
 use crate::net::Share;
 use crate::pool::{Quota, Quotas};
 
@@ -51,6 +52,16 @@ fn places(file: &mut Printer, config: &Config) {
         "them for the next one. A service that is restarted wants keep.",
     ]);
     file.set("on_exit", &quoted(&config.on_exit));
+    file.about(&[
+        "Slots that are mounted in the host's mount namespace: attached, or all. Every mount there makes starts",
+        "of containers slower. auto: attached, but all where the daemon runs in a container.",
+    ]);
+    let mounts = match config.host_mounts {
+        None => "auto",
+        Some(HostMounts::Attached) => "attached",
+        Some(HostMounts::All) => "all",
+    };
+    file.set("host_mounts", &quoted(&mounts));
 }
 
 fn pool(file: &mut Printer, config: &Config) {

@@ -21,6 +21,7 @@ use super::{
     LogLevel, Nat, OnExit, Policy, PoolV6, PortRange, Principal, Publish, Reaper, Refill,
     UplinkSetting,
 };
+use crate::net::HostMounts;
 use crate::net::Share;
 use crate::pool::{Quota, Quotas, Recycle};
 
@@ -73,6 +74,7 @@ impl Default for Config {
             state_dir: "/run/pcpm".into(),
             bpffs: "/sys/fs/bpf/pcpm".into(),
             on_exit: OnExit::Remove,
+            host_mounts: None,
             capacity: 64,
             max_capacity: 512,
             ready: 64,
@@ -172,6 +174,9 @@ pub(super) fn config(layer: Layer) -> Result<Config, ConfigError> {
         bpffs: set("bpffs", layer.bpffs, default.bpffs, absolute)?,
         on_exit: set("on_exit", layer.on_exit, default.on_exit, |text| {
             on_exit(&text)
+        })?,
+        host_mounts: set("host_mounts", layer.host_mounts, None, |text| {
+            host_mounts(&text)
         })?,
         capacity,
         ready: set("ready", layer.ready, capacity, |n| ready(n, capacity))?,
@@ -803,6 +808,15 @@ fn on_exit(text: &str) -> Result<OnExit, String> {
         "remove" => Ok(OnExit::Remove),
         "keep" => Ok(OnExit::Keep),
         _ => Err(format!("'{text}' is neither 'remove' nor 'keep'")),
+    }
+}
+
+fn host_mounts(text: &str) -> Result<Option<HostMounts>, String> {
+    match text {
+        "auto" => Ok(None),
+        "attached" => Ok(Some(HostMounts::Attached)),
+        "all" => Ok(Some(HostMounts::All)),
+        _ => Err(format!("'{text}' is not 'auto', 'attached' or 'all'")),
     }
 }
 

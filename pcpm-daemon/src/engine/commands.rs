@@ -112,6 +112,7 @@ impl Engine {
             self.leases.grant(slot, pending.client);
         }
         self.records[slot as usize].origin = Some(origin);
+        self.show_soon(slot);
         self.totals.count_attach(source);
         self.note_attach_time(source, asked_at.elapsed());
         // A request that is refused after all must not keep the slot.

@@ -17,6 +17,7 @@ mod latency;
 mod leases;
 mod log_lines;
 mod measurements;
+pub(crate) mod names;
 mod options;
 mod recording;
 mod recycle;
@@ -66,6 +67,7 @@ use events::{EventLog, Happening};
 use findings::Broken;
 use latency::LatencyHistogram;
 use leases::Leases;
+use names::{Showing, Shown};
 use recycle::RecycleFigures;
 use recycling::RecycleSender;
 use requests::Pending;
@@ -129,6 +131,7 @@ struct Record {
     origin: Option<Origin>,
     /// The journal has it as one that may be handed out.
     is_noted_ready: bool,
+    shown: Shown,
     /// What the slot looked like when nobody had been in it.
     golden: Option<Golden>,
     /// How its tenant changed it, if it did.
@@ -173,6 +176,7 @@ pub(crate) struct Engine {
     events: EventLog,
     drops: DropLog,
     watchers: Watchers,
+    showing: Showing,
     totals: status::Totals,
     attach_latency: LatencyHistogram,
     sources: figures::SourceLatency,
@@ -259,6 +263,7 @@ impl Engine {
             events: EventLog::default(),
             drops: DropLog::default(),
             watchers: Watchers::default(),
+            showing: Showing::default(),
             totals: status::Totals::default(),
             attach_latency: LatencyHistogram::default(),
             sources: figures::SourceLatency::default(),

@@ -162,8 +162,10 @@ impl Engine {
         record.origin = None;
         record.ready_at_ms = unix_time_ms();
         record.is_noted_ready = true;
+        record.shown = record.shown.in_another_slot();
         let recycled = Happening::Recycled { kept_for };
         self.tell_of_slot(recycled, slot);
+        self.show_ready();
         self.feed(Event::Recycled(slot), None);
     }
 

@@ -37,8 +37,10 @@ impl Engine {
                     baseline,
                     text: Some(Rc::new(SlotText::new(&self.world, slot, mtu, share))),
                     is_noted_ready: true,
+                    shown: self.records[slot as usize].shown.in_another_slot(),
                     ..Record::default()
                 };
+                self.show_ready();
                 self.portray(slot);
                 self.tell_of_slot(Happening::Ready, slot);
                 Event::Created(slot)

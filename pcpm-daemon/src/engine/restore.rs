@@ -144,6 +144,7 @@ impl Engine {
             self.carry_out(command);
         }
         self.end_leases();
+        self.show_restored();
         self.apply_terms();
         for (slot, doubt) in doubtful {
             if self.pool.holder(slot).is_some() {

@@ -4,6 +4,7 @@ mod classes;
 mod faults;
 mod figures;
 mod findings;
+mod names;
 mod options;
 mod recycle;
 mod restart;

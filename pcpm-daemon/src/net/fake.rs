@@ -12,9 +12,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Conflict, CreateTimings, FoundUplinks, FreshSlot, Golden, HostKernel, Hub, HubSpec, HubState,
-    NetError, NewSlot, Programs, Recycled, RetiredSlot, Share, SlotKernel, SlotRecycler, SlotSpec,
-    Swept, TamperWatch, UplinkChoice, UsedSlot, Witness,
+    Conflict, CreateTimings, FoundUplinks, FreshSlot, Golden, HostKernel, HostMounts, Hub, HubSpec,
+    HubState, NetError, NewSlot, Programs, Recycled, RetiredSlot, Share, SlotKernel, SlotNames,
+    SlotRecycler, SlotSpec, Swept, TamperWatch, UplinkChoice, UsedSlot, Witness,
 };
 
 /// What was asked of the kernel.
@@ -26,6 +26,7 @@ pub(crate) enum Call {
     CreateSlot(SlotSpec),
     DestroySlots(Vec<u32>),
     MendSlot(u32),
+    ShowSlot(u32),
     Portray(u32),
     RecycleSlots(Vec<u32>),
     RemoveEverything,
@@ -118,6 +119,13 @@ impl SlotKernel for FakeKernel {
     }
 }
 
+impl SlotNames for FakeKernel {
+    fn show(&mut self, index: u32) -> Result<(), NetError> {
+        self.record(Call::ShowSlot(index));
+        Ok(())
+    }
+}
+
 impl SlotRecycler for FakeKernel {
     fn portray(&mut self, slot: &FreshSlot) -> Result<Golden, NetError> {
         self.record(Call::Portray(slot.index));
@@ -149,7 +157,7 @@ impl HostKernel for FakeKernel {
         Swept::default()
     }
 
-    fn prepare(&mut self, _: Share) -> Result<(), NetError> {
+    fn prepare(&mut self, _: Option<HostMounts>, _: Share) -> Result<(), NetError> {
         self.record(Call::Prepare);
         Ok(())
     }
@@ -172,7 +180,15 @@ impl HostKernel for FakeKernel {
         Ok(Vec::new())
     }
 
+    fn mend_mounts(&mut self) -> Result<Vec<String>, NetError> {
+        Ok(Vec::new())
+    }
+
     fn worker(&mut self, _: Arc<[Hub]>) -> Box<dyn SlotKernel> {
+        Box::new(self.clone())
+    }
+
+    fn names(&mut self) -> Box<dyn SlotNames> {
         Box::new(self.clone())
     }
 

@@ -160,10 +160,14 @@ fn a_slot_that_cannot_be_mended_is_at_the_next_try() {
         let mut worker = host.worker(Arc::clone(&hubs));
         let spec = slot_spec(SLOT);
         let slot = worker.create_slot(&spec).unwrap();
+        host.names().show(SLOT).unwrap();
         let before = objects(state_dir, &hubs);
         let steps = at_each_step(|step| {
             run_in(&hubs[0].netns, &format!("link del {}\n", slot_name(SLOT)));
-            namespace::unmount(&slot_path(state_dir, SLOT)).unwrap();
+            for directory in ["netns", "attached", "live"] {
+                let path = state_dir.join(directory).join(slot_name(SLOT));
+                namespace::unmount(&path).unwrap();
+            }
             let (mended, failed) = failing_at(step, || worker.mend_slot(&spec, &slot.netns));
             assert!(failed || mended.is_ok(), "{mended:?}");
             worker.mend_slot(&spec, &slot.netns).unwrap();

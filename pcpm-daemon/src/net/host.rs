@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::NetError;
+use super::mounts::{HostMountNamespace, HostMounts, Mounts};
 use super::namespace;
 use super::netlink::Netlink;
 use super::recycle::Recycler;
@@ -17,8 +18,8 @@ use super::slot::SlotWorker;
 use super::tables::Tables;
 use super::{
     Conflict, FoundUplinks, HostKernel, Hub, HubSpec, HubState, Programs, Share, SlotKernel,
-    SlotRecycler, Swept, TamperWatch, UplinkChoice, Witness, addresses, cookie, hub, mark, share,
-    survey, sweep, uplink,
+    SlotNames, SlotRecycler, Swept, TamperWatch, UplinkChoice, Witness, addresses, cookie, hub,
+    mark, share, survey, sweep, uplink,
 };
 
 /// A sweep that takes longer waits for somebody else who holds `rtnl_mutex`.
@@ -29,11 +30,15 @@ pub(super) struct Home {
     pub(super) state_dir: PathBuf,
     /// The host's namespace.
     pub(super) netns: OwnedFd,
+    pub(super) mounts: Mounts,
 }
 
 impl Home {
-    pub(super) fn slots(&self) -> PathBuf {
-        self.state_dir.join("netns")
+    /// Unmounts all namespaces of a slot; fine if there is nothing.
+    pub(super) fn unmount_slot(&self, index: u32) -> Result<(), NetError> {
+        let network = self.mounts.remove(index);
+        let others = share::unmount(&self.state_dir, index);
+        NetError::collect(network.err().into_iter().chain(others.err()))
     }
 
     pub(super) fn hubs(&self) -> PathBuf {
@@ -49,6 +54,15 @@ impl Home {
     }
 }
 
+/// The real hands on slots' names.
+struct Names(Arc<Home>);
+
+impl SlotNames for Names {
+    fn show(&mut self, index: u32) -> Result<(), NetError> {
+        self.0.mounts.show(index)
+    }
+}
+
 /// The real host.
 pub(crate) struct Host {
     home: Arc<Home>,
@@ -57,17 +71,40 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Makes the calling thread's network namespace "the host".
+    /// Makes the calling thread's namespaces "the host".
     pub(crate) fn open(state_dir: &Path) -> Result<Self, NetError> {
+        Self::open_beside(state_dir, HostMountNamespace::of_thread()?)
+    }
+
+    /// The same, where the host's mounts are in another namespace than the thread.
+    pub(crate) fn open_beside(
+        state_dir: &Path,
+        mounts: HostMountNamespace,
+    ) -> Result<Self, NetError> {
         let home = Home {
             state_dir: state_dir.to_owned(),
             netns: namespace::current()?,
+            mounts: Mounts::open(state_dir, mounts)?,
         };
         Ok(Self {
             home: Arc::new(home),
             socket: Netlink::open()?,
             workers: 0,
         })
+    }
+
+    /// Another pair of hands, for another thread; the calling one is in the host.
+    pub(crate) fn another(&self) -> Result<Self, NetError> {
+        Ok(Self {
+            home: Arc::clone(&self.home),
+            socket: Netlink::open()?,
+            workers: 0,
+        })
+    }
+
+    /// To be called last by a daemon that keeps what there is.
+    pub(crate) fn leave(&self) -> Result<(), NetError> {
+        self.home.mounts.leave()
     }
 
     /// The host's namespace.
@@ -95,8 +132,8 @@ impl HostKernel for Host {
         sweep::remove_others(&self.home, kept.collect(), SWEEP_WITHIN)
     }
 
-    fn prepare(&mut self, share: Share) -> Result<(), NetError> {
-        namespace::share_directory(&self.home.slots())?;
+    fn prepare(&mut self, which: Option<HostMounts>, share: Share) -> Result<(), NetError> {
+        self.home.mounts.prepare(which)?;
         namespace::share_directory(&self.home.hubs())?;
         let mut others = share::directories(&self.home.state_dir, share);
         others.try_for_each(|directory| namespace::share_directory(&directory))
@@ -115,9 +152,19 @@ impl HostKernel for Host {
         hub::mend(&self.home, &mut self.socket, hub, spec, programs)
     }
 
+    fn mend_mounts(&mut self) -> Result<Vec<String>, NetError> {
+        let was_missing = self.home.mounts.keep_pinned()?;
+        let missing = was_missing.then(|| "mount what they are mounted in".to_owned());
+        Ok(missing.into_iter().collect())
+    }
+
     fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel> {
         self.workers += 1;
         Box::new(SlotWorker::new(Arc::clone(&self.home), hubs, self.workers))
+    }
+
+    fn names(&mut self) -> Box<dyn SlotNames> {
+        Box::new(Names(Arc::clone(&self.home)))
     }
 
     fn watch_slots(&mut self, hubs: &[Hub]) -> Result<TamperWatch, NetError> {

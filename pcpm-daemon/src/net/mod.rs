@@ -9,9 +9,9 @@
 //!
 //! ```text
 //! let mut host = Host::open(state_dir)?;           // "the host" is the caller's namespace
+//! host.prepare(which, share)?;                     // STATE_DIR/netns, STATE_DIR/hubs, and what is shared
 //! let earlier = host.survey(&[0, 1]);              // what an earlier life left, to go on with
 //! host.sweep(&adopted);                            // the rest of it
-//! host.prepare(share)?;                            // STATE_DIR/netns, STATE_DIR/hubs, and what is shared
 //! let found = host.find_uplinks(&UplinkChoice::Auto)?;
 //! host.mend_hub(&mut hub, &hub_spec(0), &programs)?; // of those that were adopted
 //! let hubs: Arc<[Hub]> = (1..n).map(|h| host.create_hub(&hub_spec(h), &programs)).collect()?;
@@ -45,6 +45,7 @@ mod hub;
 #[cfg(test)]
 mod leak_tests;
 mod link;
+mod mounts;
 mod namespace;
 mod netlink;
 mod raw;
@@ -81,6 +82,7 @@ pub(crate) use egress::{
 };
 pub(crate) use error::NetError;
 pub(crate) use host::Host;
+pub(crate) use mounts::{HostMountNamespace, HostMounts};
 pub(crate) use namespace::is_shared;
 pub(crate) use share::{Share, share_path};
 pub(crate) use tamper::{TamperWatch, Tampered};
@@ -105,7 +107,7 @@ pub(crate) struct SlotSpec {
 /// A slot as it was made.
 #[derive(Debug)]
 pub(crate) struct NewSlot {
-    /// The namespace, close-on-exec. It is also mounted at [`slot_path`].
+    /// The namespace, close-on-exec. It is also found at [`slot_path`].
     pub(crate) netns: OwnedFd,
     /// Where the time went.
     pub(crate) timings: CreateTimings,
@@ -341,6 +343,12 @@ pub(crate) trait SlotKernel: Send {
     fn mend_slot(&mut self, spec: &SlotSpec, netns: &OwnedFd) -> Result<(), NetError>;
 }
 
+/// The hands on the names of slots. Lives in a thread of its own.
+pub(crate) trait SlotNames: Send {
+    /// Has the name of a slot that somebody holds be good without the daemon, too. Fine if the slot is gone.
+    fn show(&mut self, index: u32) -> Result<(), NetError>;
+}
+
 /// The hands on slots that are to be used again. Lives in a thread of its own.
 pub(crate) trait SlotRecycler: Send {
     /// Takes the golden copy of a slot that nobody has been in, and begins to watch it.
@@ -370,7 +378,8 @@ pub(crate) trait HostKernel: Send {
     /// Whether an earlier daemon on the same state directory left hubs or slots.
     fn has_remains(&self) -> bool;
 
-    /// Looks at the hubs with these numbers, and at their slots, and returns them in that order.
+    /// Looks at the hubs with these numbers, and at their slots, and returns them in that order. Comes after
+    /// [`prepare`](Self::prepare).
     fn survey(&mut self, hubs: &[u32]) -> Vec<HubState>;
 
     /// Removes what an earlier daemon on the same state directory left behind, but for `kept` and their
@@ -378,7 +387,7 @@ pub(crate) trait HostKernel: Send {
     fn sweep(&mut self, kept: &[Hub]) -> Swept;
 
     /// Makes the directories that namespaces are mounted in, those that some slots share among them.
-    fn prepare(&mut self, share: Share) -> Result<(), NetError>;
+    fn prepare(&mut self, which: Option<HostMounts>, share: Share) -> Result<(), NetError>;
 
     /// Makes a hub, its link to the host, its filters and its route.
     fn create_hub(&mut self, spec: &HubSpec, programs: &Programs) -> Result<Hub, NetError>;
@@ -392,8 +401,14 @@ pub(crate) trait HostKernel: Send {
         programs: &Programs,
     ) -> Result<Vec<String>, NetError>;
 
+    /// Gives what slots are mounted in the mount in the host that keeps it. Returns what was missing.
+    fn mend_mounts(&mut self) -> Result<Vec<String>, NetError>;
+
     /// Hands for one more worker thread. `hubs` by number.
     fn worker(&mut self, hubs: Arc<[Hub]>) -> Box<dyn SlotKernel>;
+
+    /// Hands for the thread that shows slots.
+    fn names(&mut self) -> Box<dyn SlotNames>;
 
     /// Listens for what tenants change in slots, from now on.
     fn watch_slots(&mut self, hubs: &[Hub]) -> Result<TamperWatch, NetError>;
@@ -432,7 +447,7 @@ pub(crate) fn hub_of(index: u32) -> u32 {
     index / SLOTS_PER_HUB
 }
 
-/// Where a slot's namespace is mounted.
+/// The name of a slot's namespace.
 pub(crate) fn slot_path(state_dir: &Path, index: u32) -> PathBuf {
     state_dir.join("netns").join(slot_name(index))
 }

@@ -79,26 +79,38 @@ pub(super) fn in_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Mounts the calling thread's namespace `own`, a file of procfs, at `path`, which must not exist.
+pub(super) fn mount_own(own: &str, path: &Path) -> Result<(), NetError> {
+    make_mount_point(path)?;
+    let mounted = bind(own.as_ref(), path);
+    mounted.map_err(|error| error.and(unlink(path).err()))
+}
+
 /// Mounts the calling thread's network namespace at `path`, which must not exist.
 pub(super) fn mount_current(path: &Path) -> Result<(), NetError> {
     mount_own(OWN, path)
 }
 
-/// Mounts the calling thread's namespace `own`, a file of procfs, at `path`, which must not exist.
-pub(super) fn mount_own(own: &str, path: &Path) -> Result<(), NetError> {
+/// Mounts an open namespace at `path`, which must not exist.
+pub(super) fn mount_file(namespace: &OwnedFd, path: &Path) -> Result<(), NetError> {
+    mount_own(&format!("/proc/self/fd/{}", namespace.as_raw_fd()), path)
+}
+
+/// Creates the file that something is to be mounted on.
+pub(super) fn make_mount_point(path: &Path) -> Result<(), NetError> {
     #[cfg(test)]
     super::faults::step("create a mount point")?;
-    OpenOptions::new()
+    let created = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)
-        .during(|| format!("create {}", path.display()))?;
-    let mounted = bind(own, path);
-    mounted.map_err(|error| error.and(unlink(path).err()))
+        .open(path);
+    created
+        .map(drop)
+        .during(|| format!("create {}", path.display()))
 }
 
-fn bind(own: &str, path: &Path) -> Result<(), NetError> {
+fn bind(own: &Path, path: &Path) -> Result<(), NetError> {
     #[cfg(test)]
     super::faults::step("mount a namespace")?;
     mount(
@@ -118,18 +130,19 @@ pub(super) fn ensure_mounted(netns: &OwnedFd, path: &Path) -> Result<bool, NetEr
     }
     while detach(path)? {}
     unlink(path)?;
-    in_thread(|| {
-        enter(netns)?;
-        mount_current(path)
-    })?;
-    Ok(true)
+    mount_file(netns, path).map(|()| true)
 }
 
-fn is_mounted(netns: &OwnedFd, path: &Path) -> bool {
+/// Whether `netns` is what is mounted at `path`.
+pub(super) fn is_mounted(netns: &OwnedFd, path: &Path) -> bool {
+    File::open(path).is_ok_and(|there| is_same(&there, netns))
+}
+
+/// Whether two files are the same namespace.
+pub(super) fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
     let identity = |stat: FileStat| (stat.st_dev, stat.st_ino);
-    let there = File::open(path).ok().and_then(|file| fstat(file).ok());
-    let wanted = fstat(netns).ok().map(identity);
-    wanted.is_some() && there.map(identity) == wanted
+    let one = fstat(one).map(identity);
+    one.is_ok() && one == fstat(other).map(identity)
 }
 
 /// Opens the namespace mounted at `path`; `None` where none is.
@@ -159,7 +172,7 @@ pub(super) fn detach(path: &Path) -> Result<bool, NetError> {
     }
 }
 
-fn unlink(path: &Path) -> Result<(), NetError> {
+pub(super) fn unlink(path: &Path) -> Result<(), NetError> {
     #[cfg(test)]
     super::faults::step("remove a mount point")?;
     match fs::remove_file(path) {

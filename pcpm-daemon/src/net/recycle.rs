@@ -23,7 +23,7 @@ use super::host::Home;
 use super::namespace::{self, Away};
 use super::{
     FreshSlot, Golden, Recycled, Scrutiny, SlotRecycler, TamperWatch, Unclean, UsedSlot, Witness,
-    cookie, slot_name, slot_path,
+    cookie, slot_name,
 };
 use crate::locks::operation::{self, Operation};
 
@@ -182,10 +182,10 @@ impl Batch<'_> {
             end_orphans().map_err(named)?;
             return Err(left);
         }
-        match slot.scrutiny {
-            Scrutiny::Holders => Ok(()),
-            Scrutiny::Everything => self.check_picture(slot),
+        if slot.scrutiny == Scrutiny::Everything {
+            self.check_picture(slot)?;
         }
+        self.home.mounts.hide(slot.index).map_err(named)
     }
 
     fn check_picture(&self, slot: &UsedSlot) -> Result<(), Unclean> {
@@ -241,28 +241,29 @@ impl Batch<'_> {
             let why = "a file system or a socket of the kernel shows it".to_owned();
             return Err(Unclean::held("holders", why));
         }
-        // Our own file and our own mount.
-        if files == 2 {
+        let (own, in_host) = self.home.mounts.own_mounts(slot.index);
+        // Beside our own file.
+        let expected = 1 + own + u32::from(self.home.mounts.is_shown(slot.index));
+        if files == expected {
             return Ok(());
         }
-        let mounts = self.own_mounts(slot).map_err(|e| Unclean::unknown(&e))?;
-        if files == mounts + 1 {
+        let copies = self.copies(&in_host).map_err(|e| Unclean::unknown(&e))?;
+        if files == 1 + own + copies {
             return Ok(());
         }
-        let others = i64::from(files) - i64::from(mounts) - 1;
+        let others = i64::from(files) - i64::from(own + copies) - 1;
         let why = format!("{others} files or unseen mounts of its namespace are open");
         Err(Unclean::held("handles", why))
     }
 
-    /// How often the slot's own mount is there, with its copies in other mount namespaces: nobody but
-    /// root reaches those, and they come and go with services.
-    fn own_mounts(&mut self, slot: &UsedSlot) -> Result<u32, NetError> {
+    /// How often the slot's mount in the host is there, with its copies in other mount namespaces: nobody
+    /// but root reaches those, and they come and go with services.
+    fn copies(&mut self, path: &Path) -> Result<u32, NetError> {
         let mounts = match &mut self.mounts {
             Some(mounts) => mounts,
             none => none.insert(namespace_mounts()?),
         };
-        let path = slot_path(&self.home.state_dir, slot.index);
-        Ok(copies(mounts, &path))
+        Ok(copies(mounts, path))
     }
 }
 
@@ -329,12 +330,11 @@ impl Mount {
 
 /// The mount at `path` and its copies, which are at the same place below another root.
 fn copies(mounts: &[Mount], path: &Path) -> u32 {
-    let Some(ours) = mounts.iter().find(|mount| mount.at == path) else {
-        return 0;
-    };
+    let ours = mounts.iter().find(|mount| mount.at == path);
+    let group = ours.and_then(|ours| ours.group);
     let name: PathBuf = path.iter().skip(1).collect();
     let is_copy = |mount: &&Mount| {
-        let is_in_group = mount.group.is_some() && mount.group == ours.group;
+        let is_in_group = mount.group.is_some() && mount.group == group;
         mount.at == path || is_in_group && mount.at.ends_with(&name)
     };
     u32::try_from(mounts.iter().filter(is_copy).count()).unwrap_or(u32::MAX)

@@ -12,7 +12,7 @@ use pcpm_api::types::SharedNamespace;
 use serde::{Deserialize, Serialize};
 
 use super::error::{During, NetError};
-use super::{SlotSpec, namespace, slot_name, slot_path};
+use super::{SlotSpec, namespace, slot_name};
 
 /// Which of them slots have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,13 +113,6 @@ pub(super) fn unmount(state_dir: &Path, index: u32) -> Result<(), NetError> {
         namespace::unmount(&path).err()
     });
     NetError::collect(errors)
-}
-
-/// Unmounts and removes all mounts of slot `index`; fine if there is nothing.
-pub(super) fn unmount_slot(state_dir: &Path, index: u32) -> Result<(), NetError> {
-    let network = namespace::unmount(&slot_path(state_dir, index));
-    let others = unmount(state_dir, index);
-    NetError::collect(network.err().into_iter().chain(others.err()))
 }
 
 /// Whether those are mounted that the slot is to have. They cannot be put back: nobody holds them open.

@@ -23,7 +23,7 @@ use super::netlink::{Batch, Netlink, Refused};
 use super::sysctl::Sysctls;
 use super::{
     CreateTimings, Hub, NewSlot, RetiredSlot, SlotKernel, SlotSpec, hub_of, routes, share,
-    slot_name, slot_path, tc,
+    slot_name, tc,
 };
 
 /// How many links one request deletes. The kernel holds `rtnl_mutex` all that time: about 20 ms for
@@ -62,16 +62,15 @@ impl SlotKernel for SlotWorker {
             .map_err(|error| error.of(&slot_name(spec.index)))?;
         timings.namespace = watch.lap();
         operation::begin(Operation::Mount);
-        let path = slot_path(&home.state_dir, spec.index);
-        namespace::mount_current(&path)?;
+        home.mounts.mount(&netns, spec.index)?;
         share::make(&home.state_dir, spec).map_err(|error| {
             let error = error.of(&slot_name(spec.index));
-            error.and(namespace::unmount(&path).err())
+            error.and(home.mounts.remove(spec.index).err())
         })?;
         timings.mount = watch.lap();
         operation::begin(Operation::Link);
         self.furnish(spec, &netns, &mut timings, watch)
-            .map_err(|error| error.and(share::unmount_slot(&home.state_dir, spec.index).err()))?;
+            .map_err(|error| error.and(home.unmount_slot(spec.index).err()))?;
         Ok(NewSlot { netns, timings })
     }
 
@@ -86,7 +85,7 @@ impl SlotKernel for SlotWorker {
         }
         let home = Arc::clone(&self.home);
         let release = |slot: RetiredSlot| {
-            let unmounted = share::unmount_slot(&home.state_dir, slot.index);
+            let unmounted = home.unmount_slot(slot.index);
             drop(slot.netns);
             let errors = failed.remove(&slot.index).unwrap_or_default();
             let outcome = NetError::collect(errors.into_iter().chain(unmounted.err()));

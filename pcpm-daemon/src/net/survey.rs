@@ -23,6 +23,7 @@ use pcpm_ebpf::abi::{
 
 use super::error::NetError;
 use super::host::Home;
+use super::mounts::Looked;
 use super::netlink::{Batch, Netlink};
 use super::sweep::{self, Remains};
 use super::{FoundHub, Hub, HubState, Share, link, namespace, share, slot_name, tc};
@@ -107,7 +108,7 @@ fn look(
             "it left the slots' filter block",
         ));
     }
-    let slots = slots(number, &mut socket, &picture, remains)?;
+    let slots = slots(home, number, &mut socket, &picture, remains)?;
     let host_ifindex = way_to_host(home, netns, &mut socket, &picture)?;
     Ok((host_ifindex, slots))
 }
@@ -276,21 +277,18 @@ fn number(answer: RouteNetlinkMessage) -> Option<i32> {
 
 /// Every slot of the hub of which a mount or a link is there.
 fn slots(
+    home: &Home,
     number: u32,
     socket: &mut Netlink,
     picture: &Picture,
     remains: &Remains,
 ) -> Result<Vec<FoundSlot>, NetError> {
-    let mut opened = Vec::new();
-    for path in &remains.slots {
-        let index = sweep::number_of(path, "s");
-        opened.extend(index.map(|index| (index, namespace::open_mounted(path))));
-    }
+    let look = |index: &u32| (*index, home.mounts.look(*index));
+    let looked: Vec<_> = remains.slots.iter().map(look).collect();
     let first = number * SLOTS_PER_HUB;
-    let named: HashSet<u32> = opened.iter().map(|(index, _)| *index).collect();
     let shared = shared(&remains.shared);
     let share = |index| shared.get(&index).copied().unwrap_or_default();
-    let nameless = (first..first + SLOTS_PER_HUB).filter(|index| !named.contains(index));
+    let nameless = (first..first + SLOTS_PER_HUB).filter(|index| !remains.slots.contains(index));
     let nameless = nameless.filter_map(|index| {
         let has_link = picture.links.contains_key(&(LINK_INDEX_BASE + index));
         let doubt = match has_link {
@@ -305,20 +303,21 @@ fn slots(
             doubt: Some(doubt.to_owned()),
         })
     });
-    let namespaces: Vec<&OwnedFd> = opened
+    let namespaces: Vec<&OwnedFd> = looked
         .iter()
-        .filter_map(|(_, netns)| netns.as_ref().ok()?.as_ref())
+        .filter_map(|(_, looked)| looked.as_ref().ok()?.netns.as_ref())
         .collect();
     let mut numbers = numbers_of(socket, &namespaces)?.into_iter();
     let mut found: Vec<_> = nameless.collect();
-    for (index, netns) in opened {
-        let (netns, doubt) = match netns {
-            Ok(Some(netns)) => {
-                let here = numbers.next().flatten();
-                let doubt = doubt(picture, index, here);
-                (Some(netns), doubt.map(|doubt| doubt.to_string()))
+    for (index, looked) in looked {
+        let (netns, doubt) = match looked {
+            Ok(Looked { netns, doubt }) => {
+                let here = netns.as_ref().and_then(|_| numbers.next().flatten());
+                let doubt = doubt.map(ToString::to_string);
+                let of_link = || self::doubt(picture, index, here).map(|doubt| doubt.to_string());
+                let doubt = doubt.or_else(|| netns.as_ref().and_then(|_| of_link()));
+                (netns, doubt)
             }
-            Ok(None) => (None, Some("its namespace is not mounted".to_owned())),
             Err(error) => (None, Some(error.to_string())),
         };
         found.push(FoundSlot {

@@ -3,7 +3,7 @@
 //! What there is to remove is read from the state directory's mounts and the links' marks, never
 //! from memory, so that shutting down and starting after a crash are the same.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,8 +30,8 @@ const THREADS: usize = 4;
 pub(super) struct Remains {
     /// Its mount point.
     hub: Option<PathBuf>,
-    /// Its slots' mount points.
-    pub(super) slots: Vec<PathBuf>,
+    /// Its slots.
+    pub(super) slots: BTreeSet<u32>,
     /// Those of other namespaces of its slots.
     pub(super) shared: Vec<(SharedNamespace, PathBuf)>,
 }
@@ -48,7 +48,7 @@ pub(super) fn remove_everything(home: &Arc<Home>, within: Duration) -> Swept {
     in_time(home, within, |home, events| {
         remove_all_but(home, &BTreeMap::new(), events);
         let report = Report(events);
-        report.error(namespace::unshare_directory(&home.slots()));
+        report.error(home.mounts.end());
         report.error(namespace::unshare_directory(&home.hubs()));
         for directory in share::directories(&home.state_dir, share::everything()) {
             report.error(namespace::unshare_directory(&directory));
@@ -97,7 +97,7 @@ fn remove_all_but(home: &Home, kept: &BTreeMap<u32, u32>, events: &Sender<Event>
     report.error(count_links(home, &links, &report));
     let mut remains = find_remains(home);
     remains.retain(|number, _| !kept.contains_key(number));
-    remove_hubs(remains, events);
+    remove_hubs(home, remains, events);
     report.error(remove_host_links(home, &links));
 }
 
@@ -117,7 +117,7 @@ impl Report<'_> {
     }
 }
 
-fn remove_hubs(remains: BTreeMap<u32, Remains>, events: &Sender<Event>) {
+fn remove_hubs(home: &Home, remains: BTreeMap<u32, Remains>, events: &Sender<Event>) {
     let queue = Mutex::new(remains.into_iter());
     let next = || queue.lock().expect("no thread panics with it").next();
     thread::scope(|scope| {
@@ -125,7 +125,7 @@ fn remove_hubs(remains: BTreeMap<u32, Remains>, events: &Sender<Event>) {
             let events = events.clone();
             scope.spawn(move || {
                 while let Some((number, remains)) = next() {
-                    remove_hub(number, &remains, &Report(&events));
+                    remove_hub(home, number, &remains, &Report(&events));
                 }
             });
         }
@@ -140,10 +140,8 @@ pub(super) fn find_remains(home: &Home) -> BTreeMap<u32, Remains> {
             found.entry(number).or_default().hub = Some(path);
         }
     }
-    for path in namespace::files_below(&home.slots()) {
-        if let Some(index) = number_of(&path, "s") {
-            found.entry(hub_of(index)).or_default().slots.push(path);
-        }
+    for index in home.mounts.indexes() {
+        found.entry(hub_of(index)).or_default().slots.insert(index);
     }
     for (kind, path) in share::remains(&home.state_dir) {
         if let Some(index) = number_of(&path, "s") {
@@ -162,13 +160,20 @@ pub(super) fn number_of(path: &Path, prefix: &str) -> Option<u32> {
 }
 
 /// Links first: with them gone, names and routes are, even if somebody holds a namespace.
-fn remove_hub(number: u32, remains: &Remains, report: &Report<'_>) {
+fn remove_hub(home: &Home, number: u32, remains: &Remains, report: &Report<'_>) {
     if let Some(hub) = &remains.hub {
         let outcome = remove_links(hub);
         report.error(outcome.map_err(|error| error.of(&format!("hub {number}"))));
     }
+    for index in &remains.slots {
+        match home.mounts.remove(*index) {
+            Ok(true) => report.send(Event::Mount),
+            Ok(false) => {}
+            Err(error) => report.send(Event::Error(error)),
+        }
+    }
     let shared = remains.shared.iter().map(|(_, path)| path);
-    for path in remains.slots.iter().chain(shared).chain(&remains.hub) {
+    for path in shared.chain(&remains.hub) {
         match namespace::detach(path) {
             Ok(true) => report.send(Event::Mount),
             Ok(false) => {}

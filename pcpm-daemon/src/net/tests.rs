@@ -92,8 +92,12 @@ pub(super) fn sharing_spec(index: u32) -> SlotSpec {
 
 /// A host with `hubs` hubs.
 pub(super) fn host_with(state_dir: &Path, hubs: u32) -> (Host, Arc<[Hub]>) {
+    host_that_mounts(HostMounts::Attached, state_dir, hubs)
+}
+
+fn host_that_mounts(which: HostMounts, state_dir: &Path, hubs: u32) -> (Host, Arc<[Hub]>) {
     let mut host = Host::open(state_dir).unwrap();
-    host.prepare(share::everything()).unwrap();
+    host.prepare(Some(which), share::everything()).unwrap();
     let programs = programs();
     let hubs = (0..hubs).map(|number| host.create_hub(&hub_spec(number), &programs).unwrap());
     let hubs = hubs.collect();
@@ -285,7 +289,7 @@ fn a_hub_whose_name_is_taken_is_refused_and_the_other_link_stays() {
     in_private_world(|state_dir| {
         make_foreign_pair("pcpm0", 0);
         let mut host = Host::open(state_dir).unwrap();
-        host.prepare(Share::default()).unwrap();
+        host.prepare(None, Share::default()).unwrap();
         let before = look(state_dir);
         let refused = host.create_hub(&hub_spec(0), &programs());
         let told = refused.unwrap_err().to_string();
@@ -317,18 +321,115 @@ fn removing_everything_leaves_the_host_as_it_was() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
-fn a_slot_is_mounted_once_and_shared_wherever_the_state_directory_is() {
-    for sharing in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+fn a_slot_is_mounted_in_the_host_once_and_shared_wherever_the_state_directory_is() {
+    for (which, directory) in [
+        (HostMounts::Attached, "attached"),
+        (HostMounts::All, "netns"),
+    ] {
+        for sharing in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
+            in_private_world(|state_dir| {
+                let none = None::<&str>;
+                mount(none, state_dir, none, sharing, none).unwrap();
+                let (mut host, hubs) = host_that_mounts(which, state_dir, 1);
+                host.worker(hubs).create_slot(&slot_spec(1)).unwrap();
+                host.names().show(1).unwrap();
+                let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+                let path = format!(" {}/s0001 ", state_dir.join(directory).display());
+                let here = mounts.lines().filter(|line| line.contains("/s0001 "));
+                let here: Vec<_> = here.collect();
+                assert_eq!(here.len(), 1, "{which:?}, {sharing:?}: {here:?}");
+                assert!(
+                    here[0].contains(" shared:") && here[0].contains(&path),
+                    "{which:?}, {sharing:?}: {here:?}"
+                );
+            });
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_name_leads_to_the_slot_ready_or_shown_and_adds_no_mount_before() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 1);
+        let (_, before) = look(state_dir);
+        let slot = host.worker(hubs).create_slot(&slot_spec(1)).unwrap();
+        let name = slot_path(state_dir, 1);
+        assert_eq!(look(state_dir).1, before);
+        assert!(namespace::is_mounted(&slot.netns, &name));
+        let mut names = host.names();
+        names.show(1).unwrap();
+        names.show(1).unwrap();
+        assert!(namespace::is_mounted(&slot.netns, &name));
+        assert!(namespace::is_mounted(
+            &slot.netns,
+            &state_dir.join("attached/s0001")
+        ));
+        // Of a slot that is gone nothing is shown.
+        names.show(2).unwrap();
+        assert!(slot_path(state_dir, 2).symlink_metadata().is_err());
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn slots_outlive_who_made_them_and_no_other_mount_namespace_has_them() {
+    in_private_world(|state_dir| {
+        let (mut host, hubs) = host_with(state_dir, 1);
+        let slot = host.worker(hubs).create_slot(&slot_spec(1)).unwrap();
+        let identity = nix::sys::stat::fstat(&slot.netns).unwrap().st_ino;
+        drop((host, slot));
+        let found = |mut host: Host| {
+            host.prepare(None, Share::default()).unwrap();
+            let HubState::Sound(found) = host.survey(&[0]).pop().unwrap() else {
+                panic!("no hub");
+            };
+            let netns = found.slots.into_iter().next()?.netns?;
+            Some(nix::sys::stat::fstat(netns).unwrap().st_ino)
+        };
+        assert_eq!(found(Host::open(state_dir).unwrap()), Some(identity));
+        // What starts a container copies everything but the one mount that keeps them.
+        let copied = namespace::in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            fs::read_to_string("/proc/thread-self/mounts").unwrap()
+        });
+        assert!(!copied.contains("mounts/slots"), "{copied}");
+        assert!(look(state_dir).1.contains("mounts/slots"));
+        assert_eq!(found(Host::open(state_dir).unwrap()), Some(identity));
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_slot_of_a_life_that_mounted_elsewhere_is_doubted_and_can_be_mended() {
+    let both = [HostMounts::All, HostMounts::Attached];
+    for (before, now) in [(both[0], both[1]), (both[1], both[0])] {
         in_private_world(|state_dir| {
-            let none = None::<&str>;
-            mount(none, state_dir, none, sharing, none).unwrap();
-            let (mut host, hubs) = host_with(state_dir, 1);
+            let (mut host, hubs) = host_that_mounts(before, state_dir, 1);
             host.worker(hubs).create_slot(&slot_spec(1)).unwrap();
-            let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-            let path = format!(" {} ", slot_path(state_dir, 1).display());
-            let here: Vec<_> = mounts.lines().filter(|line| line.contains(&path)).collect();
-            assert_eq!(here.len(), 1, "{sharing:?}: {here:?}");
-            assert!(here[0].contains(" shared:"), "{sharing:?}: {here:?}");
+            host.names().show(1).unwrap();
+            drop(host);
+            let mut host = Host::open(state_dir).unwrap();
+            host.prepare(Some(now), Share::default()).unwrap();
+            let HubState::Sound(found) = host.survey(&[0]).pop().unwrap() else {
+                panic!("no hub");
+            };
+            let slot = found.slots.into_iter().next().unwrap();
+            let told = slot.doubt.unwrap();
+            assert!(told.contains("not where it should be"), "{told}");
+            let netns = slot.netns.unwrap();
+            let mut worker = host.worker([found.hub].into());
+            worker.mend_slot(&slot_spec(1), &netns).unwrap();
+            assert_eq!(doubts(host.survey(&[0]).pop().unwrap()), [(1, None)]);
+            assert!(namespace::is_mounted(&netns, &slot_path(state_dir, 1)));
+            let retired = RetiredSlot {
+                index: 1,
+                netns: Some(netns),
+            };
+            worker.destroy_slots(vec![retired])[0].1.clone().unwrap();
+            let swept = host.remove_everything(SOON);
+            assert!(swept.errors.is_empty(), "{swept:?}");
+            assert_eq!(fs::read_dir(state_dir).unwrap().count(), 0);
         });
     }
 }
@@ -382,10 +483,9 @@ fn slots_that_are_as_they_were_made_are_found_without_a_doubt() {
         for index in [0, 3, 512] {
             worker.create_slot(&slot_spec(index)).unwrap();
         }
-        let mut states = Host::open(state_dir)
-            .unwrap()
-            .survey(&[0, 1, 2])
-            .into_iter();
+        let mut host = Host::open(state_dir).unwrap();
+        host.prepare(None, Share::default()).unwrap();
+        let mut states = host.survey(&[0, 1, 2]).into_iter();
         assert_eq!(doubts(states.next().unwrap()), [(0, None), (3, None)]);
         assert_eq!(doubts(states.next().unwrap()), [(512, None)]);
         assert!(matches!(states.next(), Some(HubState::Missing)));
@@ -399,14 +499,19 @@ fn a_slot_that_is_not_as_it_was_made_is_doubted_with_the_reason() {
         let (mut host, hubs) = host_with(state_dir, 1);
         let mut worker = host.worker(Arc::clone(&hubs));
         // The kernel removes the link of a namespace that nobody holds, some time.
-        let held = [0, 1, 2, 3, 4, 5].map(|index| worker.create_slot(&slot_spec(index)).unwrap());
+        let indexes = [0, 1, 2, 3, 4, 5, 6, 7];
+        let held = indexes.map(|index| worker.create_slot(&slot_spec(index)).unwrap());
         let path = |index| slot_path(state_dir, index);
+        host.names().show(4).unwrap();
         run_in(
             &hubs[0].netns,
             "link set s0001 down\nlink del s0002\nlink set s0003 address 02:00:00:00:00:09\n",
         );
-        namespace::detach(&path(4)).unwrap();
-        namespace::unmount(&path(5)).unwrap();
+        namespace::detach(&state_dir.join("attached/s0004")).unwrap();
+        fs::remove_file(path(5)).unwrap();
+        fs::remove_file(state_dir.join("live/s0006")).unwrap();
+        fs::remove_file(state_dir.join("live/s0007")).unwrap();
+        fs::remove_file(path(7)).unwrap();
         let state = host.survey(&[0]).pop().unwrap();
         let told = |reason: &str| Some(reason.to_owned());
         let expected = [
@@ -414,8 +519,10 @@ fn a_slot_that_is_not_as_it_was_made_is_doubted_with_the_reason() {
             (1, told("its link is down")),
             (2, told("its link is gone")),
             (3, told("its link has another hardware address")),
-            (4, told("its namespace is not mounted")),
-            (5, told("it has a link and no mount")),
+            (4, told("its namespace is not mounted in the host")),
+            (5, told("its name leads elsewhere")),
+            (6, told("its namespace is not mounted")),
+            (7, told("it has a link and no mount")),
         ];
         assert_eq!(doubts(state), expected);
         drop(held);

@@ -242,7 +242,7 @@ fn compare(daemon: &Daemon, clients: &mut [Client], run: &mut Chaos) -> Result<(
     Ok(())
 }
 
-/// With nobody there every slot is ready, and there is one link and one mount for each; without the
+/// With nobody there every slot is ready, and there is one link, one mount and one name for each; without the
 /// daemon the host is as it was.
 fn look_for_leaks(
     world: &World,
@@ -257,9 +257,9 @@ fn look_for_leaks(
     }
     let all_ready = |counts: &SlotCounts| counts.ready == capacity;
     daemon.wait_until("every slot is ready again", all_ready)?;
-    let mounts = world.tool("grep -c /netns/s /proc/self/mounts").run()?;
     let links = links_in_hubs(world, capacity)?;
-    for (what, found) in [("mounts", mounts.trim().parse()?), ("links", links)] {
+    let (mounts, names) = (files_in(world, "live")?, files_in(world, "netns")?);
+    for (what, found) in [("mounts", mounts), ("names", names), ("links", links)] {
         if found != capacity {
             run.leaked += u64::from(found.abs_diff(capacity));
             run.tell(format!("{found} {what} for {capacity} slots"));
@@ -277,6 +277,12 @@ fn look_for_leaks(
         run.tell(format!("left: {line}"));
     }
     Ok(())
+}
+
+/// How many files are in a directory of the state directory.
+fn files_in(world: &World, directory: &str) -> Result<u32> {
+    let files = world.tool(&format!("ls /run/pcpm/{directory}/")).run()?;
+    Ok(u32::try_from(files.lines().count())?)
 }
 
 fn links_in_hubs(world: &World, capacity: u32) -> Result<u32> {

@@ -32,6 +32,8 @@ const SLOTS: u32 = 24;
 const AT_ONCE: usize = 20;
 const CHURNED: usize = 100;
 const WORKERS: usize = 4;
+/// Slots that are mounted in the host while nobody is attached: those that are next.
+const SHOWN_WHEN_READY: usize = 16;
 
 /// A host with a pool. Fields are dropped in order: what runs in the world ends before it.
 struct Host {
@@ -101,18 +103,31 @@ impl Host {
         self.expect_to_become(&before)
     }
 
-    /// What an engine still removes is soon gone. The files that it keeps for itself are its own business, its mounts are not.
+    /// What an engine still removes is soon gone. The files that it keeps for itself are its own business, its mounts are not;
+    /// which ready slots are mounted in the host is the pool's.
     fn expect_to_become(&self, before: &HostState) -> Result<()> {
         let kept = format!(" {FILES}/");
-        let is_kept = |line: &str| line.starts_with("find ") && line.contains(&kept);
+        let is_kept = |line: &str| {
+            line.starts_with("find ") && line.contains(&kept)
+                || line.contains("/run/pcpm/attached/s")
+        };
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = HostState::of(self.world.host())?.difference(before);
-            if left.lines().all(is_kept) {
+            if left.lines().all(is_kept) && self.shown_slots()? <= SHOWN_WHEN_READY {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "left behind: {left}");
         }
+    }
+
+    /// Slots that are mounted in the host.
+    fn shown_slots(&self) -> Result<usize> {
+        let mounts = self.world.tool("cat /proc/mounts").run()?;
+        let shown = mounts
+            .lines()
+            .filter(|line| line.contains(" /run/pcpm/attached/s"));
+        Ok(shown.count())
     }
 
     fn expect_to_serve_at_once(&self, engine: &impl Engine) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::net::{
     hub_of, link,
     namespace::{self, Away},
     netlink::Batch,
-    share, slot_name, slot_path,
+    share, slot_name,
     survey::{self, LinkDoubt},
     tc,
 };
@@ -24,7 +24,7 @@ const STEPS: usize = 3;
 impl SlotWorker {
     pub(super) fn mend(&mut self, spec: &SlotSpec, netns: &OwnedFd) -> Result<(), NetError> {
         let home = self.home.clone();
-        namespace::ensure_mounted(netns, &slot_path(&home.state_dir, spec.index))?;
+        home.mounts.restore(netns, spec.index)?;
         for _ in 0..STEPS {
             let socket = self.hub(hub_of(spec.index))?;
             match survey::link_doubt(socket, spec.index, netns)? {
