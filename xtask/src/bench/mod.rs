@@ -3,6 +3,7 @@
 
 mod attach;
 mod baseline;
+mod beside;
 mod burst;
 mod chart;
 mod cold_start;
@@ -73,6 +74,8 @@ struct Options {
 enum BenchPart {
     /// Function containers started at once, from request to first reply, with networks of five kinds and with none.
     ColdStart(Named<cold_start::ColdStartArguments>),
+    /// What ready slots cost containers that have nothing to do with them.
+    Beside(Named<beside::BesideArguments>),
     /// How fast the pool fills, beside plain netlink doing the same kernel work.
     Fill(Named<fill::FillArguments>),
     /// How long an attach takes, beside a socket echo and networks made on demand.
@@ -267,6 +270,7 @@ impl BenchPart {
     fn chosen(self, words: Vec<String>) -> (Vec<Chosen>, Options) {
         match self {
             Self::ColdStart(named) => named.chosen(words),
+            Self::Beside(named) => named.chosen(words),
             Self::Fill(named) => named.chosen(words),
             Self::Attach(named) => named.chosen(words),
             Self::Memory(named) => named.chosen(words),

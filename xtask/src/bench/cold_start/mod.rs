@@ -166,7 +166,7 @@ impl Method {
         Self::None,
     ];
 
-    const fn word(self) -> &'static str {
+    pub(in crate::bench) const fn word(self) -> &'static str {
         match self {
             Self::Cni => "cni",
             Self::OnDemand => "on-demand",
@@ -226,7 +226,7 @@ impl Round {
 }
 
 impl Phases {
-    fn total(&self) -> Duration {
+    pub(in crate::bench) fn total(&self) -> Duration {
         self.network + self.create + self.start + self.reply
     }
 }
