@@ -31,7 +31,7 @@ pub(super) struct BesideArguments {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     slots: Vec<u32>,
-    /// How often all of it is measured, one pool after the other [default: 5; quick: 2].
+    /// How often all of it is measured, one pool after the other [default: 5; quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
 }
@@ -72,7 +72,7 @@ impl Part for BesideArguments {
             ([], false) => SLOTS.to_vec(),
             (slots, _) => slots.to_vec(),
         };
-        let count = self.rounds.unwrap_or(if quick { 2 } else { 5 });
+        let count = self.rounds.unwrap_or(if quick { 1 } else { 5 });
         let mut all = Beside::all(&slots);
         let mut rounds = Vec::new();
         for round in 1..=count {
