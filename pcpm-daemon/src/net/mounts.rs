@@ -247,33 +247,28 @@ impl Mounts {
     /// Looks at a slot and changes nothing.
     pub(super) fn look(&self, index: u32) -> Result<Looked, NetError> {
         let own = self.own.get().map(|own| own.slot(index));
-        let name = self.name(index);
-        let named = if name.is_symlink() { None } else { Some(name) };
-        let mut places = [named, Some(self.shown_slot(index))];
-        let first = match self.in_use() {
-            None => places[0].take(),
-            Some(_) => own.clone(),
+        let shown = Some(self.shown_slot(index));
+        let named = Some(self.name(index)).filter(|name| !name.is_symlink());
+        // Where it should be is the first.
+        let places = match self.in_use() {
+            Some(_) => [own, shown, named],
+            None => [named, shown, own],
         };
-        if let Some(place) = first
-            && let Some(netns) = namespace::open_mounted(&place)?
-        {
-            let doubt = self.doubt(index, &netns);
-            let netns = Some(netns);
-            return Ok(Looked { netns, doubt });
-        }
-        let mut netns = None;
-        for place in places.into_iter().flatten().chain(own) {
-            if netns.is_none() {
-                netns = namespace::open_mounted(&place)?;
+        for (position, place) in places.into_iter().enumerate() {
+            if let Some(place) = place
+                && let Some(netns) = namespace::open_mounted(&place)?
+            {
+                let doubt = match position {
+                    0 => self.doubt(index, &netns),
+                    _ => Some("its namespace is not where it should be mounted"),
+                };
+                let netns = Some(netns);
+                return Ok(Looked { netns, doubt });
             }
         }
-        let doubt = match netns {
-            Some(_) => "its namespace is not where it should be mounted",
-            None => "its namespace is not mounted",
-        };
         Ok(Looked {
-            netns,
-            doubt: Some(doubt),
+            netns: None,
+            doubt: Some("its namespace is not mounted"),
         })
     }
 

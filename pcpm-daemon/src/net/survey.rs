@@ -313,9 +313,11 @@ fn slots(
         let (netns, doubt) = match looked {
             Ok(Looked { netns, doubt }) => {
                 let here = netns.as_ref().and_then(|_| numbers.next().flatten());
-                let doubt = doubt.map(ToString::to_string);
-                let of_link = || self::doubt(picture, index, here).map(|doubt| doubt.to_string());
-                let doubt = doubt.or_else(|| netns.as_ref().and_then(|_| of_link()));
+                let of_link = netns
+                    .as_ref()
+                    .and_then(|_| self::doubt(picture, index, here));
+                let doubt = doubt.map(str::to_owned);
+                let doubt = doubt.or_else(|| of_link.map(|doubt| doubt.to_string()));
                 (netns, doubt)
             }
             Err(error) => (None, Some(error.to_string())),
