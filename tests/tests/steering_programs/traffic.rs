@@ -1,9 +1,10 @@
-//! Real traffic through all programs, made by real tools: what the kernel does with segmentation,
+//! Real traffic through all programs, as sockets make it: what the kernel does with segmentation,
 //! checksums left to devices, and tags, single packets do not show.
 
-use std::time::Instant;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pcpm_ebpf::drop_reason::DropReason;
 use pcpm_tests::{INTERNET_ADDRESS, PATIENCE, Place, UPLINK};
 
@@ -21,26 +22,28 @@ fn pings(from: &Place, to: &str) -> bool {
     from.command("ping", ping).run().is_ok()
 }
 
-/// Sends 20 MB over TCP from `client` to `server`, or back.
+/// Sends 20 MB over TCP from `client` to `server`, or back, and sees all of them arrive.
 pub(crate) fn transfer(client: &Place, server: &Place, address: &str, back: bool) -> Result<()> {
-    let mut listening = server.tool("iperf3 -s -1 --logfile /dev/null").spawn()?;
-    let mut arguments = vec!["-J", "-n", "20M", "-c", address];
-    arguments.extend(back.then_some("-R"));
-    let start = Instant::now();
-    let report = loop {
-        let report = client.command("iperf3", &arguments).json()?;
-        // The first clients may ask before the server listens.
-        let early = report["error"]
-            .as_str()
-            .is_some_and(|error| error.contains("refused"));
-        if !early || start.elapsed() > PATIENCE {
-            break report;
-        }
-    };
-    let received = report["end"]["sum_received"]["bytes"].as_u64();
-    // It stops counting when the sender has handed over the last byte, not when that arrives.
-    ensure!(received >= Some(10_000_000), "{address}: {report}");
-    ensure!(listening.wait(PATIENCE)?.success(), "the server failed");
+    const PORT: u16 = 5201;
+    let listener = server.within(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?))?;
+    let peer = SocketAddr::new(address.parse()?, PORT);
+    let near = client.within(|| Ok(TcpStream::connect_timeout(&peer, PATIENCE)?))?;
+    let far = listener.accept()?.0;
+    let (mut sender, mut receiver) = if back { (far, near) } else { (near, far) };
+    sender.set_write_timeout(Some(PATIENCE))?;
+    receiver.set_read_timeout(Some(PATIENCE))?;
+    let sent: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_be_bytes).collect();
+    let mut received = Vec::new();
+    std::thread::scope(|scope| -> Result<()> {
+        let sending = scope.spawn(|| {
+            sender.write_all(&sent)?;
+            sender.shutdown(Shutdown::Write)
+        });
+        receiver.read_to_end(&mut received)?;
+        Ok(sending.join().expect("the sender does not panic")?)
+    })
+    .with_context(|| format!("{} bytes at {address}", received.len()))?;
+    ensure!(received == sent, "{address}: other bytes than were sent");
     Ok(())
 }
 
