@@ -21,7 +21,7 @@ const SLOTS_QUICK: [u32; 1] = [500];
 /// Containers that are created one after the other.
 const IN_TURN: u32 = 10;
 /// Containers that are started together.
-const AT_ONCE: u32 = 50;
+pub(super) const AT_ONCE: u32 = 50;
 
 const LARGEST_OVER_NONE: f64 = 1.1;
 
@@ -120,7 +120,7 @@ fn pool(world: &World, beside: Beside) -> Result<Option<Daemon>> {
 }
 
 /// Starts containers without a network.
-fn start(world: &World, count: u32) -> Result<Vec<Phases>> {
+pub(super) fn start(world: &World, count: u32) -> Result<Vec<Phases>> {
     let (method, count) = (Method::None.word(), count.to_string());
     let arguments = [
         "inside",

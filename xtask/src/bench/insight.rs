@@ -1,5 +1,6 @@
-//! `bench locks`: what lock insight costs. A load that needs the rtnl lock, and one that does nothing but wait for it, with
-//! insight on and off in turn; and what one event costs, by the kernel's own account.
+//! `bench locks`: what lock insight costs. A load that needs the rtnl lock, one that does nothing but wait for it, and bursts of
+//! container starts, which wait for locks of all kinds, with insight on and off in turn; and what one event costs, by the
+//! kernel's own account.
 #![expect(unsafe_code, reason = "a system call without a wrapper")]
 
 use std::fs;
@@ -16,8 +17,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Part;
+use super::beside::{self, AT_ONCE};
 use super::findings::{Findings, Ratio, Rows};
 use super::spread::Spread;
+use crate::inside::Phases;
 use crate::plain::{self, LinkLoad};
 
 const CONFIG: &str = "/run/pcpmd.toml";
@@ -43,11 +46,18 @@ enum Load {
     Links,
     /// The lock is taken over and over with nothing to do in it: nothing could be worse.
     Nothing,
+    /// Containers without a network are started together.
+    Starts,
+}
+
+/// What a load got done.
+struct Done {
+    requests: f64,
+    seconds: f64,
 }
 
 #[derive(Debug, Serialize)]
 struct Figures {
-    threads: u32,
     loads: Vec<Compared>,
 }
 
@@ -55,8 +65,6 @@ struct Figures {
 #[derive(Debug, Serialize)]
 struct Compared {
     load: Load,
-    /// How long it ran each time.
-    seconds: u32,
     /// Requests a second, in each round.
     on: Vec<f64>,
     off: Vec<f64>,
@@ -80,7 +88,7 @@ impl Part for LocksArguments {
 
     fn measure(&self, quick: bool) -> Result<Findings> {
         let rounds = self.rounds.unwrap_or(if quick { 1 } else { 16 });
-        let mut pairs = [const { Vec::new() }; 2];
+        let mut pairs = [const { Vec::new() }; Load::ALL.len()];
         for round in 1..=rounds {
             eprintln!("round {round} of {rounds}");
             // What changes slowly on the machine is on both sides as often.
@@ -94,9 +102,8 @@ impl Part for LocksArguments {
         }
         let loads = Load::ALL.into_iter().zip(pairs);
         let figures = Figures {
-            threads: THREADS,
             loads: loads
-                .map(|(load, pairs)| Compared::of(load, pairs, load.seconds(quick)))
+                .map(|(load, pairs)| Compared::of(load, pairs, quick))
                 .collect::<Result<_>>()?,
         };
         figures.findings()
@@ -104,57 +111,68 @@ impl Part for LocksArguments {
 }
 
 impl Load {
-    const ALL: [Self; 2] = [Self::Links, Self::Nothing];
+    const ALL: [Self; 3] = [Self::Links, Self::Nothing, Self::Starts];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Links => "links",
             Self::Nothing => "nothing",
+            Self::Starts => "starts",
         }
     }
 
-    const fn describe(self) -> &'static str {
+    fn describe(self) -> String {
         match self {
-            Self::Links => "make, set up, list and remove links",
-            Self::Nothing => "take the rtnl lock with nothing to do in it (the worst case)",
+            Self::Links => format!("{THREADS} threads make, set up, list and remove links"),
+            Self::Nothing => format!(
+                "{THREADS} threads take the rtnl lock with nothing to do in it (the worst case)"
+            ),
+            Self::Starts => format!("{AT_ONCE} containers without a network start at once"),
         }
     }
 
-    /// How long it runs. Links wait for grace periods, which take now more and now less.
-    const fn seconds(self, quick: bool) -> u32 {
-        match (self, quick) {
-            (Self::Links, false) => 5,
-            (Self::Links, true) | (Self::Nothing, _) => 1,
-        }
-    }
-
-    /// Requests answered in so many seconds.
-    fn run(self, seconds: u32) -> Result<u64> {
-        let time = Duration::from_secs(seconds.into());
+    /// Links wait for grace periods, which take now more and now less.
+    fn run(self, world: &World, quick: bool) -> Result<Done> {
         match self {
             Self::Links => {
                 let load = LinkLoad::start(THREADS)?;
+                let time = Duration::from_secs(if quick { 1 } else { 5 });
                 thread::sleep(time);
-                load.stop()
+                Ok(Done::of(load.stop()?, time))
             }
             Self::Nothing => {
                 let load = RtnlLoad::start("bench-locks", THREADS, |_| ())?;
+                let time = Duration::from_secs(1);
                 thread::sleep(time);
-                Ok(load.stop()?.calls)
+                Ok(Done::of(load.stop()?.calls, time))
+            }
+            Self::Starts => {
+                let started = beside::start(world, AT_ONCE)?;
+                let longest = started.iter().map(Phases::total).max();
+                Ok(Done::of(AT_ONCE.into(), longest.unwrap_or_default()))
             }
         }
     }
 }
 
+impl Done {
+    #[expect(clippy::cast_precision_loss, reason = "requests are far below 2^53")]
+    const fn of(requests: u64, time: Duration) -> Self {
+        Self {
+            requests: requests as f64,
+            seconds: time.as_secs_f64(),
+        }
+    }
+}
+
 /// Requests a second of each load.
-#[expect(clippy::cast_precision_loss, reason = "requests are far below 2^53")]
 fn rates(insight: bool, quick: bool) -> Result<Vec<f64>> {
     let world = World::new()?;
     let _daemon = observer(&world, insight)?;
     let rate = |load: Load| {
-        let seconds = load.seconds(quick);
         plain::settle()?;
-        Ok(load.run(seconds)? as f64 / f64::from(seconds))
+        let done = load.run(&world, quick)?;
+        Ok(done.requests / done.seconds)
     };
     Load::ALL.into_iter().map(rate).collect()
 }
@@ -183,12 +201,13 @@ pub(super) fn seconds_pass(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
+/// What each program cost, and what both took of one processor's time.
 #[expect(clippy::cast_precision_loss, reason = "nanoseconds of seconds fit")]
-fn events(load: Load, seconds: u32) -> Result<Vec<EventCost>> {
+fn events(load: Load, quick: bool) -> Result<(Vec<EventCost>, f64)> {
     let world = World::new()?;
     let daemon = observer(&world, true)?;
     let _counted = count_run_time().context("have the kernel count what programs cost")?;
-    load.run(seconds)?;
+    let done = load.run(&world, quick)?;
     let programs = daemon.tracing_programs()?;
     ensure!(!programs.is_empty(), "lock insight is not available here");
     let cost = |id: &String| -> Result<EventCost> {
@@ -208,7 +227,9 @@ fn events(load: Load, seconds: u32) -> Result<Vec<EventCost>> {
             ns_per_event: number("run_time_ns")? as f64 / events.max(1) as f64,
         })
     };
-    programs.iter().map(cost).collect()
+    let costs = programs.iter().map(cost).collect::<Result<Vec<_>>>()?;
+    let took_ns = costs.iter().map(EventCost::took_ns).sum::<f64>();
+    Ok((costs, took_ns / done.seconds / 1e7))
 }
 
 /// Has the kernel measure programs as long as the descriptor is open (`BPF_ENABLE_STATS`).
@@ -233,17 +254,15 @@ fn count_run_time() -> io::Result<OwnedFd> {
 }
 
 impl Compared {
-    fn of(load: Load, pairs: Vec<(f64, f64)>, seconds: u32) -> Result<Self> {
-        let events = events(load, seconds)?;
-        let took_ns = events.iter().map(EventCost::took_ns).sum::<f64>();
+    fn of(load: Load, pairs: Vec<(f64, f64)>, quick: bool) -> Result<Self> {
+        let (events, programs_percent) = events(load, quick)?;
         let (on, off) = pairs.into_iter().unzip();
         Ok(Self {
             load,
-            seconds,
             on,
             off,
-            programs_percent: took_ns / f64::from(seconds) / 1e7,
             events,
+            programs_percent,
         })
     }
 
@@ -255,7 +274,7 @@ impl Compared {
             pairs.map(|(on, off)| on / off),
         )?;
         Ok(match self.load {
-            Load::Links => ratio.aim(LEAST_WITH_INSIGHT),
+            Load::Links | Load::Starts => ratio.aim(LEAST_WITH_INSIGHT),
             Load::Nothing => ratio,
         })
     }
@@ -295,16 +314,11 @@ impl Figures {
     fn findings(&self) -> Result<Findings> {
         let rounds = self.loads.first().map_or(0, |compared| compared.on.len());
         let mut findings = Findings::new("Lock insight: what watching costs", self)?.text(format!(
-            "{} threads that want the rtnl lock, with insight on and off in turn: {rounds} pairs; and what each event costs by the kernel's own account.",
-            self.threads
+            "Loads that wait for locks, with insight on and off in turn: {rounds} pairs; and what each event costs by the kernel's own account."
         ));
         for compared in &self.loads {
             findings = findings
-                .text(format!(
-                    "They {}, {} s each time:",
-                    compared.load.describe(),
-                    compared.seconds
-                ))
+                .text(format!("{}:", compared.load.describe()))
                 .table(compared.rates()?)
                 .table(compared.costs())
                 .text(format!(
