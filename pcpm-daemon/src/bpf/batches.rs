@@ -1,5 +1,5 @@
-//! The calls of bpf(2) that aya does not make: reading a table piece by piece, and running a program
-//! that the calling thread does not own.
+//! The calls of bpf(2) that aya does not make: reading and emptying a table piece by piece, and running a
+//! program that the calling thread does not own.
 #![expect(unsafe_code, reason = "calls bpf(2)")]
 
 use std::{
@@ -11,6 +11,7 @@ use std::{
 /// Commands of bpf(2), `include/uapi/linux/bpf.h`.
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// `bpf_attr.batch`.
 #[derive(Default)]
@@ -53,62 +54,32 @@ struct TestRunAttr {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Place(Option<u32>);
 
-/// Reads entries of a hash table from `place` on, and says how many were read and where to go on; nowhere
-/// when that was all.
+/// Reads entries of a table from `place` on, `each` of `values` to a key, and says how many were read and where to go on;
+/// nowhere when that was all. In a table per CPU a key has a value for every possible processor, one after the other,
+/// which is a multiple of eight bytes.
 ///
 /// # Errors
-/// What the kernel said; `ENOSPC` if the buffers have no room for one bucket.
+/// What the kernel said; `ENOSPC` if the buffers have no room for one bucket of a hash table.
 pub(super) fn read_batch<K, V>(
     map: BorrowedFd<'_>,
     place: Place,
     keys: &mut [K],
     values: &mut [V],
+    each: usize,
 ) -> io::Result<(usize, Option<Place>)> {
-    let room = keys.len().min(values.len());
-    let (keys, values) = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
-    // SAFETY: the buffers have room for so many keys and values, which the caller says are those of the map.
-    unsafe { look_up(map, place, keys, values, room) }
-}
-
-/// Reads values of an array that has one of `words` words for each of `cpus` processors, from `place` on: the
-/// same for every processor, one value after the other.
-///
-/// # Errors
-/// What the kernel said.
-pub(super) fn read_per_cpu(
-    map: BorrowedFd<'_>,
-    place: Place,
-    keys: &mut [u32],
-    values: &mut [u64],
-    words: usize,
-    cpus: usize,
-) -> io::Result<(usize, Option<Place>)> {
-    let room = keys.len().min(values.len() / (words * cpus));
-    let (keys, values) = (keys.as_mut_ptr() as u64, values.as_mut_ptr() as u64);
-    // SAFETY: the buffers have room for so many keys, and values of as many words as the caller says.
-    unsafe { look_up(map, place, keys, values, room) }
-}
-
-/// # Safety
-/// There is room for `room` keys and values of the map at the addresses.
-unsafe fn look_up(
-    map: BorrowedFd<'_>,
-    place: Place,
-    keys: u64,
-    values: u64,
-    room: usize,
-) -> io::Result<(usize, Option<Place>)> {
+    let room = keys.len().min(values.len() / each);
     let mut next = 0_u32;
     let mut attr = BatchAttr {
         in_batch: place.0.as_ref().map_or(0, address),
         out_batch: address_mut(&mut next),
-        keys,
-        values,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
         count: u32::try_from(room).unwrap_or(u32::MAX),
         map_fd: number(map),
         ..BatchAttr::default()
     };
-    // SAFETY: the caller's promise for the buffers; the others are single words.
+    // SAFETY: the buffers have room for so many keys and their values, which the caller says are those of the map; the
+    // others are single words.
     let read = unsafe { call(BPF_MAP_LOOKUP_BATCH, &mut attr) };
     let count = attr.count as usize;
     match read {
@@ -116,6 +87,21 @@ unsafe fn look_up(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((count, None)),
         Err(error) => Err(error),
     }
+}
+
+/// Removes entries of a hash table.
+///
+/// # Errors
+/// What the kernel said, `ENOENT` of the first key that is not there; those behind it stay.
+pub(super) fn remove_batch<K>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map_fd: number(map),
+        ..BatchAttr::default()
+    };
+    // SAFETY: there are so many keys, which the caller says are those of the map; they are only read.
+    unsafe { call(BPF_MAP_DELETE_BATCH, &mut attr) }
 }
 
 /// Runs a tc program once with `packet`, and returns what it returned.

@@ -39,16 +39,14 @@ impl CounterTable {
     /// The counters of all slots, summed over the CPUs.
     pub(super) fn read(&self) -> Result<Vec<SlotCounters>, BpfError> {
         let cpus = possible_cpus() as usize;
-        let mut keys = [0; BATCH];
-        let mut values = vec![0; BATCH * cpus * WORDS];
+        let mut keys = [0_u32; BATCH];
+        let mut values = vec![CounterWords::default(); BATCH * cpus];
         let mut all = Vec::with_capacity(self.slots);
         let mut place = Some(Place::default());
         while let Some(from) = place {
             let map = self.map.fd().as_fd();
-            let (read, next) =
-                batches::read_per_cpu(map, from, &mut keys, &mut values, WORDS, cpus)
-                    .map_err(|e| BpfError::new("read the counters of all slots", &e))?;
-            let (values, _) = values.as_chunks::<WORDS>();
+            let (read, next) = batches::read_batch(map, from, &mut keys, &mut values, cpus)
+                .map_err(|e| BpfError::new("read the counters of all slots", &e))?;
             all.extend(
                 values
                     .chunks(cpus)

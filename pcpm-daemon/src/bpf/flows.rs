@@ -68,8 +68,9 @@ impl FlowStore for FlowHands {
             return Ok(false);
         };
         let map = self.flows.fd().as_fd();
-        let (filled, next) = batches::read_batch(map, place, &mut batch.keys, &mut batch.entries)
-            .map_err(|e| BpfError::new("read the flow table", &e))?;
+        let (filled, next) =
+            batches::read_batch(map, place, &mut batch.keys, &mut batch.entries, 1)
+                .map_err(|e| BpfError::new("read the flow table", &e))?;
         batch.filled = filled;
         self.place = next;
         Ok(next.is_some())

@@ -16,7 +16,9 @@ use pcpm_ebpf::{
     locks::{self, Blocked, BlockerKey, LongWait, Missed, Tracing, WaiterKey, Waiters, names},
 };
 
-use super::{BpfError, possible_cpus, steering::missing, words::SharedWords};
+use super::{
+    BpfError, per_cpu_table::PerCpuTable, possible_cpus, steering::missing, words::SharedWords,
+};
 
 /// A type of the ABI as aya reads and writes it.
 #[derive(Clone, Copy)]
@@ -30,18 +32,14 @@ unsafe impl Pod for Plain<WaiterKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Waiters> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<BlockerKey> {}
-// SAFETY: as above.
-unsafe impl Pod for Plain<Blocked> {}
-// SAFETY: as above.
 unsafe impl Pod for Plain<Missed> {}
 
 /// The attached programs. Dropping it detaches them.
 pub(crate) struct LockTracer {
     tracing: Array<MapData, Plain<Tracing>>,
     settings: Tracing,
-    waiters: PerCpuHashMap<MapData, Plain<WaiterKey>, Plain<Waiters>>,
-    blockers: PerCpuHashMap<MapData, Plain<BlockerKey>, Plain<Blocked>>,
+    waiters: PerCpuTable<WaiterKey, Waiters>,
+    blockers: PerCpuTable<BlockerKey, Blocked>,
     missed: PerCpuArray<MapData, Plain<Missed>>,
     long_waits: RingBuf<MapData>,
     /// The waits that had found no room by the last time.
@@ -110,17 +108,17 @@ impl LockTracer {
         let operations = SharedWords::map(operations.fd(), locks::WORKERS as usize)
             .map_err(|e| BpfError::new(format!("map {} into memory", names::OPERATIONS), &e))?;
         let pressure = take_map(&mut ebpf, names::PRESSURE)?;
-        let mut tracer = Self {
+        make_room(&mut ebpf)?;
+        let tracer = Self {
             tracing: take_map(&mut ebpf, names::TRACING)?,
             settings,
-            waiters: take_map(&mut ebpf, names::WAITERS)?,
-            blockers: take_map(&mut ebpf, names::BLOCKERS)?,
+            waiters: PerCpuTable::take(&mut ebpf, names::WAITERS, Waiters::ZERO)?,
+            blockers: PerCpuTable::take(&mut ebpf, names::BLOCKERS, Blocked::default())?,
             missed: take_map(&mut ebpf, names::MISSED)?,
             long_waits: take_map(&mut ebpf, names::LONG_WAITS)?,
             nameless: Waiters::ZERO,
             programs: Arc::new(ebpf),
         };
-        tracer.make_room()?;
         let marks = WorkerMarks {
             operations: Box::leak(Box::new(operations)).words(),
             next: AtomicU32::new(0),
@@ -147,56 +145,44 @@ impl LockTracer {
         Ok(over)
     }
 
-    /// Waits that find no room are counted under no name, for which there has to be room.
-    fn make_room(&mut self) -> Result<(), BpfError> {
-        let none = PerCpuValues::try_from(vec![Plain(Waiters::ZERO); possible_cpus() as usize])
-            .map_err(|e| BpfError::new("make an entry for each processor", &e))?;
-        self.waiters
-            .insert(Plain(WaiterKey::default()), none, 0)
-            .map_err(|e| failed("write", names::WAITERS, &e))
-    }
-
     /// Takes what was counted in a generation that is over, and the long waits so far.
     pub(crate) fn take(&mut self, generation: u32) -> Result<Counted, BpfError> {
         let mut counted = Counted {
             long_waits: self.take_long_waits(),
             ..Counted::default()
         };
-        let waiters = self.waiters.keys().collect::<Result<Vec<_>, _>>();
-        for key in waiters.map_err(|e| failed("read", names::WAITERS, &e))? {
-            if key.0.generation == generation {
-                counted.waiters.push((key.0, self.sum_of(key)?));
-                let _gone = self.waiters.remove(&key);
+        let mut nameless = self.nameless;
+        self.waiters.sweep(|key, cpus| {
+            let is_nameless = *key == WaiterKey::default();
+            if !is_nameless && key.generation != generation {
+                return false;
             }
-        }
-        let nameless = self.sum_of(Plain(WaiterKey::default()))?;
+            let mut sum = Waiters::ZERO;
+            for cpu in cpus {
+                add(&mut sum, cpu);
+            }
+            if is_nameless {
+                nameless = sum;
+            } else {
+                counted.waiters.push((*key, sum));
+            }
+            !is_nameless
+        })?;
         let new = nameless.since(&self.nameless);
         self.nameless = nameless;
         counted.waiters.push((WaiterKey::default(), new));
-        let blockers = self.blockers.keys().collect::<Result<Vec<_>, _>>();
-        for key in blockers.map_err(|e| failed("read", names::BLOCKERS, &e))? {
-            if key.0.generation != generation {
-                continue;
+        self.blockers.sweep(|key, cpus| {
+            if key.generation != generation {
+                return false;
             }
-            let found = self.blockers.get(&key, 0);
-            let values = found.map_err(|e| failed("read", names::BLOCKERS, &e))?;
-            let mut sum = Blocked::default();
-            for cpu in values.iter() {
-                sum.count += cpu.0.count;
-                sum.total_ns += cpu.0.total_ns;
-            }
-            counted.blockers.push((key.0, sum));
-            let _gone = self.blockers.remove(&key);
-        }
+            let sum = cpus.iter().fold(Blocked::default(), |sum, cpu| Blocked {
+                count: sum.count + cpu.count,
+                total_ns: sum.total_ns + cpu.total_ns,
+            });
+            counted.blockers.push((*key, sum));
+            true
+        })?;
         Ok(counted)
-    }
-
-    fn sum_of(&self, key: Plain<WaiterKey>) -> Result<Waiters, BpfError> {
-        let found = self.waiters.get(&key, 0);
-        let values = found.map_err(|e| failed("read", names::WAITERS, &e))?;
-        let mut sum = Waiters::ZERO;
-        values.iter().for_each(|cpu| add(&mut sum, &cpu.0));
-        Ok(sum)
     }
 
     /// What could not be told since the tracer was attached.
@@ -257,12 +243,22 @@ impl WorkerMarks {
     }
 }
 
-/// Groups of waits that are told apart: as many as take this much memory at most, which whoever waits under many names
-/// can fill.
+/// Waits that find no room are counted under no name, for which there has to be room.
+fn make_room(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    let waiters = ebpf.map_mut(names::WAITERS);
+    let waiters = waiters.ok_or_else(|| missing("map", names::WAITERS))?;
+    let none = PerCpuValues::try_from(vec![Plain(Waiters::ZERO); possible_cpus() as usize])
+        .map_err(|e| BpfError::new("make an entry for each processor", &e))?;
+    PerCpuHashMap::<_, Plain<WaiterKey>, Plain<Waiters>>::try_from(waiters)
+        .and_then(|mut waiters| waiters.insert(Plain(WaiterKey::default()), none, 0))
+        .map_err(|e| failed("write", names::WAITERS, &e))
+}
+
+/// Groups of waits that are told apart: as many as take this much memory. All of it is taken at once.
 fn groups(cpus: u32) -> u32 {
     const LEAST: u32 = 512;
-    const MOST: u32 = 8192;
-    const MEMORY: usize = 32 << 20;
+    const MOST: u32 = 4096;
+    const MEMORY: usize = 16 << 20;
     let each = (size_of::<Waiters>() + size_of::<Blocked>()) * cpus as usize;
     u32::try_from(MEMORY / each).map_or(MOST, |groups| groups.clamp(LEAST, MOST))
 }

@@ -20,6 +20,7 @@ mod links;
 mod load;
 mod lock_tracer;
 mod object;
+mod per_cpu_table;
 mod pins;
 mod programs;
 mod steering;

@@ -94,10 +94,12 @@ impl Watcher {
         };
         let waits = counted.waiters.iter().filter(|(_, w)| w.count > 0);
         interval.waits = waits.map(|(key, w)| self.waits(key, w)).collect();
+        let waiters = counted.waiters.iter().map(|(key, _)| (key.lock, key));
+        let waiters = waiters.collect();
         let blockers = counted.blockers.iter();
         interval.blockers = blockers
             .map(|(key, blocked)| {
-                let lock = self.lock_of_blocker(key.lock, counted);
+                let lock = self.lock_of_blocker(key.lock, &waiters);
                 let blocked = Blocked {
                     pid: Some(key.holder.pid),
                     tid: Some(key.holder.tid),
@@ -164,10 +166,9 @@ impl Watcher {
         name.into()
     }
 
-    /// The same for a lock that is known by those who waited for it only.
-    fn lock_of_blocker(&mut self, lock: u64, counted: &Counted) -> Arc<str> {
-        let waiter = counted.waiters.iter().find(|(key, _)| key.lock == lock);
-        let Some((key, _)) = waiter else {
+    /// The same for a lock that is known by those who waited for it only, one of whom is in `waiters`.
+    fn lock_of_blocker(&mut self, lock: u64, waiters: &HashMap<u64, &WaiterKey>) -> Arc<str> {
+        let Some(key) = waiters.get(&lock) else {
             return self.lock_name(lock, "", "?");
         };
         let caller = self.resolver.name(key.caller);

@@ -33,17 +33,17 @@ pub(crate) fn transfer(client: &Place, server: &Place, address: &str, back: bool
     sender.set_write_timeout(Some(PATIENCE))?;
     receiver.set_read_timeout(Some(PATIENCE))?;
     let sent: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_be_bytes).collect();
-    let mut received = Vec::new();
+    let mut bytes = Vec::new();
     std::thread::scope(|scope| -> Result<()> {
         let sending = scope.spawn(|| {
             sender.write_all(&sent)?;
             sender.shutdown(Shutdown::Write)
         });
-        receiver.read_to_end(&mut received)?;
+        receiver.read_to_end(&mut bytes)?;
         Ok(sending.join().expect("the sender does not panic")?)
     })
-    .with_context(|| format!("{} bytes at {address}", received.len()))?;
-    ensure!(received == sent, "{address}: other bytes than were sent");
+    .with_context(|| format!("{} bytes at {address}", bytes.len()))?;
+    ensure!(bytes == sent, "{address}: other bytes than were sent");
     Ok(())
 }
 

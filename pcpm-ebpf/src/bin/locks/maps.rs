@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "map values are reached through raw pointers")]
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::BPF_F_MMAPABLE,
     btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
@@ -14,9 +14,9 @@ use pcpm_ebpf::locks::{
 
 use crate::caller::{LESSONS, Lesson, Stack};
 
-/// Groups of waits in both generations. Memory is taken for what is there only: there are as many values
-/// as processors.
-const GROUPS: usize = 8192;
+/// Groups of waits in both generations. All memory is taken at once: an entry is made by a thread that waits, or has the lock
+/// already, and making it from new memory takes microseconds.
+const GROUPS: usize = 4096;
 const LONG_WAITS_BYTES: usize = 512 * 1024;
 
 #[btf_map]
@@ -26,20 +26,10 @@ static TRACING: Array<Tracing, 1> = Array::new();
 static WAITS: Array<WaitSet, { WAIT_SETS as usize }> = Array::new();
 
 #[btf_map]
-pub(crate) static WAITERS: PerCpuHashMap<
-    WaiterKey,
-    Waiters,
-    GROUPS,
-    { BPF_F_NO_PREALLOC as usize },
-> = PerCpuHashMap::new();
+pub(crate) static WAITERS: PerCpuHashMap<WaiterKey, Waiters, GROUPS> = PerCpuHashMap::new();
 
 #[btf_map]
-pub(crate) static BLOCKERS: PerCpuHashMap<
-    BlockerKey,
-    Blocked,
-    GROUPS,
-    { BPF_F_NO_PREALLOC as usize },
-> = PerCpuHashMap::new();
+pub(crate) static BLOCKERS: PerCpuHashMap<BlockerKey, Blocked, GROUPS> = PerCpuHashMap::new();
 
 #[btf_map]
 static HOLDERS: Array<Holder, { HOLDER_PLACES as usize }> = Array::new();
