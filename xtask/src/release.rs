@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{packages, steps};
@@ -16,10 +16,13 @@ use crate::{packages, steps};
 pub(crate) fn enter() -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("building the release");
+        // One waits for processors, the other for the network.
+        let installing = std::thread::spawn(packages::install_missing);
         steps::run(&mut steps::cargo(
             "build --release -p pcpm-daemon -p pcpm-tui -p pcpm-shim -p xtask",
         ))?;
-        packages::install_missing()?;
+        let installed = installing.join();
+        installed.map_err(|_| anyhow!("installing packages panicked"))??;
         return Err(replace_with(&release_executable()?));
     }
     if !steps::is_root() {

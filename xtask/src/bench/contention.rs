@@ -21,7 +21,7 @@ use crate::plain;
 use crate::report::{Spread, time};
 
 const AT_ONCE: [usize; 5] = [1, 10, 20, 50, 100];
-const AT_ONCE_QUICK: [usize; 3] = [1, 10, 100];
+const AT_ONCE_QUICK: [usize; 2] = [10, 100];
 /// Locks told by name, the others together.
 const NAMED: usize = 4;
 const OTHERS: &str = "other locks";

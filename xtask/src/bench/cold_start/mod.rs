@@ -103,11 +103,10 @@ impl Part for ColdStartArguments {
             }
         }
         let most = at_once.iter().copied().max().context("nothing to start")?;
-        let locks = Method::ALL.map(|method| Locks::watch(method, most));
         let figures = Figures {
             at_once,
             series,
-            locks: locks.into_iter().collect::<Result<_>>()?,
+            locks: Locks::watch_all(most)?,
         };
         figures.findings(most)
     }
@@ -233,14 +232,20 @@ impl Phases {
 
 impl Locks {
     /// A daemon in a world of its own watches the kernel while containers are started beside it.
-    fn watch(method: Method, count: u32) -> Result<Self> {
-        eprintln!("locks: {count} at once, {}", method.name());
+    fn watch_all(count: u32) -> Result<Vec<Self>> {
         let world = World::new()?;
         let daemon = world.pool_of(1)?;
         seconds_pass(&daemon)?;
+        let watch = |method| Self::watch(&daemon, method, count);
+        Method::ALL.into_iter().map(watch).collect()
+    }
+
+    /// What was waited for by then was counted.
+    fn watch(daemon: &Daemon, method: Method, count: u32) -> Result<Self> {
+        eprintln!("locks: {count} at once, {}", method.name());
         let begun = Instant::now();
         let round = start(method, count)?;
-        seconds_pass(&daemon)?;
+        seconds_pass(daemon)?;
         let last_ms = u64::try_from(begun.elapsed().as_millis())?;
         let request = json!({"last_ms": last_ms, "top": 1000});
         let seen: LocksReply = daemon.connect()?.call("Locks", &request)?;
