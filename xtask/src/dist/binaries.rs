@@ -29,7 +29,7 @@ pub(super) fn given(directory: &Path) -> Binaries {
 pub(super) fn build(release: &Release) -> Result<Binaries> {
     let target = steps::workspace().join("target/release-files");
     let cargo = |line: &str| {
-        let mut command = steps::cargo("build --profile dist --locked");
+        let mut command = steps::cargo("build --release --locked");
         command
             .args(line.split(' '))
             .arg("--target-dir")
@@ -43,8 +43,8 @@ pub(super) fn build(release: &Release) -> Result<Binaries> {
     have_target(&musl)?;
     cargo(&format!("-p pcpm-shim --target {musl}"))?;
     Ok(Binaries {
-        programs: target.join("dist"),
-        shims: target.join(musl).join("dist"),
+        programs: target.join("release"),
+        shims: target.join(musl).join("release"),
     })
 }
 
