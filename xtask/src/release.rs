@@ -18,10 +18,12 @@ pub(crate) fn enter() -> Result<()> {
         eprintln!("building the release");
         // One waits for processors, the other for the network.
         let installing = std::thread::spawn(packages::install_missing);
-        steps::run(&mut steps::cargo(
+        let built = steps::run(&mut steps::cargo(
             "build --release -p pcpm-daemon -p pcpm-tui -p pcpm-shim -p xtask",
-        ))?;
+        ));
+        // Packages are not left half installed, whatever became of the build.
         let installed = installing.join();
+        built?;
         installed.map_err(|_| anyhow!("installing packages panicked"))??;
         return Err(replace_with(&release_executable()?));
     }

@@ -153,20 +153,19 @@ impl LockTracer {
         };
         let mut nameless = self.nameless;
         self.waiters.sweep(|key, cpus| {
-            let is_nameless = *key == WaiterKey::default();
-            if !is_nameless && key.generation != generation {
-                return false;
-            }
             let mut sum = Waiters::ZERO;
             for cpu in cpus {
                 add(&mut sum, cpu);
             }
-            if is_nameless {
+            if *key == WaiterKey::default() {
                 nameless = sum;
-            } else {
+                return false;
+            }
+            let is_over = key.generation == generation;
+            if is_over {
                 counted.waiters.push((*key, sum));
             }
-            !is_nameless
+            is_over
         })?;
         let new = nameless.since(&self.nameless);
         self.nameless = nameless;
