@@ -147,9 +147,8 @@ impl OfSize {
             echo: Vec::new(),
         };
         for _ in 0..rounds {
-            let answered = bench.ask(&mut echo, Clients::Echo)?;
+            let [answered, attached] = bench.ask_in_turn(&mut echo, &mut attach)?;
             times.echo.push(Spread::of_nanos(answered.concat())?);
-            let attached = bench.ask(&mut attach, Clients::Daemon)?;
             times.attach.push(Spread::of_nanos(attached.concat())?);
             bench.refill()?;
         }
@@ -211,9 +210,8 @@ impl Bench {
             queue: Vec::new(),
         };
         for _ in 0..rounds {
-            let answered = self.ask(&mut echo, Clients::Echo)?;
+            let [answered, attached] = self.ask_in_turn(&mut echo, &mut attach)?;
             times.echo.push(Spread::of_nanos(answered.concat())?);
-            let attached = self.ask(&mut attach, Clients::Daemon)?;
             let last = attached
                 .iter()
                 .filter_map(|turn| turn.iter().max().copied());
@@ -240,7 +238,7 @@ impl Bench {
             ] {
                 let _idle = Crowd::connect(self.daemon.socket(), idle)?;
                 let mut one = Crowd::connect(self.daemon.socket(), 1)?;
-                let times = self.ask(&mut one, Clients::Daemon)?;
+                let times = self.ask(&mut one)?;
                 medians.push(Spread::of_nanos(times.concat())?.p50_us);
                 self.refill()?;
             }
@@ -248,23 +246,31 @@ impl Bench {
         Ok(effect)
     }
 
-    /// All clients ask at once, again and again. Returns how long each waited, each time.
-    fn ask(&self, crowd: &mut Crowd, whose: Clients) -> Result<Vec<Vec<u64>>> {
+    /// All clients of the daemon ask at once, again and again. Returns how long each waited, each time.
+    fn ask(&self, clients: &mut Crowd) -> Result<Vec<Vec<u64>>> {
         let mut owners = (0..).map(owner);
-        let mut times = Vec::new();
-        let most = self.slots as usize / crowd.len();
-        let turns = (ATTACHES as usize / crowd.len()).max(TURNS).min(most);
-        for _ in 0..turns {
-            let requests = owners
-                .by_ref()
-                .take(crowd.len())
-                .map(|owner| attach_request(&owner));
-            let requests: Vec<_> = requests.collect();
-            times.push(beside_the_servers(|| {
-                crowd.ask(&requests, whose.refusal())
-            })?);
+        let turns = 0..self.turns(clients.len());
+        turns
+            .map(|_| ask_once(clients, &mut owners, refuses))
+            .collect()
+    }
+
+    /// As [`ask`](Self::ask), and before each time as many ask the echo: a processor that is shared with other machines is
+    /// now slow and now fast, for milliseconds, and a ratio is to be of the same ones.
+    fn ask_in_turn(&self, echo: &mut Crowd, daemon: &mut Crowd) -> Result<[Vec<Vec<u64>>; 2]> {
+        let (mut owners, mut same_owners) = ((0..).map(owner), (0..).map(owner));
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..self.turns(daemon.len()) {
+            times[0].push(ask_once(echo, &mut same_owners, |_| false)?);
+            times[1].push(ask_once(daemon, &mut owners, refuses)?);
         }
         Ok(times)
+    }
+
+    /// How often so many can ask at once.
+    fn turns(&self, clients: usize) -> usize {
+        let most = self.slots as usize / clients;
+        (ATTACHES as usize / clients).max(TURNS).min(most)
     }
 
     fn refill(&self) -> Result<()> {
@@ -276,20 +282,15 @@ impl Bench {
 
 const TENANT: &str = "bench";
 
-#[derive(Clone, Copy)]
-enum Clients {
-    Daemon,
-    Echo,
-}
-
-impl Clients {
-    /// Tells the answers that are refusals.
-    fn refusal(self) -> fn(&[u8]) -> bool {
-        match self {
-            Self::Daemon => refuses,
-            Self::Echo => |_| false,
-        }
-    }
+/// Every client asks for one of `owners`. An answer that `bad` says is one is an error.
+fn ask_once(
+    clients: &mut Crowd,
+    owners: impl Iterator<Item = String>,
+    bad: fn(&[u8]) -> bool,
+) -> Result<Vec<u64>> {
+    let requests = owners.take(clients.len());
+    let requests: Vec<_> = requests.map(|owner| attach_request(&owner)).collect();
+    beside_the_servers(|| clients.ask(&requests, bad))
 }
 
 /// Whether an answer of the daemon is a refusal.
