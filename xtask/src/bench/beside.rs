@@ -21,7 +21,8 @@ const SLOTS_QUICK: [u32; 1] = [500];
 /// Containers that are created one after the other.
 const IN_TURN: u32 = 10;
 /// Containers that are started together.
-pub(super) const AT_ONCE: u32 = 50;
+const AT_ONCE: u32 = 50;
+const AT_ONCE_QUICK: u32 = 20;
 
 const LARGEST_OVER_NONE: f64 = 1.1;
 
@@ -51,13 +52,14 @@ struct Round {
     beside: Beside,
     /// `runc create`, the median of [`IN_TURN`].
     create_us: f64,
-    /// From request to first reply, the median of [`AT_ONCE`].
+    /// From request to first reply, the median of those [`at_once`].
     at_once_us: f64,
 }
 
 #[derive(Debug, Serialize)]
 struct Figures {
     slots: Vec<u32>,
+    at_once: u32,
     rounds: Vec<Round>,
 }
 
@@ -73,22 +75,33 @@ impl Part for BesideArguments {
             (slots, _) => slots.to_vec(),
         };
         let count = self.rounds.unwrap_or(if quick { 1 } else { 5 });
+        let at_once = at_once(quick);
         let mut all = Beside::all(&slots);
         let mut rounds = Vec::new();
         for round in 1..=count {
             for beside in &all {
                 eprintln!("round {round} of {count}: {}", beside.name());
-                rounds.push(measure(*beside)?);
+                rounds.push(measure(*beside, at_once)?);
             }
             // Forth and back: nobody always measures behind the same one.
             all.reverse();
         }
-        Figures { slots, rounds }.findings()
+        Figures {
+            slots,
+            at_once,
+            rounds,
+        }
+        .findings()
     }
 }
 
+/// How many containers are started together.
+pub(super) const fn at_once(quick: bool) -> u32 {
+    if quick { AT_ONCE_QUICK } else { AT_ONCE }
+}
+
 /// In a world of its own.
-fn measure(beside: Beside) -> Result<Round> {
+fn measure(beside: Beside, at_once: u32) -> Result<Round> {
     let world = World::new()?;
     let _daemon = pool(&world, beside)?;
     plain::settle()?;
@@ -98,7 +111,7 @@ fn measure(beside: Beside) -> Result<Round> {
         Ok(micros(only.create))
     });
     let creates = creates.collect::<Result<Vec<_>>>()?;
-    let together = start(&world, AT_ONCE)?;
+    let together = start(&world, at_once)?;
     Ok(Round {
         beside,
         create_us: report::median(creates),
@@ -179,13 +192,14 @@ impl Figures {
         let create = |round: &Round| round.create_us;
         let at_once = |round: &Round| round.at_once_us;
         let nothing = Beside::NOTHING;
+        let count = self.at_once;
         let created = format!("`runc create` beside {most} ready slots / beside none");
-        let together = format!("{AT_ONCE} at once beside {most} ready slots / beside none");
+        let together = format!("{count} at once beside {most} ready slots / beside none");
         let saved = format!("`runc create` beside {most}: all mounted in the host / as they are");
         Ok(Findings::new("Beside a pool: what ready slots cost other containers", self)?
             .text(format!(
                 "Containers of runc without a network, beside a pool that nobody uses: `runc create`, the median of {IN_TURN} one after the other; \
-                 and from request to first reply, the median of {AT_ONCE} at once. Slots are mounted in a mount namespace of the daemon's own, or, with \
+                 and from request to first reply, the median of {count} at once. Slots are mounted in a mount namespace of the daemon's own, or, with \
                  `host_mounts = \"all\"`, in the host's, as `ip netns` and CNI have them."
             ))
             .table(self.rows()?)
@@ -202,7 +216,7 @@ impl Figures {
     }
 
     fn rows(&self) -> Result<Rows> {
-        let at_once = format!("{AT_ONCE} at once");
+        let at_once = format!("{} at once", self.at_once);
         let heading = ["", "`runc create`", "quartiles", &at_once, "quartiles"];
         let mut rows = vec![heading.map(str::to_owned).to_vec()];
         for beside in Beside::all(&self.slots) {

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Part;
-use super::beside::{self, AT_ONCE};
+use super::beside;
 use super::findings::{Findings, Ratio, Rows};
 use super::spread::Spread;
 use crate::inside::Phases;
@@ -65,6 +65,7 @@ struct Figures {
 #[derive(Debug, Serialize)]
 struct Compared {
     load: Load,
+    description: String,
     /// Requests a second, in each round.
     on: Vec<f64>,
     off: Vec<f64>,
@@ -121,13 +122,16 @@ impl Load {
         }
     }
 
-    fn describe(self) -> String {
+    fn describe(self, quick: bool) -> String {
         match self {
             Self::Links => format!("{THREADS} threads make, set up, list and remove links"),
             Self::Nothing => format!(
                 "{THREADS} threads take the rtnl lock with nothing to do in it (the worst case)"
             ),
-            Self::Starts => format!("{AT_ONCE} containers without a network start at once"),
+            Self::Starts => {
+                let at_once = beside::at_once(quick);
+                format!("{at_once} containers without a network start at once")
+            }
         }
     }
 
@@ -147,9 +151,10 @@ impl Load {
                 Ok(Done::of(load.stop()?.calls, time))
             }
             Self::Starts => {
-                let started = beside::start(world, AT_ONCE)?;
+                let at_once = beside::at_once(quick);
+                let started = beside::start(world, at_once)?;
                 let longest = started.iter().map(Phases::total).max();
-                Ok(Done::of(AT_ONCE.into(), longest.unwrap_or_default()))
+                Ok(Done::of(at_once.into(), longest.unwrap_or_default()))
             }
         }
     }
@@ -259,6 +264,7 @@ impl Compared {
         let (on, off) = pairs.into_iter().unzip();
         Ok(Self {
             load,
+            description: load.describe(quick),
             on,
             off,
             events,
@@ -270,7 +276,7 @@ impl Compared {
         let pairs = self.on.iter().zip(&self.off);
         let ratio = Ratio::higher(
             &format!("{}-on-over-off", self.load.name()),
-            &format!("{}: requests with insight / without", self.load.describe()),
+            &format!("{}: requests with insight / without", self.description),
             pairs.map(|(on, off)| on / off),
         )?;
         Ok(match self.load {
@@ -318,7 +324,7 @@ impl Figures {
         ));
         for compared in &self.loads {
             findings = findings
-                .text(format!("{}:", compared.load.describe()))
+                .text(format!("{}:", compared.description))
                 .table(compared.rates()?)
                 .table(compared.costs())
                 .text(format!(

@@ -46,7 +46,7 @@ pub(super) struct AttachArguments {
     /// Sizes of pools that one client attaches out of [default: 64,512,1000,4000,10000; quick: 64,512].
     #[arg(long, value_name = "N,N,..", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(64..=10_000))]
     sizes: Vec<u32>,
-    /// How often each is measured, one after the other [default: 5; quick: 2].
+    /// How often each is measured, one after the other [default: 5; quick: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
 }
@@ -57,7 +57,7 @@ impl Part for AttachArguments {
     }
 
     fn measure(&self, quick: bool) -> Result<Findings> {
-        let rounds = self.rounds.unwrap_or(if quick { 2 } else { 5 });
+        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
         let slots = self.slots.unwrap_or(1000);
         let most = self.clients(quick).into_iter().max().unwrap_or_default();
         ensure!(

@@ -20,12 +20,12 @@ use crate::inside::{Method, Phases};
 use crate::plain;
 
 const AT_ONCE: [u32; 6] = [1, 10, 20, 50, 80, 100];
-const AT_ONCE_QUICK: [u32; 2] = [1, 20];
+const AT_ONCE_QUICK: [u32; 1] = [10];
 const RTNL: &str = "rtnl_mutex";
 
 #[derive(Debug, Args)]
 pub(super) struct ColdStartArguments {
-    /// Numbers of containers started at once [default: 1,10,20,50,80,100; quick: 1,20].
+    /// Numbers of containers started at once [default: 1,10,20,50,80,100; quick: 10].
     #[arg(long, value_name = "N,N,..", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=500))]
     at_once: Vec<u32>,

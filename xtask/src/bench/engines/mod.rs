@@ -25,7 +25,7 @@ const ALONE: usize = 3;
 
 #[derive(Debug, Args)]
 pub(super) struct EnginesArguments {
-    /// How many are started at once [default: 20; quick: 6].
+    /// How many are started at once [default: 20; quick: 4].
     #[arg(long, value_parser = clap::value_parser!(u16).range(2..=100))]
     at_once: Option<u16>,
     /// How often each way is measured, one after the other [default: 5; quick: 1].
@@ -67,7 +67,7 @@ impl Part for EnginesArguments {
     }
 
     fn measure(&self, quick: bool) -> Result<Findings> {
-        let at_once = usize::from(self.at_once.unwrap_or(if quick { 6 } else { 20 }));
+        let at_once = usize::from(self.at_once.unwrap_or(if quick { 4 } else { 20 }));
         let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
         let hosts = (0..4).map(|_| Host::new(at_once));
         let hosts = hosts.collect::<Result<Vec<_>>>()?;
