@@ -65,6 +65,7 @@ struct Figures {
 #[derive(Debug, Serialize)]
 struct Compared {
     load: Load,
+    /// For people.
     description: String,
     /// Requests a second, in each round.
     on: Vec<f64>,
