@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     engine::{
-        Answer, AttachAnswer, Attached, Attachment, ClientId, DropFollower, Subscription, Used,
+        Answer, AttachAnswer, AttachReply, Attached, Attachment, ClientId, DropFollower,
+        Subscription, Used,
     },
     locks::LockFollower,
     pool::RequestId,
@@ -476,17 +477,6 @@ async fn locks_changed(locks: Option<&mut LockFollower>) {
         Some(locks) => locks.changed().await,
         None => std::future::pending().await,
     }
-}
-
-/// The reply of `Attach`, and of `Get` with what was used.
-#[derive(Debug, Serialize)]
-struct AttachReply {
-    #[serde(flatten)]
-    attachment: Attachment,
-    #[serde(flatten)]
-    usage: Option<Used>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    netns_fd: Option<u32>,
 }
 
 /// The reply of `List`.

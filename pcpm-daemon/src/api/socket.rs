@@ -17,7 +17,7 @@ use std::{
 
 use nix::{
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags},
-    sys::socket::{ControlMessage, MsgFlags, sendmsg},
+    sys::socket::{ControlMessage, MsgFlags, send, sendmsg},
 };
 use pcpm_api::limits::MESSAGE_BYTES;
 use tokio::io::{Interest, unix::AsyncFd};
@@ -144,7 +144,7 @@ impl WriteHalf for ClientStream {
         while sent < buf.len() {
             // File descriptors travel with the first byte.
             let fds = if sent == 0 { fds } else { &[] };
-            match send(self.as_fd(), &buf[sent..], fds) {
+            match send_some(self.as_fd(), &buf[sent..], fds) {
                 Ok(length) => sent += length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.wait_for_room().await?;
@@ -158,19 +158,17 @@ impl WriteHalf for ClientStream {
 }
 
 /// Sends what there is room for.
-fn send(socket: BorrowedFd<'_>, buf: &[u8], fds: &[impl AsFd]) -> io::Result<usize> {
-    let data = [IoSlice::new(buf)];
+fn send_some(socket: BorrowedFd<'_>, buf: &[u8], fds: &[impl AsFd]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    let raw: Vec<_> = fds.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let control = if fds.is_empty() { &[] } else { &rights[..] };
-    Ok(sendmsg::<()>(
-        socket.as_raw_fd(),
-        &data,
-        control,
-        flags,
-        None,
-    )?)
+    let socket = socket.as_raw_fd();
+    let sent = if fds.is_empty() {
+        send(socket, buf, flags)
+    } else {
+        let raw: Vec<_> = fds.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        sendmsg::<()>(socket, &[IoSlice::new(buf)], &rights, flags, None)
+    };
+    Ok(sent?)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use pcpm_api::{
 };
 use pcpm_ebpf::abi::SlotCounters;
 use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{Engine, World};
 use crate::{
@@ -20,15 +21,15 @@ use crate::{
 /// The interface in every slot.
 const INTERFACE: &str = "eth0";
 
-/// What never changes about a slot, as text: written when the slot is made, so that an attach
+/// What never changes about a slot, as text, lists as JSON: written when the slot is made, so that an attach
 /// formats nothing.
 #[derive(Debug)]
 pub(super) struct SlotText {
     name: String,
     netns: String,
-    addresses: Vec<String>,
-    inner_addresses: Vec<String>,
-    gateways: Vec<String>,
+    addresses: Box<RawValue>,
+    inner_addresses: Box<RawValue>,
+    gateways: Box<RawValue>,
     mac: String,
     mtu: u32,
     share: Share,
@@ -61,9 +62,9 @@ impl SlotText {
             uts: path(SharedNamespace::Uts),
             name: slot_name(slot),
             netns: slot_path(&world.state_dir, slot).display().to_string(),
-            addresses: world.addresses(slot),
-            inner_addresses: world.inner_addresses(slot),
-            gateways: world.gateways(),
+            addresses: json(&world.addresses(slot)),
+            inner_addresses: json(&world.inner_addresses(slot)),
+            gateways: json(&world.gateways()),
             mac: mac_text(world.mac(slot)),
         }
     }
@@ -97,13 +98,23 @@ impl Attachment {
 }
 
 /// What an attachment has used so far: fields of `types::GetReply`.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Used {
     pub(crate) traffic: Traffic,
     pub(crate) flows: Flows,
 }
 
-/// The fields of `types::Attachment`, borrowed.
+/// An attachment and what else is said about it. It is written as `types::AttachReply`, and with what was used as
+/// `types::GetReply`.
+#[derive(Debug)]
+pub(crate) struct AttachReply {
+    pub(crate) attachment: Attachment,
+    pub(crate) usage: Option<Used>,
+    pub(crate) netns_fd: Option<u32>,
+}
+
+/// The fields of `types::Attachment`, borrowed, and those that replies have beside them. Together, because what serde
+/// flattens it writes as a map, which takes longer.
 #[derive(Serialize)]
 struct Fields<'a> {
     id: String,
@@ -118,9 +129,9 @@ struct Fields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     uts: Option<&'a str>,
     interface: &'a str,
-    addresses: &'a [String],
-    inner_addresses: &'a [String],
-    gateways: &'a [String],
+    addresses: &'a RawValue,
+    inner_addresses: &'a RawValue,
+    gateways: &'a RawValue,
     mac: &'a str,
     mtu: u32,
     publish: Vec<PublishedPort>,
@@ -144,10 +155,29 @@ struct Fields<'a> {
     uid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     broken: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic: Option<Traffic>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flows: Option<Flows>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns_fd: Option<u32>,
 }
 
 impl Serialize for Attachment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.fields(None, None).serialize(serializer)
+    }
+}
+
+impl Serialize for AttachReply {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = self.attachment.fields(self.usage, self.netns_fd);
+        fields.serialize(serializer)
+    }
+}
+
+impl Attachment {
+    fn fields(&self, usage: Option<Used>, netns_fd: Option<u32>) -> Fields<'_> {
         let Self {
             holder,
             text,
@@ -157,7 +187,7 @@ impl Serialize for Attachment {
         } = self;
         let publish = &holder.options.publish;
         let options = holder.in_force();
-        let fields = Fields {
+        Fields {
             id: self.id(),
             owner: &holder.owner,
             tenant: &holder.tenant,
@@ -188,8 +218,10 @@ impl Serialize for Attachment {
             attached_at_ms: origin.attached_at_ms,
             uid: holder.uid,
             broken: broken.as_deref(),
-        };
-        fields.serialize(serializer)
+            traffic: usage.map(|used| used.traffic),
+            flows: usage.map(|used| used.flows),
+            netns_fd,
+        }
     }
 }
 
@@ -306,6 +338,10 @@ fn traffic_since(baseline: SlotCounters, now: SlotCounters) -> Traffic {
 
 pub(super) fn texts(rules: &[Rule]) -> Vec<String> {
     rules.iter().map(Rule::to_string).collect()
+}
+
+fn json(texts: &[String]) -> Box<RawValue> {
+    to_raw_value(texts).expect("texts have nothing that JSON has not")
 }
 
 fn mac_text(mac: [u8; 6]) -> String {

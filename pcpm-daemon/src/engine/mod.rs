@@ -75,7 +75,7 @@ use tenants::Tenants;
 use watch::Watchers;
 use workers::Work;
 
-pub(crate) use attachment::{Attachment, Used};
+pub(crate) use attachment::{AttachReply, Attachment, Used};
 pub(crate) use classes::ClassSpec;
 pub(crate) use drops::DropFollower;
 pub(crate) use measurements::{Measurements, Times};
