@@ -76,11 +76,12 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return check(&config, args.json);
     }
     let filter = config.log_filter(args, std::env::var("RUST_LOG").ok());
+    let filter = filter.map_err(anyhow::Error::msg)?;
     let mounts = HostMountNamespace::of_thread()?;
     let kept = privileges::drop_unneeded().context("give up privileges")?;
     let protection = read_only::protect(&config).context("protect the host's files")?;
     let open_files = open_files::prepare(&config);
-    let log = Rc::new(Log::start(config.log.format, &filter)?);
+    let log = Rc::new(Log::start(config.log.format, filter)?);
     tracing::debug!(
         capabilities = kept.join(","),
         files = ?protection,

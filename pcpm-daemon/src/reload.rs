@@ -103,6 +103,7 @@ impl Reload {
 
     fn apply(&self) -> Result<ReloadReply, String> {
         let config = Config::load(&self.args).map_err(|error| error_chain(&error))?;
+        let filter = config.log_filter(&self.args, std::env::var("RUST_LOG").ok())?;
         let access = Access::resolve(&config.access)?;
         let changed = difference(&self.read.borrow(), &config);
         let waits = |key: &String| !self.is_live(key, &config);
@@ -118,9 +119,7 @@ impl Reload {
         let updated = engine.set_terms(self.terms(&config));
         engine.set_quotas(config.quotas.clone());
         self.live.set(access, config.api.max_clients);
-        let rust_log = std::env::var("RUST_LOG").ok();
-        self.log
-            .set_filter(&config.log_filter(&self.args, rust_log));
+        self.log.set_filter(filter);
         self.read.replace(config);
         let changed = changed.into_iter().collect();
         Ok(ReloadReply {

@@ -23,6 +23,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use pcpm_api::limits::DEFAULT_CLASS;
 use pcpm_api::options::Options;
 use pcpm_api::types::{DefaultPolicy, TargetMode};
+use tracing_subscriber::filter::Targets;
 
 pub(crate) use args::Args;
 pub(crate) use error::{ConfigError, Origin};
@@ -408,9 +409,19 @@ impl Config {
     }
 
     /// What of the log is written: what the option says, else `RUST_LOG`, else the configuration file.
-    pub(crate) fn log_filter(&self, args: &Args, rust_log: Option<String>) -> String {
+    ///
+    /// # Errors
+    /// What `RUST_LOG` has that is no filter.
+    pub(crate) fn log_filter(
+        &self,
+        args: &Args,
+        rust_log: Option<String>,
+    ) -> Result<Targets, String> {
         let environment = rust_log.filter(|text| args.log_level.is_none() && !text.is_empty());
-        environment.unwrap_or_else(|| self.log.level.to_string())
+        let filter = environment.unwrap_or_else(|| self.log.level.to_string());
+        filter
+            .parse()
+            .map_err(|error| format!("RUST_LOG: '{filter}': {error}"))
     }
 
     /// The settings as a commented configuration file. Reading it back gives the same settings.

@@ -446,11 +446,15 @@ fn the_log_level_comes_from_the_option_the_environment_or_the_file() {
         let args = Args::parse_from(["pcpmd"].iter().chain(options));
         let file = Layer::parse("[log]\nlevel = \"debug\"", Path::new("pcpmd.toml")).unwrap();
         let config = Config::from_layer(file.overridden_by(args.layer())).unwrap();
-        config.log_filter(&args, Some(rust_log.to_owned()))
+        let filter = config.log_filter(&args, Some(rust_log.to_owned()));
+        filter.map(|filter| filter.to_string())
     };
-    assert_eq!(filter(&["--log-level", "warn"], "trace"), "warn");
-    assert_eq!(filter(&[], "pcpmd=trace"), "pcpmd=trace");
-    assert_eq!(filter(&[], ""), "debug");
+    let passes = |filter: &str| Ok(filter.to_owned());
+    assert_eq!(filter(&["--log-level", "warn"], "trace"), passes("warn"));
+    assert_eq!(filter(&[], "pcpmd=trace"), passes("pcpmd=trace"));
+    assert_eq!(filter(&[], ""), passes("debug"));
+    let refused = filter(&[], "pcpmd=loud").unwrap_err();
+    assert!(refused.starts_with("RUST_LOG: 'pcpmd=loud': "), "{refused}");
     assert_eq!(
         from_options(&["--log-level", "loud"])
             .unwrap_err()

@@ -17,7 +17,8 @@ use std::{
 use anyhow::Context as _;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
+    Layer, Registry,
+    filter::Targets,
     layer::{self, SubscriberExt as _},
     reload,
     util::SubscriberInitExt as _,
@@ -34,7 +35,7 @@ pub(crate) use outlet::lost_lines;
 pub(crate) struct Log {
     outlet: Outlet,
     format: Format,
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
 }
 
 /// How lines are written.
@@ -50,11 +51,11 @@ impl Log {
     ///
     /// # Errors
     /// When the journal is asked for and is not there.
-    pub(crate) fn start(format: LogFormat, filter: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start(format: LogFormat, filter: Targets) -> anyhow::Result<Self> {
         let (format, sink) = opened(format)?;
         let outlet = Outlet::open(sink, move |lost| format.encode(&Line::of_lost(lost)))
             .context("start the thread that writes the log")?;
-        let (filter, handle) = reload::Layer::new(EnvFilter::new(filter));
+        let (filter, handle) = reload::Layer::new(filter);
         let lines = Lines {
             outlet: outlet.clone(),
             format,
@@ -73,8 +74,8 @@ impl Log {
     }
 
     /// Logs what passes `filter` from now on.
-    pub(crate) fn set_filter(&self, filter: &str) {
-        let changed = self.filter.reload(EnvFilter::new(filter));
+    pub(crate) fn set_filter(&self, filter: Targets) {
+        let changed = self.filter.reload(filter);
         changed.expect("the log lives as long as the process");
     }
 
