@@ -9,6 +9,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -17,6 +19,13 @@ use nix::libc;
 use crate::process::start_time;
 
 const NAME: &str = "pcpmd.lock";
+
+/// What a daemon that was killed needs at most until the kernel has taken its files from it: scripts and service managers
+/// may start the next one in the same moment.
+const LAST_MOMENTS: Duration = Duration::from_secs(1);
+
+/// How often is looked meanwhile.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// Root owns it, everybody may look: the socket in it has its own mode.
 const STATE_DIR_MODE: u32 = 0o755;
@@ -65,16 +74,22 @@ pub(crate) enum LockError {
 }
 
 impl LockFile {
-    /// Takes the lock of `state_dir`, which is made if it is missing.
+    /// Takes the lock of `state_dir`, which is made if it is missing. Whoever has it is given [`LAST_MOMENTS`].
     ///
     /// # Errors
     /// [`LockError::InUse`] when another process holds it.
     pub(crate) fn acquire(state_dir: &Path) -> Result<Self, LockError> {
-        let made_state_dir = make_state_dir(state_dir)?;
         let path = state_dir.join(NAME);
+        let begun = Instant::now();
         loop {
+            // Whoever ends may take the directory with it.
+            let made_state_dir = make_state_dir(state_dir)?;
             let file = open(&path)?;
             if !try_lock(&file).map_err(|e| failed("lock", &path, e))? {
+                if begun.elapsed() < LAST_MOMENTS {
+                    thread::sleep(TRY_AGAIN_AFTER);
+                    continue;
+                }
                 let holder = holder_in(&file);
                 return Err(LockError::InUse {
                     state_dir: state_dir.to_owned(),
@@ -276,6 +291,20 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_just_ending_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("pcpm");
+        let first = LockFile::acquire(&state_dir).unwrap();
+        let ending = thread::spawn(move || {
+            thread::sleep(TRY_AGAIN_AFTER * 5);
+            first.release()
+        });
+        let _second = LockFile::acquire(&state_dir).unwrap();
+        ending.join().unwrap().unwrap();
+        assert_eq!(holder(&state_dir).unwrap(), Some(me()));
+    }
+
+    #[test]
     fn looking_shows_the_holder_and_takes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(holder(dir.path()).unwrap(), None);
@@ -369,7 +398,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let running = std::sync::atomic::AtomicU32::new(0);
         let order = std::sync::atomic::Ordering::SeqCst;
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..200 {
