@@ -102,11 +102,20 @@ impl Part for LocksArguments {
                 pairs.push(pair);
             }
         }
-        let loads = Load::ALL.into_iter().zip(pairs);
+        let loads = Load::ALL.into_iter().zip(pairs).zip(events(quick)?);
+        let loads = loads.map(|((load, pairs), (events, programs_percent))| {
+            let (on, off) = pairs.into_iter().unzip();
+            Compared {
+                load,
+                description: load.describe(quick),
+                on,
+                off,
+                events,
+                programs_percent,
+            }
+        });
         let figures = Figures {
-            loads: loads
-                .map(|(load, pairs)| Compared::of(load, pairs, quick))
-                .collect::<Result<_>>()?,
+            loads: loads.collect(),
         };
         figures.findings()
     }
@@ -207,35 +216,61 @@ pub(super) fn seconds_pass(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// What each program cost, and what both took of one processor's time.
-#[expect(clippy::cast_precision_loss, reason = "nanoseconds of seconds fit")]
-fn events(load: Load, quick: bool) -> Result<(Vec<EventCost>, f64)> {
+/// What a program did since it was loaded, while the kernel measured it.
+struct Runs {
+    program: String,
+    events: u64,
+    took_ns: u64,
+}
+
+/// What each program cost, and what all took of one processor's time, for each load.
+fn events(quick: bool) -> Result<Vec<(Vec<EventCost>, f64)>> {
     let world = World::new()?;
     let daemon = observer(&world, true)?;
     let _counted = count_run_time().context("have the kernel count what programs cost")?;
-    let done = load.run(&world, quick)?;
     let programs = daemon.tracing_programs()?;
     ensure!(!programs.is_empty(), "lock insight is not available here");
-    let cost = |id: &String| -> Result<EventCost> {
-        let tool = world
-            .host()
-            .command("bpftool", ["--json", "prog", "show", "id", id]);
-        let seen: Value = tool.json()?;
+    let runs = || {
+        let runs = programs.iter().map(|id| Runs::of(&world, id));
+        runs.collect::<Result<Vec<_>>>()
+    };
+    let measure = |load: Load| {
+        let before = runs()?;
+        let done = load.run(&world, quick)?;
+        let costs = runs()?.into_iter().zip(&before);
+        let costs: Vec<_> = costs.map(|(after, before)| after.since(before)).collect();
+        let took_ns = costs.iter().map(EventCost::took_ns).sum::<f64>();
+        Ok((costs, took_ns / done.seconds / 1e7))
+    };
+    Load::ALL.into_iter().map(measure).collect()
+}
+
+impl Runs {
+    fn of(world: &World, id: &str) -> Result<Self> {
+        let show = ["--json", "prog", "show", "id", id];
+        let seen: Value = world.host().command("bpftool", show).json()?;
         let number = |name: &str| {
             seen[name]
                 .as_u64()
                 .with_context(|| format!("no {name}: {seen}"))
         };
-        let events = number("run_cnt")?;
-        Ok(EventCost {
+        Ok(Self {
             program: seen["name"].as_str().unwrap_or_default().to_owned(),
-            events,
-            ns_per_event: number("run_time_ns")? as f64 / events.max(1) as f64,
+            events: number("run_cnt")?,
+            took_ns: number("run_time_ns")?,
         })
-    };
-    let costs = programs.iter().map(cost).collect::<Result<Vec<_>>>()?;
-    let took_ns = costs.iter().map(EventCost::took_ns).sum::<f64>();
-    Ok((costs, took_ns / done.seconds / 1e7))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds of seconds fit")]
+    fn since(self, before: &Self) -> EventCost {
+        let events = self.events - before.events;
+        let took_ns = self.took_ns - before.took_ns;
+        EventCost {
+            program: self.program,
+            events,
+            ns_per_event: took_ns as f64 / events.max(1) as f64,
+        }
+    }
 }
 
 /// Has the kernel measure programs as long as the descriptor is open (`BPF_ENABLE_STATS`).
@@ -260,19 +295,6 @@ fn count_run_time() -> io::Result<OwnedFd> {
 }
 
 impl Compared {
-    fn of(load: Load, pairs: Vec<(f64, f64)>, quick: bool) -> Result<Self> {
-        let (events, programs_percent) = events(load, quick)?;
-        let (on, off) = pairs.into_iter().unzip();
-        Ok(Self {
-            load,
-            description: load.describe(quick),
-            on,
-            off,
-            events,
-            programs_percent,
-        })
-    }
-
     fn ratio(&self) -> Result<Ratio> {
         let pairs = self.on.iter().zip(&self.off);
         let ratio = Ratio::higher(

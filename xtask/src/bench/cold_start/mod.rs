@@ -29,7 +29,7 @@ pub(super) struct ColdStartArguments {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=500))]
     at_once: Vec<u32>,
-    /// How often all of it is measured, one method after the other [default: 3; quick: 1].
+    /// How often all of it is measured, one method after the other [default: 3; quick: 1, the most only while waits for locks are counted].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
 }
@@ -77,6 +77,8 @@ impl Part for ColdStartArguments {
             (at_once, _) => at_once.to_vec(),
         };
         let rounds = self.rounds.unwrap_or(if quick { 1 } else { 3 });
+        let most = at_once.iter().copied().max().context("nothing to start")?;
+        let is_watched_only = |count| quick && self.rounds.is_none() && count == most;
         let mut series = Vec::new();
         for count in &at_once {
             series.extend(Method::ALL.map(|method| Series {
@@ -95,6 +97,9 @@ impl Part for ColdStartArguments {
                 };
                 let series = &mut series[index];
                 let (method, count) = (series.method, series.at_once);
+                if is_watched_only(count) {
+                    continue;
+                }
                 eprintln!(
                     "round {round} of {rounds}: {count} at once, {}",
                     method.name()
@@ -102,11 +107,18 @@ impl Part for ColdStartArguments {
                 series.rounds.push(start(method, count)?);
             }
         }
-        let most = at_once.iter().copied().max().context("nothing to start")?;
+        let (locks, watched): (Vec<_>, Vec<_>) = Locks::watch_all(most)?.into_iter().unzip();
+        if is_watched_only(most) {
+            // Both are in the order of the methods.
+            let of_most = series.iter_mut().filter(|series| series.at_once == most);
+            for (series, round) in of_most.zip(watched) {
+                series.rounds.push(round);
+            }
+        }
         let figures = Figures {
             at_once,
             series,
-            locks: Locks::watch_all(most)?,
+            locks,
         };
         figures.findings(most)
     }
@@ -232,7 +244,7 @@ impl Phases {
 
 impl Locks {
     /// A daemon in a world of its own watches the kernel while containers are started beside it.
-    fn watch_all(count: u32) -> Result<Vec<Self>> {
+    fn watch_all(count: u32) -> Result<Vec<(Self, Round)>> {
         let world = World::new()?;
         let daemon = world.pool_of(1)?;
         seconds_pass(&daemon)?;
@@ -241,7 +253,7 @@ impl Locks {
     }
 
     /// What was waited for by then was counted.
-    fn watch(daemon: &Daemon, method: Method, count: u32) -> Result<Self> {
+    fn watch(daemon: &Daemon, method: Method, count: u32) -> Result<(Self, Round)> {
         eprintln!("locks: {count} at once, {}", method.name());
         let begun = Instant::now();
         let round = start(method, count)?;
@@ -255,11 +267,12 @@ impl Locks {
             let these = waiters.filter(|waiter| starts_something(waiter) && of(waiter));
             in_float(these.map(|waiter| waiter.total_us).sum()) / total_us
         };
-        Ok(Self {
+        let waits = Self {
             method,
             rtnl_share: waited(|waiter| waiter.lock == RTNL),
             all_share: waited(|_| true),
-        })
+        };
+        Ok((waits, round))
     }
 }
 

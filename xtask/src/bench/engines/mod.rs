@@ -22,6 +22,8 @@ use crate::plain;
 const NETWORKS: [Network; 3] = [Network::None, Network::Bridge, Network::Pooled];
 /// Starts of one after the other, each round.
 const ALONE: usize = 3;
+/// The same in a hurry.
+const ALONE_QUICK: usize = 1;
 
 #[derive(Debug, Args)]
 pub(super) struct EnginesArguments {
@@ -59,6 +61,8 @@ struct Host {
     daemon: Daemon,
     world: World,
     slots: u32,
+    /// How often one container is started in a round.
+    alone: usize,
 }
 
 impl Part for EnginesArguments {
@@ -69,7 +73,8 @@ impl Part for EnginesArguments {
     fn measure(&self, quick: bool) -> Result<Findings> {
         let at_once = usize::from(self.at_once.unwrap_or(if quick { 4 } else { 20 }));
         let rounds = self.rounds.unwrap_or(if quick { 1 } else { 5 });
-        let hosts = (0..4).map(|_| Host::new(at_once));
+        let alone = if quick { ALONE_QUICK } else { ALONE };
+        let hosts = (0..4).map(|_| Host::new(at_once, alone));
         let hosts = hosts.collect::<Result<Vec<_>>>()?;
         let podman = Podman::new(&hosts[0].world)?;
         let docker = Docker::start(&hosts[1].world)?;
@@ -102,7 +107,7 @@ impl Part for EnginesArguments {
 }
 
 impl Host {
-    fn new(at_once: usize) -> Result<Self> {
+    fn new(at_once: usize, alone: usize) -> Result<Self> {
         let world = World::new()?;
         let slots = u32::try_from(at_once)? + 4;
         let daemon = world.pool_of(slots)?;
@@ -110,6 +115,7 @@ impl Host {
             daemon,
             world,
             slots,
+            alone,
         })
     }
 
@@ -126,7 +132,7 @@ impl Host {
         network: Network,
     ) -> Result<impl Iterator<Item = f64> + use<>> {
         let mut all = Vec::new();
-        for index in 0..ALONE {
+        for index in 0..self.alone {
             self.settle()?;
             let name = format!("alone-{index}");
             let begun = Instant::now();

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use pcpm_tests::engines::{Chain, Network, Sandbox, at_once};
 use serde_json::Value;
 
-use super::{ALONE, Host, Sample, What, micros};
+use super::{Host, Sample, What, micros};
 use crate::report::median;
 
 /// What costs no more than to be started.
@@ -38,7 +38,7 @@ impl<'h> Plugins<'h> {
     /// Alone and together.
     pub(super) fn measure(&self, network: Network, count: usize) -> Result<Vec<Sample>> {
         let mut samples = Vec::new();
-        for _ in 0..ALONE {
+        for _ in 0..self.host.alone {
             let (add, del) = self.many(network, 1)?;
             samples.push(Sample::alone(What::CniAdd, network, add));
             samples.push(Sample::alone(What::CniDel, network, del));
