@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use pcpm_tests::Process;
 
 use crate::ebpf::{self, EbpfVerb};
@@ -111,12 +111,7 @@ fn tool(package: &str, program: &str) -> Result<PathBuf> {
     if steps::exists(program) {
         return Ok(program.into());
     }
-    let own = std::env::current_exe()?;
-    let root = own
-        .ancestors()
-        .nth(2)
-        .context("no target directory")?
-        .join(TOOLS);
+    let root = steps::target()?.join(TOOLS);
     let path = root.join("bin").join(program);
     if !path.exists() {
         install(package, &root)?;

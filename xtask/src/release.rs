@@ -1,36 +1,48 @@
 //! Demo and benchmarks measure release builds, of the product and of themselves, and need root.
 
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{packages, steps};
 
-/// Returns in a release build that runs as root, with all programs there; replaces the process with
-/// one if it is not.
+/// Where the binaries are that are tested or measured.
+pub(crate) const BINARIES: &str = "PCPM_BIN_DIR";
+
+/// Returns as root, with all programs there; builds the release first, unless [`BINARIES`] says what is to be measured.
 ///
 /// # Errors
-/// When something cannot be built or there is no way to become root.
+/// When something cannot be built, there is no way to become root, or this is not an optimized build itself.
 pub(crate) fn enter() -> Result<()> {
     if cfg!(debug_assertions) {
-        eprintln!("building the release");
-        // One waits for processors, the other for the network.
-        let installing = std::thread::spawn(packages::install_missing);
-        let built = steps::run(&mut steps::cargo(
-            "build --release -p pcpm-daemon -p pcpm-tui -p pcpm-shim -p xtask",
-        ));
-        // Packages are not left half installed, whatever became of the build.
-        let installed = installing.join();
-        built?;
-        installed.map_err(|_| anyhow!("installing packages panicked"))??;
-        return Err(replace_with(&release_executable()?));
+        bail!(
+            "what is measured beside the product would be slow in a debug build: run `cargo xtask`"
+        );
+    }
+    if std::env::var_os(BINARIES).is_none() {
+        prepare()?;
+        return Err(again_as_root()?);
     }
     if !steps::is_root() {
         bail!("this needs root to make namespaces: run it with `sudo`");
     }
     raise_file_limit()
+}
+
+/// Builds the product and installs what it is measured with.
+fn prepare() -> Result<()> {
+    eprintln!("building the release");
+    // One waits for processors, the other for the network.
+    let installing = std::thread::spawn(packages::install_missing);
+    // No packages are named, here and in the alias: whichever are built together share features, and so what is built.
+    let built = steps::run(&mut steps::cargo(
+        "build --release --bin pcpmd --bin pcpm --bin pcpm-cni --bin pcpm-runtime",
+    ));
+    // Packages are not left half installed, whatever became of the build.
+    let installed = installing.join();
+    built?;
+    installed.map_err(|_| anyhow!("installing packages panicked"))?
 }
 
 /// The hard limit on open files, for thousands of clients.
@@ -39,21 +51,18 @@ fn raise_file_limit() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit on open files")
 }
 
-/// `target/debug/xtask` to `target/release/xtask`.
-fn release_executable() -> Result<PathBuf> {
+/// Replaces the process with the same one as root, for the release. Returns only if it cannot.
+fn again_as_root() -> Result<anyhow::Error> {
     let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(2).context("no target directory")?;
-    Ok(target.join("release/xtask"))
-}
-
-fn replace_with(executable: &Path) -> anyhow::Error {
-    let Some(mut command) = steps::as_root(executable) else {
-        return anyhow::anyhow!(
-            "this needs root to make namespaces, and sudo is not installed: run `{} {}` as root",
-            executable.display(),
+    let Some(mut command) = steps::as_root(&own) else {
+        bail!(
+            "this needs root to make namespaces, and sudo is not installed: run `cargo xtask {}` as root",
             std::env::args().skip(1).collect::<Vec<_>>().join(" ")
         );
     };
-    let error = command.args(std::env::args_os().skip(1)).exec();
-    anyhow::Error::from(error).context(format!("start {}", executable.display()))
+    command
+        .args(std::env::args_os().skip(1))
+        .env(BINARIES, steps::target()?.join("release"));
+    let error = command.exec();
+    Ok(anyhow::Error::from(error).context(format!("start {}", own.display())))
 }

@@ -18,6 +18,13 @@ pub(crate) fn workspace() -> PathBuf {
     own.parent().unwrap_or(own).to_owned()
 }
 
+/// Where cargo puts what it builds: our own place is a directory of it.
+pub(crate) fn target() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(2).context("no target directory")?;
+    Ok(target.to_owned())
+}
+
 /// `cargo` with `line` as arguments, in the workspace, reading nothing.
 pub(crate) fn cargo(line: &str) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

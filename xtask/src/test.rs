@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::release::BINARIES;
 use crate::{packages, steps};
 
 const PRIVILEGED: &str = "tests/tests";
@@ -82,7 +83,7 @@ fn privileged(line: &str) -> Result<Command> {
     let mut command = steps::cargo(line);
     // An error of a test is its own words; where it came from is in them.
     command
-        .env("PCPM_BIN_DIR", binaries()?)
+        .env(BINARIES, steps::target()?.join("debug"))
         .env("RUST_LIB_BACKTRACE", "0");
     if !steps::is_root() {
         command.env(runner_variable(), steps::SUDO.join(" "));
@@ -94,12 +95,6 @@ fn privileged(line: &str) -> Result<Command> {
 fn runner_variable() -> OsString {
     let target = format!("{}_unknown_linux_gnu", std::env::consts::ARCH);
     format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase()).into()
-}
-
-/// Where `cargo build` put the binaries: beside our own.
-fn binaries() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    Ok(own.parent().context("xtask has no directory")?.to_owned())
 }
 
 fn not_all(counts: Counts) -> Result<()> {
