@@ -19,12 +19,19 @@ pub(super) struct Figures {
     pub(super) sizes: Vec<OfSize>,
 }
 
-/// Times of one client and a pool of one size, in each round.
+/// Times of one client and of the echo's, who took turns, in each round.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct InTurn {
+    pub(super) attach: Vec<Spread>,
+    pub(super) echo: Vec<Spread>,
+}
+
+/// One client and a pool of one size.
 #[derive(Debug, Serialize)]
 pub(super) struct OfSize {
     pub(super) slots: u32,
-    pub(super) attach: Vec<Spread>,
-    pub(super) echo: Vec<Spread>,
+    #[serde(flatten)]
+    pub(super) times: InTurn,
 }
 
 /// Times at one number of clients, in each round.
@@ -40,12 +47,12 @@ pub(super) struct AtOnce {
     pub(super) queue: Vec<Spread>,
 }
 
-/// The median of one client in each round, alone and beside clients that do nothing.
-#[derive(Debug, Default, Serialize)]
+/// One client, alone and beside clients of the daemon that do nothing.
+#[derive(Debug, Serialize)]
 pub(super) struct IdleEffect {
     pub(super) idle_clients: usize,
-    pub(super) p50_us_alone: Vec<f64>,
-    pub(super) p50_us_beside_idle: Vec<f64>,
+    pub(super) alone: InTurn,
+    pub(super) beside_idle: InTurn,
 }
 
 impl Figures {
@@ -104,7 +111,7 @@ impl Figures {
         let [small, .., large] = self.sizes.as_slice() else {
             return Ok(None);
         };
-        let pairs = over(&large.attach, &large.echo).zip(over(&small.attach, &small.echo));
+        let pairs = large.times.over_echo().zip(small.times.over_echo());
         let what = format!(
             "attach / echo: pool of {} / pool of {}",
             large.slots, small.slots
@@ -118,7 +125,7 @@ impl Figures {
         let mut rows = vec![heading.split('|').map(str::to_owned).collect()];
         for size in &self.sizes {
             let mut row = vec![size.slots.to_string()];
-            for rounds in [&size.attach, &size.echo] {
+            for rounds in [&size.times.attach, &size.times.echo] {
                 row.extend(cells(rounds)?);
             }
             rows.push(row);
@@ -145,8 +152,8 @@ impl Figures {
             y_title: "us, median".to_owned(),
             x_logarithmic: true,
             series: vec![
-                line("attach", |size| &size.attach)?,
-                line("echo (floor)", |size| &size.echo)?,
+                line("attach", |size| &size.times.attach)?,
+                line("echo (floor)", |size| &size.times.echo)?,
             ],
             ..Lines::default()
         })
@@ -252,24 +259,31 @@ fn over<'a>(one: &'a [Spread], other: &'a [Spread]) -> impl Iterator<Item = f64>
     pairs.map(|(one, other)| one.p50_us / other.p50_us)
 }
 
+impl InTurn {
+    fn over_echo(&self) -> impl Iterator<Item = f64> + '_ {
+        over(&self.attach, &self.echo)
+    }
+}
+
 impl IdleEffect {
     fn ratio(&self) -> Result<Ratio> {
-        let pairs = self.p50_us_beside_idle.iter().zip(&self.p50_us_alone);
+        let pairs = self.beside_idle.over_echo().zip(self.alone.over_echo());
         Ratio::lower(
             "beside-idle-over-alone",
-            "one client: beside 1,000 idle ones / alone",
+            "attach / echo: one client beside 1,000 idle ones / alone",
             pairs.map(|(beside, alone)| beside / alone),
         )
     }
 
     fn line(&self) -> Result<String> {
-        let median =
-            |rounds: &[f64]| Ok::<_, anyhow::Error>(Quartiles::of(rounds.iter().copied())?.median);
         Ok(format!(
-            "Beside {} idle clients the median of an active one goes from {:.1} us to {:.1} us.",
+            "The median of a client alone is {:.1} us, and {:.1} us of the echo in the same milliseconds; beside {} idle clients of the daemon \
+             {:.1} us and {:.1} us.",
+            p50(&self.alone.attach)?.median,
+            p50(&self.alone.echo)?.median,
             self.idle_clients,
-            median(&self.p50_us_alone)?,
-            median(&self.p50_us_beside_idle)?
+            p50(&self.beside_idle.attach)?.median,
+            p50(&self.beside_idle.echo)?.median,
         ))
     }
 }

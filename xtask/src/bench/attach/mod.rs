@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use pcpm_tests::{Daemon, Process, World};
 use serde_json::json;
 
-use self::figures::{AtOnce, Figures, IdleEffect, OfSize};
+use self::figures::{AtOnce, Figures, IdleEffect, InTurn, OfSize};
 use super::crowd::Crowd;
 use super::findings::Findings;
 use super::{Part, detach_everybody};
@@ -141,18 +141,11 @@ impl OfSize {
         let bench = Bench::start(slots)?;
         let mut attach = Crowd::connect(bench.daemon.socket(), 1)?;
         let mut echo = Crowd::connect(&bench.echo.socket, 1)?;
-        let mut times = Self {
-            slots,
-            attach: Vec::new(),
-            echo: Vec::new(),
-        };
+        let mut times = InTurn::default();
         for _ in 0..rounds {
-            let [answered, attached] = bench.ask_in_turn(&mut echo, &mut attach)?;
-            times.echo.push(Spread::of_nanos(answered.concat())?);
-            times.attach.push(Spread::of_nanos(attached.concat())?);
-            bench.refill()?;
+            bench.measure_one(&mut echo, &mut attach, &mut times)?;
         }
-        Ok(times)
+        Ok(Self { slots, times })
     }
 }
 
@@ -229,34 +222,34 @@ impl Bench {
     fn measure_idle(&self, rounds: u32) -> Result<IdleEffect> {
         let mut effect = IdleEffect {
             idle_clients: IDLE_CLIENTS,
-            ..IdleEffect::default()
+            alone: InTurn::default(),
+            beside_idle: InTurn::default(),
         };
+        let mut echo = Crowd::connect(&self.echo.socket, 1)?;
         for _ in 0..rounds {
-            for (idle, medians) in [
-                (0, &mut effect.p50_us_alone),
-                (IDLE_CLIENTS, &mut effect.p50_us_beside_idle),
+            for (idle, times) in [
+                (0, &mut effect.alone),
+                (IDLE_CLIENTS, &mut effect.beside_idle),
             ] {
                 let _idle = Crowd::connect(self.daemon.socket(), idle)?;
                 let mut one = Crowd::connect(self.daemon.socket(), 1)?;
-                let times = self.ask(&mut one)?;
-                medians.push(Spread::of_nanos(times.concat())?.p50_us);
-                self.refill()?;
+                self.measure_one(&mut echo, &mut one, times)?;
             }
         }
         Ok(effect)
     }
 
-    /// All clients of the daemon ask at once, again and again. Returns how long each waited, each time.
-    fn ask(&self, clients: &mut Crowd) -> Result<Vec<Vec<u64>>> {
-        let mut owners = (0..).map(owner);
-        let turns = 0..self.turns(clients.len());
-        turns
-            .map(|_| ask_once(clients, &mut owners, refuses))
-            .collect()
+    /// Another round of one client of each.
+    fn measure_one(&self, echo: &mut Crowd, attach: &mut Crowd, times: &mut InTurn) -> Result<()> {
+        let [answered, attached] = self.ask_in_turn(echo, attach)?;
+        times.echo.push(Spread::of_nanos(answered.concat())?);
+        times.attach.push(Spread::of_nanos(attached.concat())?);
+        self.refill()
     }
 
-    /// As [`ask`](Self::ask), and before each time as many ask the echo: a processor that is shared with other machines is
-    /// now slow and now fast, for milliseconds, and a ratio is to be of the same ones.
+    /// All clients of the daemon ask at once, again and again, and before each time as many ask the echo: a processor that is
+    /// shared with other machines is now slow and now fast, for milliseconds, and a ratio is to be of the same ones. Returns how
+    /// long each waited, each time.
     fn ask_in_turn(&self, echo: &mut Crowd, daemon: &mut Crowd) -> Result<[Vec<Vec<u64>>; 2]> {
         let (mut owners, mut same_owners) = ((0..).map(owner), (0..).map(owner));
         let mut times = [Vec::new(), Vec::new()];
