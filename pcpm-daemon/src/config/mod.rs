@@ -419,9 +419,10 @@ impl Config {
     ) -> Result<Targets, String> {
         let environment = rust_log.filter(|text| args.log_level.is_none() && !text.is_empty());
         let filter = environment.unwrap_or_else(|| self.log.level.to_string());
-        filter
-            .parse()
-            .map_err(|error| format!("RUST_LOG: '{filter}': {error}"))
+        let parts = filter.split(',').map(str::trim);
+        let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+        let parsed = parts.join(",").parse();
+        parsed.map_err(|error| format!("RUST_LOG: '{filter}': {error}"))
     }
 
     /// The settings as a commented configuration file. Reading it back gives the same settings.

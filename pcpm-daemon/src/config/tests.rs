@@ -452,6 +452,10 @@ fn the_log_level_comes_from_the_option_the_environment_or_the_file() {
     let passes = |filter: &str| Ok(filter.to_owned());
     assert_eq!(filter(&["--log-level", "warn"], "trace"), passes("warn"));
     assert_eq!(filter(&[], "pcpmd=trace"), passes("pcpmd=trace"));
+    assert_eq!(
+        filter(&[], "info, pcpmd::events=debug,"),
+        passes("pcpmd::events=debug,info")
+    );
     assert_eq!(filter(&[], ""), passes("debug"));
     let refused = filter(&[], "pcpmd=loud").unwrap_err();
     assert!(refused.starts_with("RUST_LOG: 'pcpmd=loud': "), "{refused}");
