@@ -43,12 +43,15 @@ pub use world::{HOST_ADDRESS, HOST_ADDRESS6, INTERNET_ADDRESS, INTERNET_ADDRESS6
 /// How long anything that must happen may take. Generous: a loaded machine is slow, not wrong.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Where the binary `name` of this workspace is: in `PCPM_BIN_DIR`, or else where cargo put it.
+/// The variable that says where the binaries are that are tested or measured.
+pub const BINARIES: &str = "PCPM_BIN_DIR";
+
+/// Where the binary `name` of this workspace is: in [`BINARIES`], or else where cargo put it.
 ///
 /// # Errors
 /// When it was not built.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let directory = match std::env::var_os("PCPM_BIN_DIR") {
+    let directory = match std::env::var_os(BINARIES) {
         Some(directory) => directory.into(),
         None => cargo_output_directory()?,
     };

@@ -4,11 +4,9 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use pcpm_tests::BINARIES;
 
 use crate::{packages, steps};
-
-/// Where the binaries are that are tested or measured.
-pub(crate) const BINARIES: &str = "PCPM_BIN_DIR";
 
 /// Returns as root, with all programs there; builds the release first, unless [`BINARIES`] says what is to be measured.
 ///
@@ -22,7 +20,7 @@ pub(crate) fn enter() -> Result<()> {
     }
     if std::env::var_os(BINARIES).is_none() {
         prepare()?;
-        return Err(again_as_root()?);
+        return again_as_root();
     }
     if !steps::is_root() {
         bail!("this needs root to make namespaces: run it with `sudo`");
@@ -52,7 +50,7 @@ fn raise_file_limit() -> Result<()> {
 }
 
 /// Replaces the process with the same one as root, for the release. Returns only if it cannot.
-fn again_as_root() -> Result<anyhow::Error> {
+fn again_as_root() -> Result<()> {
     let own = std::env::current_exe()?;
     let Some(mut command) = steps::as_root(&own) else {
         bail!(
@@ -63,6 +61,5 @@ fn again_as_root() -> Result<anyhow::Error> {
     command
         .args(std::env::args_os().skip(1))
         .env(BINARIES, steps::target()?.join("release"));
-    let error = command.exec();
-    Ok(anyhow::Error::from(error).context(format!("start {}", own.display())))
+    Err(command.exec()).with_context(|| format!("start {}", own.display()))
 }

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use pcpm_tests::BINARIES;
 
-use crate::release::BINARIES;
 use crate::{packages, steps};
 
 const PRIVILEGED: &str = "tests/tests";
