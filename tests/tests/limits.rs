@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use pcpm_api::types::AttachReply;
-use pcpm_tests::{Daemon, Place, World};
+use pcpm_tests::{Daemon, PATIENCE, Place, World, serve_iperf};
 use serde_json::{Value, json};
 
 /// The internet's address on the host's uplink: iperf3 answers UDP from it whatever it was asked at.
@@ -11,35 +11,26 @@ const LIMIT: f64 = 50_000_000.0;
 const PACKETS: f64 = 2000.0;
 const SECONDS: &str = "4";
 
-/// A slot whose holder has `limits`, and an iperf3 server in the internet for one test.
-fn limited(world: &World, daemon: &Daemon, limits: &Value) -> Result<Place> {
+/// A slot whose holder has `limits`.
+fn limited(daemon: &Daemon, limits: &Value) -> Result<Place> {
     let mut parameters = json!({"owner": "limited"});
     for (name, value) in limits.as_object().into_iter().flatten() {
         parameters[name] = value.clone();
     }
     let reply: AttachReply = daemon.attach_with(&parameters)?;
-    world.internet().tool("iperf3 -s -D").run()?;
     Ok(daemon.place(&reply))
 }
 
-/// What iperf3 says at the end of a test. Its server may still be starting, or at the last test.
-fn iperf3(slot: &Place, options: &[&str]) -> Result<Value> {
+/// What iperf3 says at the end of a test between `slot` and the internet.
+fn iperf3(world: &World, slot: &Place, options: &[&str]) -> Result<Value> {
+    let mut server = serve_iperf(&world.internet())?;
     let mut arguments = vec!["-J", "-t", SECONDS, "-c", SERVER];
     arguments.extend(options);
-    for _ in 0..50 {
-        let output = slot.command("iperf3", arguments.iter().copied()).output()?;
-        let report: Value = serde_json::from_slice(&output.stdout)?;
-        // With -J, iperf3 tells most failures in its report alone and exits with 0.
-        let Some(error) = report["error"].as_str() else {
-            return Ok(report["end"].clone());
-        };
-        anyhow::ensure!(
-            error.contains("refused") || error.contains("busy"),
-            "{error}"
-        );
-        std::thread::yield_now();
-    }
-    anyhow::bail!("iperf3's server never answered")
+    let report = slot.command("iperf3", arguments).json()?;
+    // With -J, iperf3 tells most failures in its report alone and exits with 0.
+    anyhow::ensure!(report["error"].is_null(), "{report}");
+    server.wait(PATIENCE)?;
+    Ok(report["end"].clone())
 }
 
 fn within_a_tenth(what: &str, measured: f64, limit: f64) {
@@ -55,9 +46,9 @@ fn tcp_gets_its_limit_in_both_directions() -> Result<()> {
     let world = World::new()?;
     let daemon = world.pool_of(1)?;
     let limits = json!({"rate_up": 50_000_000, "rate_down": 50_000_000});
-    let slot = limited(&world, &daemon, &limits)?;
+    let slot = limited(&daemon, &limits)?;
     for options in [&[][..], &["-R"]] {
-        let received = iperf3(&slot, options)?["sum_received"]["bits_per_second"].as_f64();
+        let received = iperf3(&world, &slot, options)?["sum_received"]["bits_per_second"].as_f64();
         within_a_tenth(
             &format!("TCP {options:?}"),
             received.context("a rate")?,
@@ -75,11 +66,11 @@ fn udp_gets_its_limit_of_bits_and_of_packets() -> Result<()> {
     let world = World::new()?;
     let daemon = world.pool_of(1)?;
     let limits = json!({"rate_up": 50_000_000, "rate_down_packets": 2000});
-    let slot = limited(&world, &daemon, &limits)?;
-    let sent = iperf3(&slot, &["-u", "-b", "70M", "-l", "1400"])?;
+    let slot = limited(&daemon, &limits)?;
+    let sent = iperf3(&world, &slot, &["-u", "-b", "70M", "-l", "1400"])?;
     within_a_tenth("bits", arrived(&sent, "bits_per_second")?, LIMIT);
     let seconds: f64 = SECONDS.parse()?;
-    let received = iperf3(&slot, &["-u", "-R", "-b", "3M", "-l", "100"])?;
+    let received = iperf3(&world, &slot, &["-u", "-R", "-b", "3M", "-l", "100"])?;
     within_a_tenth("packets", arrived(&received, "packets")? / seconds, PACKETS);
     Ok(())
 }

@@ -1,14 +1,13 @@
 //! What a slot reaches and what reaches it, judged by ping, curl, nc and traceroute.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pcpm_api::types::AttachReply;
 use pcpm_tests::{
-    Daemon, HOST_ADDRESS, HttpServer, INTERNET_ADDRESS, PATIENCE, Place, Process, World,
+    Daemon, HOST_ADDRESS, HttpServer, INTERNET_ADDRESS, PATIENCE, Place, World, serve_iperf,
 };
 
 const GATEWAY: &str = "169.254.1.1";
@@ -149,22 +148,6 @@ fn busy_connections_run_in_both_directions() -> Result<()> {
         assert!(server.wait(PATIENCE)?.success());
     }
     Ok(())
-}
-
-/// An iperf3 server for one client; it listens.
-fn serve_iperf(place: &Place) -> Result<Process> {
-    let server = place.tool("iperf3 -s -1 --forceflush");
-    let mut server = server
-        .with(|command| {
-            command.stdout(Stdio::piped());
-        })
-        .spawn()?;
-    let output = server.child().stdout.take().context("no output")?;
-    let mut lines = BufReader::new(output).lines();
-    while !lines.next().context("iperf3 ended")??.contains("listening") {}
-    // The rest of its output must have somewhere to go.
-    std::thread::spawn(move || lines.count());
-    Ok(server)
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! Clients in the internet ask for published ports.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use pcpm_tests::{HOST_ADDRESS, HttpServer, INTERNET_ADDRESS, PATIENCE, Place, Process, World};
+use anyhow::Result;
+use pcpm_tests::{HOST_ADDRESS, HttpServer, INTERNET_ADDRESS, PATIENCE, Place, World, serve_iperf};
 
 use crate::publish::{attach, curl, echo, no_curl, publish, udp};
 
@@ -168,20 +167,4 @@ fn busy_connections_run_in_both_directions() -> Result<()> {
         assert!(server.wait(PATIENCE)?.success());
     }
     Ok(())
-}
-
-/// An iperf3 server for one client; it listens.
-fn serve_iperf(place: &Place) -> Result<Process> {
-    let server = place.tool("iperf3 -s -1 --forceflush");
-    let mut server = server
-        .with(|command| {
-            command.stdout(Stdio::piped());
-        })
-        .spawn()?;
-    let output = server.child().stdout.take().context("no output")?;
-    let mut lines = BufReader::new(output).lines();
-    while !lines.next().context("iperf3 ended")??.contains("listening") {}
-    // The rest of its output must have somewhere to go.
-    std::thread::spawn(move || lines.count());
-    Ok(server)
 }
