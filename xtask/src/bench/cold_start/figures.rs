@@ -1,5 +1,7 @@
 //! Tables, plots and ratios of `bench cold-start`.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context, Result};
 use serde::Serialize;
 
@@ -16,6 +18,7 @@ const LARGEST_OVER_FLOOR: f64 = 1.3;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Figures {
+    pub(super) methods: Vec<Method>,
     pub(super) at_once: Vec<u32>,
     pub(super) series: Vec<Series>,
     pub(super) locks: Vec<Locks>,
@@ -57,7 +60,7 @@ impl Figures {
         let counts = self.at_once.iter();
         let heading = counts.flat_map(|count| [format!("{count} at once"), "quartiles".to_owned()]);
         let mut rows = vec![["median".to_owned()].into_iter().chain(heading).collect()];
-        for method in Method::ALL {
+        for method in self.methods.iter().copied() {
             let mut row = vec![method.name().to_owned()];
             for count in &self.at_once {
                 row.extend(
@@ -97,16 +100,21 @@ impl Figures {
 
     /// What of the networks' time out of the pool is the pool's.
     fn daemon_text(&self, most: u32) -> Result<String> {
-        let took = |method| {
-            let median = self.median(method, most, |round| round.daemon_us)?.median;
-            Ok::<_, anyhow::Error>(time(median))
-        };
-        Ok(format!(
-            "Of the networks out of the pool, the daemon's own part was {} in the median, and {} with `pcpm-runtime`, by its own account. \
-             What the rest is was not measured.",
-            took(Method::Pooled)?,
-            took(Method::PooledRuntime)?
-        ))
+        let mut text = String::new();
+        for method in self.pooled() {
+            let took = time(self.median(method, most, |round| round.daemon_us)?.median);
+            let name = method.name();
+            write!(
+                text,
+                "Of the networks of {name}, the daemon's own part was {took} in the median, by its own account. "
+            )?;
+        }
+        Ok(text)
+    }
+
+    fn pooled(&self) -> impl Iterator<Item = Method> {
+        let methods = self.methods.iter().copied();
+        methods.filter(|method| matches!(method, Method::Pooled | Method::PooledRuntime))
     }
 
     fn chart(&self) -> Result<Lines> {
@@ -128,7 +136,12 @@ impl Figures {
             x_title: "containers started at once".to_owned(),
             y_title: "ms, median".to_owned(),
             y_logarithmic: true,
-            series: Method::ALL.into_iter().map(line).collect::<Result<_>>()?,
+            series: self
+                .methods
+                .iter()
+                .copied()
+                .map(line)
+                .collect::<Result<_>>()?,
             ..Lines::default()
         })
     }
@@ -153,7 +166,12 @@ impl Figures {
             parts: ["network", "create", "start", "first reply"]
                 .map(str::to_owned)
                 .to_vec(),
-            bars: Method::ALL.into_iter().map(bar).collect::<Result<_>>()?,
+            bars: self
+                .methods
+                .iter()
+                .copied()
+                .map(bar)
+                .collect::<Result<_>>()?,
             ..Columns::default()
         })
     }
@@ -168,7 +186,8 @@ impl Figures {
                 .collect())
         };
         let mut ratios = Vec::new();
-        for method in [Method::Pooled, Method::PooledRuntime] {
+        let measures = |method| self.methods.contains(&method);
+        for method in self.pooled().filter(|_| measures(Method::None)) {
             ratios.push(
                 Ratio::lower(
                     &format!("{}-over-floor", method.word()),
@@ -178,7 +197,7 @@ impl Figures {
                 .aim(LARGEST_OVER_FLOOR),
             );
         }
-        for method in [Method::Pooled, Method::PooledRuntime] {
+        for method in self.pooled() {
             let what = format!(
                 "{most} at once: the network's share of a start with {}",
                 method.name()
@@ -188,7 +207,8 @@ impl Figures {
             let ratio = Ratio::lower(&name, &what, rounds.map(Round::network_share))?;
             ratios.push(ratio.aim(LARGEST_NETWORK_SHARE));
         }
-        for method in [Method::Cni, Method::OnDemand, Method::Pause] {
+        let peers = [Method::Cni, Method::OnDemand, Method::Pause].into_iter();
+        for method in peers.filter(|peer| measures(*peer) && measures(Method::Pooled)) {
             ratios.push(Ratio::higher(
                 &format!("{}-over-pooled", method.word()),
                 &format!("{most} at once: {} / PCPM", method.name()),

@@ -32,6 +32,9 @@ pub(super) struct ColdStartArguments {
     /// How often all of it is measured, one method after the other [default: 3; quick: 1, the most only while waits for locks are counted].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
+    /// Ways to a network [default: all of them].
+    #[arg(long, value_name = "METHOD,METHOD,..", value_delimiter = ',')]
+    methods: Vec<Method>,
 }
 
 /// Starts by one method, so many at once.
@@ -79,10 +82,12 @@ impl Part for ColdStartArguments {
         let rounds = self.rounds.unwrap_or(if quick { 1 } else { 3 });
         let most = at_once.iter().copied().max().context("nothing to start")?;
         let is_watched_only = |count| quick && self.rounds.is_none() && count == most;
+        let methods = Method::ALL.into_iter();
+        let methods: Vec<_> = methods.filter(|method| self.measures(*method)).collect();
         let mut series = Vec::new();
         for count in &at_once {
-            series.extend(Method::ALL.map(|method| Series {
-                method,
+            series.extend(methods.iter().map(|method| Series {
+                method: *method,
                 at_once: *count,
                 rounds: Vec::new(),
             }));
@@ -107,7 +112,8 @@ impl Part for ColdStartArguments {
                 series.rounds.push(start(method, count)?);
             }
         }
-        let (locks, watched): (Vec<_>, Vec<_>) = Locks::watch_all(most)?.into_iter().unzip();
+        let watched = Locks::watch_all(&methods, most)?;
+        let (locks, watched): (Vec<_>, Vec<_>) = watched.into_iter().unzip();
         if is_watched_only(most) {
             // Both are in the order of the methods.
             let of_most = series.iter_mut().filter(|series| series.at_once == most);
@@ -116,11 +122,18 @@ impl Part for ColdStartArguments {
             }
         }
         let figures = Figures {
+            methods,
             at_once,
             series,
             locks,
         };
         figures.findings(most)
+    }
+}
+
+impl ColdStartArguments {
+    fn measures(&self, method: Method) -> bool {
+        self.methods.is_empty() || self.methods.contains(&method)
     }
 }
 
@@ -244,12 +257,12 @@ impl Phases {
 
 impl Locks {
     /// A daemon in a world of its own watches the kernel while containers are started beside it.
-    fn watch_all(count: u32) -> Result<Vec<(Self, Round)>> {
+    fn watch_all(methods: &[Method], count: u32) -> Result<Vec<(Self, Round)>> {
         let world = World::new()?;
         let daemon = world.pool_of(1)?;
         seconds_pass(&daemon)?;
-        let watch = |method| Self::watch(&daemon, method, count);
-        Method::ALL.into_iter().map(watch).collect()
+        let watch = |method: &Method| Self::watch(&daemon, *method, count);
+        methods.iter().map(watch).collect()
     }
 
     /// What was waited for by then was counted.
