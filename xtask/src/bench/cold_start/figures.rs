@@ -1,7 +1,5 @@
 //! Tables, plots and ratios of `bench cold-start`.
 
-use std::fmt::Write as _;
-
 use anyhow::{Context, Result};
 use serde::Serialize;
 
@@ -38,11 +36,10 @@ impl Figures {
             )
             .table(self.totals()?)
             .chart("cold-start", self.chart()?)
-            .text(format!("The phases at {most} at once, means; and the share of all that time that was spent waiting for locks, seen in one more \
-                           round (waits of several threads for one container add up):"))
+            .text(format!("The phases at {most} at once, means (the daemon's part of the network by its own account, a median), and when the \
+                           last one has replied; and the share of all that time that was spent waiting for locks, seen in one more round (waits of several threads for one container add up):"))
             .table(self.phases(most)?)
             .chart("cold-start-phases", self.columns(most)?)
-            .text(self.daemon_text(most)?)
             .ratios(self.ratios(most)?))
     }
 
@@ -74,19 +71,25 @@ impl Figures {
     }
 
     fn phases(&self, most: u32) -> Result<Rows> {
-        let heading =
-            "|network|create|start|first reply|all|network's share|waiting for rtnl|for any lock";
+        let heading = "|network|the daemon's|create|start|first reply|all|last reply|network's share|waiting for rtnl|for any lock";
         let mut rows: Rows = vec![heading.split('|').map(str::to_owned).collect()];
         for locks in &self.locks {
             let mut row = vec![locks.method.name().to_owned()];
             for of in [
                 (|round| round.network_us) as fn(&Round) -> f64,
+                |round| round.daemon_us,
                 |round| round.create_us,
                 |round| round.start_us,
                 |round| round.reply_us,
                 Round::total_us,
+                |round| round.last_us,
             ] {
-                row.push(time(self.median(locks.method, most, of)?.median));
+                let median = self.median(locks.method, most, of)?.median;
+                row.push(if median > 0.0 {
+                    time(median)
+                } else {
+                    "-".to_owned()
+                });
             }
             let share = self
                 .median(locks.method, most, Round::network_share)?
@@ -98,23 +101,9 @@ impl Figures {
         Ok(rows)
     }
 
-    /// What of the networks' time out of the pool is the pool's.
-    fn daemon_text(&self, most: u32) -> Result<String> {
-        let mut text = String::new();
-        for method in self.pooled() {
-            let took = time(self.median(method, most, |round| round.daemon_us)?.median);
-            let name = method.name();
-            write!(
-                text,
-                "Of the networks of {name}, the daemon's own part was {took} in the median, by its own account. "
-            )?;
-        }
-        Ok(text)
-    }
-
     fn pooled(&self) -> impl Iterator<Item = Method> {
         let methods = self.methods.iter().copied();
-        methods.filter(|method| matches!(method, Method::Pooled | Method::PooledRuntime))
+        methods.filter(|method| method.is_pooled())
     }
 
     fn chart(&self) -> Result<Lines> {
@@ -177,13 +166,11 @@ impl Figures {
     }
 
     fn ratios(&self, most: u32) -> Result<Vec<Ratio>> {
-        let over = |method: Method, other: Method| -> Result<Vec<f64>> {
+        let over = |method, other, of: fn(&Round) -> f64| -> Result<Vec<f64>> {
             let rounds = self.series(method, most)?.rounds.iter();
             let others = &self.series(other, most)?.rounds;
             let pairs = rounds.zip(others);
-            Ok(pairs
-                .map(|(one, other)| one.median_us / other.median_us)
-                .collect())
+            Ok(pairs.map(|(one, other)| of(one) / of(other)).collect())
         };
         let mut ratios = Vec::new();
         let measures = |method| self.methods.contains(&method);
@@ -192,10 +179,18 @@ impl Figures {
                 Ratio::lower(
                     &format!("{}-over-floor", method.word()),
                     &format!("{most} at once: {} / no network", method.name()),
-                    over(method, Method::None)?,
+                    over(method, Method::None, |round| round.median_us)?,
                 )?
                 .aim(LARGEST_OVER_FLOOR),
             );
+            ratios.push(Ratio::lower(
+                &format!("{}-last-over-floor", method.word()),
+                &format!(
+                    "{most} at once, until the last has replied: {} / no network",
+                    method.name()
+                ),
+                over(method, Method::None, |round| round.last_us)?,
+            )?);
         }
         for method in self.pooled() {
             let what = format!(
@@ -212,7 +207,7 @@ impl Figures {
             ratios.push(Ratio::higher(
                 &format!("{}-over-pooled", method.word()),
                 &format!("{most} at once: {} / PCPM", method.name()),
-                over(method, Method::Pooled)?,
+                over(method, Method::Pooled, |round| round.median_us)?,
             )?);
         }
         Ok(ratios)

@@ -21,6 +21,10 @@ use crate::plain;
 
 const AT_ONCE: [u32; 6] = [1, 10, 20, 50, 80, 100];
 const AT_ONCE_QUICK: [u32; 1] = [10];
+const ROUNDS: u32 = 3;
+/// Rounds of the most at once, of what is aimed at and its floor: a start may be early or late among the others, so that
+/// medians of two rounds of the same differ by a fifth.
+const ROUNDS_OF_MOST: u32 = 9;
 const RTNL: &str = "rtnl_mutex";
 
 #[derive(Debug, Args)]
@@ -29,7 +33,8 @@ pub(super) struct ColdStartArguments {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=500))]
     at_once: Vec<u32>,
-    /// How often all of it is measured, one method after the other [default: 3; quick: 1, the most only while waits for locks are counted].
+    /// How often all of it is measured, one method after the other [default: 3, of the most at once 9 with a pool and
+    /// without a network; quick: 1, the most only while waits for locks are counted].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
     /// Ways to a network [default: all of them].
@@ -51,6 +56,8 @@ struct Round {
     containers: usize,
     /// From request to first reply.
     median_us: f64,
+    /// Until the last has replied.
+    last_us: f64,
     network_us: f64,
     /// Of that, what the daemon took to hand out a slot, by its own account.
     daemon_us: f64,
@@ -79,7 +86,7 @@ impl Part for ColdStartArguments {
             ([], false) => AT_ONCE.to_vec(),
             (at_once, _) => at_once.to_vec(),
         };
-        let rounds = self.rounds.unwrap_or(if quick { 1 } else { 3 });
+        let rounds = self.rounds.unwrap_or(if quick { 1 } else { ROUNDS });
         let most = at_once.iter().copied().max().context("nothing to start")?;
         let is_watched_only = |count| quick && self.rounds.is_none() && count == most;
         let methods = Method::ALL.into_iter();
@@ -93,23 +100,15 @@ impl Part for ColdStartArguments {
             }));
         }
         for round in 1..=rounds {
-            for index in 0..series.len() {
-                // Forth and back: nobody always measures behind the same one.
-                let index = if round % 2 == 1 {
-                    index
-                } else {
-                    series.len() - 1 - index
-                };
-                let series = &mut series[index];
-                let (method, count) = (series.method, series.at_once);
-                if is_watched_only(count) {
-                    continue;
-                }
-                eprintln!(
-                    "round {round} of {rounds}: {count} at once, {}",
-                    method.name()
-                );
-                series.rounds.push(start(method, count)?);
+            let these = series.iter_mut();
+            let these = these.filter(|series| !is_watched_only(series.at_once));
+            measure_each(round, these.collect())?;
+        }
+        if self.rounds.is_none() && !quick {
+            for round in rounds + 1..=ROUNDS_OF_MOST {
+                let these = series.iter_mut();
+                let these = these.filter(|series| series.at_once == most && series.has_aim());
+                measure_each(round, these.collect())?;
             }
         }
         let watched = Locks::watch_all(&methods, most)?;
@@ -135,6 +134,20 @@ impl ColdStartArguments {
     fn measures(&self, method: Method) -> bool {
         self.methods.is_empty() || self.methods.contains(&method)
     }
+}
+
+/// One round of each.
+fn measure_each(round: u32, mut series: Vec<&mut Series>) -> Result<()> {
+    // Forth and back: nobody always measures behind the same one.
+    if round.is_multiple_of(2) {
+        series.reverse();
+    }
+    for series in series {
+        let (method, count) = (series.method, series.at_once);
+        eprintln!("round {round}: {count} at once, {}", method.name());
+        series.rounds.push(start(method, count)?);
+    }
+    Ok(())
 }
 
 /// In a world of its own, which nothing was started in before.
@@ -172,7 +185,7 @@ fn start(method: Method, count: u32) -> Result<Round> {
 
 /// A pool that is full, of a daemon that is through with starting.
 fn pool(world: &World, method: Method, count: u32) -> Result<Option<Daemon>> {
-    if !matches!(method, Method::Pooled | Method::PooledRuntime) {
+    if !method.is_pooled() {
         return Ok(None);
     }
     let daemon = world.pool_of(count.max(8))?;
@@ -201,6 +214,10 @@ impl Method {
         }
     }
 
+    const fn is_pooled(self) -> bool {
+        matches!(self, Self::Pooled | Self::PooledRuntime)
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Cni => "CNI bridge, portmap",
@@ -210,6 +227,12 @@ impl Method {
             Self::PooledRuntime => "PCPM, pcpm-runtime",
             Self::None => "no network (floor)",
         }
+    }
+}
+
+impl Series {
+    fn has_aim(&self) -> bool {
+        self.method.is_pooled() || self.method == Method::None
     }
 }
 
@@ -223,6 +246,7 @@ impl Round {
         Self {
             containers: starts.len(),
             median_us: crate::report::median(totals.clone()),
+            last_us: totals.fold(0.0, f64::max),
             network_us: mean(|start| start.network),
             daemon_us: 0.0,
             create_us: mean(|start| start.create),
