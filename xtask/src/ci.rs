@@ -20,7 +20,7 @@ const INSTALL: Duration = Duration::from_mins(12);
 /// processes that share one processor. Memory is not among them: others use it, too.
 const RATIOS: &str = "xtask bench --check xtask/baseline.json --report target/bench/check \
     attach --slots 256 --clients 1 --sizes 64 --rounds 5 \
-    datapath --slots 10 --loads round-trips,connections --beside bridge,nftables --rounds 5 --seconds 0.1";
+    datapath --slots 10 --loads round-trips,connections --beside bridge,nftables --rounds 15 --seconds 0.1";
 
 type Step = (&'static str, fn() -> Result<()>);
 
