@@ -99,16 +99,24 @@ impl Part for ColdStartArguments {
                 rounds: Vec::new(),
             }));
         }
-        for round in 1..=rounds {
+        let rounds_of = |series: &Series| match self.rounds {
+            _ if is_watched_only(series.at_once) => 0,
+            None if !quick && series.at_once == most && series.has_aim() => ROUNDS_OF_MOST,
+            _ => rounds,
+        };
+        let last = series.iter().map(rounds_of).max().unwrap_or_default();
+        for round in 1..=last {
             let these = series.iter_mut();
-            let these = these.filter(|series| !is_watched_only(series.at_once));
-            measure_each(round, these.collect())?;
-        }
-        if self.rounds.is_none() && !quick {
-            for round in rounds + 1..=ROUNDS_OF_MOST {
-                let these = series.iter_mut();
-                let these = these.filter(|series| series.at_once == most && series.has_aim());
-                measure_each(round, these.collect())?;
+            let mut these: Vec<_> = these.filter(|series| round <= rounds_of(series)).collect();
+            // Forth and back: nobody always measures behind the same one.
+            if round.is_multiple_of(2) {
+                these.reverse();
+            }
+            for series in these {
+                let (method, count, rounds) = (series.method, series.at_once, rounds_of(series));
+                let name = method.name();
+                eprintln!("round {round} of {rounds}: {count} at once, {name}");
+                series.rounds.push(start(method, count)?);
             }
         }
         let watched = Locks::watch_all(&methods, most)?;
@@ -134,20 +142,6 @@ impl ColdStartArguments {
     fn measures(&self, method: Method) -> bool {
         self.methods.is_empty() || self.methods.contains(&method)
     }
-}
-
-/// One round of each.
-fn measure_each(round: u32, mut series: Vec<&mut Series>) -> Result<()> {
-    // Forth and back: nobody always measures behind the same one.
-    if round.is_multiple_of(2) {
-        series.reverse();
-    }
-    for series in series {
-        let (method, count) = (series.method, series.at_once);
-        eprintln!("round {round}: {count} at once, {}", method.name());
-        series.rounds.push(start(method, count)?);
-    }
-    Ok(())
 }
 
 /// In a world of its own, which nothing was started in before.
