@@ -294,6 +294,17 @@ fn a_daemon_that_is_stuck_says_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_daemon_that_is_frozen_again_and_again_while_it_starts_serves() -> Result<()> {
+    // The kernel breaks off its check of a program for each.
+    const FREEZES: &str = "(for i in $(seq 40); do sleep 0.02; kill -STOP $$; kill -CONT $$; done) & exec \"$0\" \"$@\"";
+    let world = World::new()?;
+    let daemon = world.spawn_daemon_behind(&["sh", "-c", FREEZES], &["--capacity", "2"], |t| t)?;
+    daemon.wait_until_ready(2)?;
+    world.pcpm(["locks", "--duration", "100ms"])?.run()?;
+    Ok(())
+}
+
+#[test]
 fn clients_wait_at_a_socket_that_somebody_else_holds() -> Result<()> {
     let world = World::new()?;
     world.tool("mkdir /run/pcpm").run()?;

@@ -21,6 +21,7 @@ use super::{
     programs::ProgramSet,
     steering::missing,
     sys,
+    verified::load_verified,
 };
 
 /// Slots that there is room for at least: an array that is large enough is kept when the capacity grows.
@@ -155,12 +156,11 @@ fn load_object(
         .load(object.bytes())
         .map_err(|e| BpfError::new("load the steering object", &e))?;
     for (name, program) in ebpf.programs_mut() {
-        let outcome = match program {
-            Program::SchedClassifier(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
+        match program {
+            Program::SchedClassifier(program) => load_verified(name, || program.load())?,
+            Program::CgroupSockAddr(program) => load_verified(name, || program.load())?,
             _ => return Err(missing("a known type for program", name)),
-        };
-        outcome.map_err(|e| BpfError::new(format!("load program {name}"), &e))?;
+        }
     }
     Ok(ebpf)
 }

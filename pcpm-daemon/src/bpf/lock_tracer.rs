@@ -17,7 +17,8 @@ use pcpm_ebpf::{
 };
 
 use super::{
-    BpfError, per_cpu_table::PerCpuTable, possible_cpus, steering::missing, words::SharedWords,
+    BpfError, per_cpu_table::PerCpuTable, possible_cpus, steering::missing,
+    verified::load_verified, words::SharedWords,
 };
 
 /// A type of the ABI as aya reads and writes it.
@@ -267,7 +268,7 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawTracePoint, Bpf
     let program = ebpf.program_mut(name);
     let program = program.ok_or_else(|| failed(&MapError::KeyNotFound))?;
     let program: &mut RawTracePoint = program.try_into().map_err(|e| failed(&e))?;
-    program.load().map_err(|e| failed(&e))?;
+    load_verified(name, || program.load())?;
     Ok(program)
 }
 

@@ -26,6 +26,7 @@ mod programs;
 mod steering;
 mod sys;
 mod uplinks;
+mod verified;
 mod witness;
 mod words;
 
@@ -48,6 +49,7 @@ pub(crate) use object::Object;
 pub(crate) use pins::PinDir;
 pub(crate) use steering::{Sizes, Steering};
 pub(crate) use uplinks::Uplinks;
+pub(crate) use verified::to_the_end;
 pub(crate) use witness::witness;
 
 /// A failed operation on programs, maps or pins, with what was operated on.

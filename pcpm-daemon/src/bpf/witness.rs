@@ -14,7 +14,7 @@ use pcpm_ebpf::{
     witness::{KernelLayout, LinkState, References, names},
 };
 
-use super::{BpfError, control_group, kernel_types, steering::missing};
+use super::{BpfError, control_group, kernel_types, steering::missing, verified::load_verified};
 use crate::net::{LinkStates, NetError, Witness};
 
 #[derive(Clone, Copy)]
@@ -77,7 +77,7 @@ fn load(programs: &mut Ebpf, name: &str) -> Result<(), BpfError> {
         .program_mut(name)
         .ok_or_else(|| missing("program", name))?;
     let program: &mut RawTracePoint = program.try_into().map_err(|e| BpfError::new(what(), &e))?;
-    program.load().map_err(|e| BpfError::new(what(), &e))
+    load_verified(name, || program.load())
 }
 
 fn attach_sysctl_watch(programs: &mut Ebpf) -> Result<(), BpfError> {
@@ -93,7 +93,7 @@ fn attach_sysctl_watch(programs: &mut Ebpf) -> Result<(), BpfError> {
         .program_mut(names::SYSCTL_ACCESSED)
         .ok_or_else(|| missing("program", names::SYSCTL_ACCESSED))?;
     let program: &mut CgroupSysctl = program.try_into().map_err(|e| BpfError::new(what(), &e))?;
-    program.load().map_err(|e| BpfError::new(what(), &e))?;
+    load_verified(names::SYSCTL_ACCESSED, || program.load())?;
     program
         .attach(control_group::open(&root)?, CgroupAttachMode::Single)
         .map_err(|e| BpfError::new(what(), &e))?;

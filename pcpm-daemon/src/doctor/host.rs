@@ -20,7 +20,7 @@ use nix::unistd::{AccessFlags, access};
 use super::{
     Fact, Feature, HostFacts, Limit, LockState, NetworkFacts, Place, Probe, SocketUse, UplinkFacts,
 };
-use crate::bpf::control_group;
+use crate::bpf::{control_group, to_the_end};
 use crate::config::PortRange;
 use crate::lock_file::{self, Holder};
 use crate::net::EgressFacts;
@@ -45,9 +45,13 @@ impl HostFacts for Host {
 
     fn supports(&self, feature: Feature) -> Fact<bool> {
         match feature.probe {
-            Probe::Program(kind) => is_program_supported(kind).map_err(|e| causes(&e)),
+            Probe::Program(kind) => {
+                to_the_end(|| is_program_supported(kind)).map_err(|e| causes(&e))
+            }
             Probe::Map(map_type) => is_map_supported(map_type).map_err(|e| causes(&e)),
-            Probe::TcHelper(helper) => is_helper_supported(TC, helper).map_err(|e| causes(&e)),
+            Probe::TcHelper(helper) => {
+                to_the_end(|| is_helper_supported(TC, helper)).map_err(|e| causes(&e))
+            }
         }
     }
 
