@@ -16,7 +16,7 @@ use crate::render::status;
 pub(super) fn drain(session: &Session, args: &DrainArgs) -> Result<ExitCode> {
     let mut reply = session.connect()?.drain(&args.request())?;
     if args.wait {
-        wait_for_the_last(session, args)?;
+        wait_for_the_last(session, args, reply.attached)?;
         reply.attached = 0;
     }
     session.print(&reply, drained)?;
@@ -35,7 +35,7 @@ fn drained(reply: &DrainReply) -> String {
     }
 }
 
-fn wait_for_the_last(session: &Session, args: &DrainArgs) -> Result<()> {
+fn wait_for_the_last(session: &Session, args: &DrainArgs, mut left: u32) -> Result<()> {
     let mut frames = session.connect()?.watch(&WatchRequest::default())?;
     if let Some(timeout) = args.timeout {
         frames = frames.within(timeout);
@@ -48,9 +48,9 @@ fn wait_for_the_last(session: &Session, args: &DrainArgs) -> Result<()> {
                 if attached.is_empty() {
                     return Ok(());
                 }
+                left = u32::try_from(attached.len()).unwrap_or(u32::MAX);
             }
             Err(ClientError::Timeout { .. }) if args.timeout.is_some() => {
-                let left = attached.len();
                 bail!("{left} are still attached; pcpmd goes on draining")
             }
             Err(error) => return Err(error.into()),
