@@ -41,7 +41,7 @@ use crate::{
 const DEFAULT_MTU: u32 = 1500;
 
 /// The longest that removing everything may take.
-const REMOVE_WITHIN: Duration = Duration::from_secs(15);
+const REMOVE_WITHIN: Duration = Duration::from_mins(1);
 
 /// The host around the pool.
 pub(crate) struct HostWorld {

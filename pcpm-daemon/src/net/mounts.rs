@@ -224,7 +224,8 @@ impl Mounts {
         let _changing = self.changing();
         let own = self.own.get().map(|own| own.slot(index));
         // Nobody finds it any more; then it goes.
-        let places = [self.name(index), self.shown_slot(index)];
+        let name = self.name(index);
+        let places = [half_made(&name), name, self.shown_slot(index)];
         let mut was_there = false;
         let mut errors = Vec::new();
         for place in places.into_iter().chain(own) {
@@ -299,7 +300,9 @@ impl Mounts {
 
     /// Has names not lead through a process that is about to be no more: another may get its number.
     pub(super) fn leave(&self) -> Result<(), NetError> {
-        namespace::unlink(&self.live())
+        let live = self.live();
+        let unlinked = [half_made(&live), live].map(|link| namespace::unlink(&link).err());
+        NetError::collect(unlinked.into_iter().flatten())
     }
 
     /// Removes everything that is not a slot's.
@@ -582,6 +585,11 @@ fn make_directory(path: &Path) -> Result<(), NetError> {
     fs::create_dir_all(path).during(|| format!("create {}", path.display()))
 }
 
+/// What a link is called before it takes the place of one that is there. A life that was killed may leave it.
+fn half_made(link: &Path) -> PathBuf {
+    link.with_extension("new")
+}
+
 /// Makes a link, or has one that is there lead to `target`: whoever opens it at any moment finds what it was or
 /// what it is.
 fn make_link(target: &Path, link: &Path) -> Result<(), NetError> {
@@ -596,7 +604,7 @@ fn make_link(target: &Path, link: &Path) -> Result<(), NetError> {
         // A mount of an earlier life, which had no links.
         Err(_) => while namespace::detach(link)? {},
     }
-    let new = link.with_extension("new");
+    let new = half_made(link);
     namespace::unlink(&new)?;
     symlink(target, &new).during(what)?;
     let renamed = fs::rename(&new, link).during(what);
