@@ -20,9 +20,12 @@ use crate::bpf::{BpfError, Counted, LockTracer};
 
 /// What the threads are called.
 const NAME: &str = "pcpm-find-rtnl";
-/// How long they may take in all, where others hold the lock for long, and between two looks at what was seen.
+/// How long they may take in all, where others hold the lock for long.
 const LONGEST: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(20);
+/// How soon it is looked at what was seen: their waits are counted as those of others are, so they are to be few. Each look
+/// is twice as late as the one before.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LATEST_LOOK: Duration = Duration::from_millis(32);
 /// Waits that are no accident.
 const ENOUGH: u64 = 3;
 
@@ -61,8 +64,10 @@ pub(super) fn find_rtnl(
 fn watch(tracer: &mut LockTracer, counted: &mut Counted) -> Result<Option<Forced>, BpfError> {
     let begun = Instant::now();
     let mut seen = HashMap::<(u64, u64), u64>::new();
+    let mut look_after = FIRST_LOOK;
     while begun.elapsed() < LONGEST {
-        thread::sleep(LOOK);
+        thread::sleep(look_after);
+        look_after = LATEST_LOOK.min(look_after * 2);
         let over = tracer.next_generation()?;
         let look = tracer.take(over)?;
         for (key, waiters) in &look.waiters {
