@@ -126,6 +126,25 @@ impl Daemon {
         Ok(asked.elapsed())
     }
 
+    /// Waits until the name of an attached slot is good without the daemon, too, which is soon after it was attached.
+    ///
+    /// # Errors
+    /// When it is not within [`PATIENCE`].
+    pub fn wait_until_shown(&self, held: &AttachReply) -> Result<()> {
+        let name = &held.attachment.netns;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let leads_to = self.host.within(|| Ok(fs::read_link(name)?))?;
+            if leads_to.starts_with("../attached") {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{name} leads to {}", leads_to.display());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// A bare connection to it.
     ///
     /// # Errors

@@ -172,7 +172,8 @@ impl Tool {
             .within(|| {
                 let mut child = command.spawn()?;
                 if let (Some(input), Some(mut stdin)) = (input.as_ref(), child.stdin.take()) {
-                    stdin.write_all(input)?;
+                    // It may end before it has read all. Whatever happens, it is waited for: no world ends before.
+                    let _ = stdin.write_all(input);
                 }
                 Ok(child.wait_with_output()?)
             })

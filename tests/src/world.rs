@@ -115,6 +115,11 @@ impl World {
         Ok(world)
     }
 
+    /// What the names of control groups begin with that are this world's: they are the machine's, and go with the world.
+    pub(crate) fn control_groups(&self) -> String {
+        format!("pcpm-{}-", self.init.pid())
+    }
+
     /// The host.
     pub fn host(&self) -> &Place {
         &self.host
@@ -226,6 +231,19 @@ impl Drop for World {
         let _ = self.init.signal(nix::sys::signal::Signal::SIGKILL);
         if self.init.wait(PATIENCE).is_err() {
             eprintln!("a world did not end: a process in it was not reaped");
+        }
+        remove_control_groups(Path::new("/sys/fs/cgroup"), &self.control_groups());
+    }
+}
+
+/// Removes the control groups below `directory` whose names begin with `prefix`. Nobody is in them any more.
+fn remove_control_groups(directory: &Path, prefix: &str) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_control_groups(&entry.path(), prefix);
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                let _ = fs::remove_dir(entry.path());
+            }
         }
     }
 }

@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use pcpm_tests::Churn;
 
 const SPAN: Duration = Duration::from_secs(10);
 
+/// What is to come and go before it is over; a loaded machine takes longer for as much.
+fn is_enough(churn: &Churn) -> bool {
+    let mut counts = churn.datagrams.iter().chain(&churn.connections);
+    churn.attachments >= 400 && counts.all(|count| *count >= 50)
+}
+
 #[test]
 fn no_payload_reaches_another_attachment_while_they_come_and_go() -> Result<()> {
-    let churn = pcpm_tests::churn(SPAN)?;
+    let churn = pcpm_tests::churn(SPAN, is_enough)?;
     println!("{churn:#?}");
     assert_eq!(churn.violations, 0, "{:#?}", churn.told);
-    assert!(churn.attachments >= 400, "{churn:?}");
-    for count in churn.datagrams.iter().chain(&churn.connections) {
-        assert!(*count >= 50, "{churn:?}");
-    }
+    assert!(is_enough(&churn), "{churn:?}");
     Ok(())
 }

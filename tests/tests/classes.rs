@@ -232,9 +232,10 @@ fn servers(world: &World) -> Result<[HttpServer; 2]> {
     Ok([start(80)?, start(81)?])
 }
 
+/// Whether a page comes: within the time in which a first packet that was lost is sent again, twice.
 fn reaches(daemon: &Daemon, held: &pcpm_api::types::AttachReply, url: &str) -> Result<bool> {
     let place = daemon.place(held);
-    let curl = place.command("curl", ["-sS", "-m2", url]);
+    let curl = place.command("curl", ["-sS", "-m5", url]);
     Ok(curl.output()?.status.success())
 }
 

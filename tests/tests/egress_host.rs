@@ -102,6 +102,9 @@ fn lan(world: &World) -> Result<Place> {
     lan.command("ip", ["-batch", "-"]).input(inside).run()?;
     let forwards = "sysctl -qw net.ipv4.conf.lan0.forwarding=1";
     world.tool(forwards).run()?;
+    // Until the kernel has said that the link carries, nothing passes.
+    let ping = "ping -n -q -c 1 -i 0.2 -w 20 192.168.7.2";
+    world.tool(ping).run()?;
     Ok(lan)
 }
 
@@ -134,7 +137,7 @@ fn errors_of_the_host_and_the_world_come_back() -> Result<()> {
     let (world, daemon) = sending_host()?;
     let slot = slot(&daemon, "web")?;
     for (peer, gateway) in PEERS.into_iter().zip(["169.254.1.1", "fe80::1"]) {
-        let trace = format!("traceroute -n -q1 -w2 -m5 -U {peer}");
+        let trace = format!("traceroute -n -q1 -w10 -m5 -U {peer}");
         let report = slot.tool(&trace).run()?;
         for hop in [format!("1  {gateway}"), format!("2  {peer}")] {
             assert!(report.contains(&hop), "no '{hop}' in {report}");

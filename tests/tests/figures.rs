@@ -1,5 +1,7 @@
 //! What a watcher is told once a second: figures, and what attachments used.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result};
 use pcpm_api::types::{SlotUsage, Traffic, WatchFrame};
 use pcpm_tests::World;
@@ -51,13 +53,14 @@ fn figures_go_on_though_nothing_happens() -> Result<()> {
     let world = World::new()?;
     let daemon = world.pool_of(2)?;
     let mut wire = daemon.connect()?;
+    let asked = Instant::now();
     wire.stream("Watch", &json!({"figures": true}))?;
     let mut told = Vec::new();
     while told.len() < 4 {
         let frame: WatchFrame = wire.next_reply()?;
         told.extend(frame.figures.map(|_| frame.time_ms));
     }
-    // Paced by the daemon's clock, which is that of the frames.
-    assert!(told[3] - told[1] >= 1900, "{told:?}");
+    // The first are due at once, all others a second after those before: they may be late, never early.
+    assert!(asked.elapsed() >= Duration::from_secs(3), "{told:?}");
     Ok(())
 }

@@ -112,7 +112,7 @@ fn traceroute_shows_every_hop() -> Result<()> {
         .tool("sysctl -qw net.ipv6.icmp.ratelimit=0")
         .run()?;
     for method in ["-U", "-I", "-T"] {
-        let trace = format!("traceroute -6 -n -q1 -w2 -m5 {method} {INTERNET_ADDRESS6}");
+        let trace = format!("traceroute -6 -n -q1 -w10 -m5 {method} {INTERNET_ADDRESS6}");
         let report = slot.place.tool(&trace).run()?;
         let lines = report.lines().skip(1);
         let hops: Vec<_> = lines

@@ -61,7 +61,7 @@ fn the_world_sees_a_slots_own_address() -> Result<()> {
         let ping = format!("ping -6 -n -W5 {options} {INTERNET_ADDRESS6}");
         slot.place.tool(&ping).run()?;
     }
-    let trace = format!("traceroute -6 -n -q1 -w2 -m5 -U {INTERNET_ADDRESS6}");
+    let trace = format!("traceroute -6 -n -q1 -w10 -m5 -U {INTERNET_ADDRESS6}");
     let report = slot.place.tool(&trace).run()?;
     assert!(
         report.contains(&format!("2  {INTERNET_ADDRESS6}")),

@@ -218,6 +218,8 @@ fn counts_times_and_callers_are_those_of_an_independent_observer_and_of_who_wait
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let world = World::new()?;
     let daemon = world.pool_of(1)?;
+    // It traces when its slots are ready, or a little later.
+    collected(&daemon)?;
     let observer = Observer::start(&world)?;
     let links = "while :; do IP link add name l0 type veth peer name l1; IP link show > /run/shown; IP link del l0; done";
     // Many links removed at once, again and again: the lock is held for long.
@@ -268,7 +270,7 @@ fn counts_times_and_callers_are_those_of_an_independent_observer_and_of_who_wait
     );
     println!("waits of {waited} us by the daemon, calls of {took} us by those who made them");
     ensure!(
-        u128::from(waited) <= took && u128::from(waited) >= took * 9 / 10,
+        u128::from(waited) <= took && u128::from(waited) >= took * 3 / 4,
         "they waited {waited} us in calls of {took} us"
     );
     let blockers = reply.blockers.iter().filter(|b| b.lock == "rtnl_mutex");

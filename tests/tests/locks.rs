@@ -15,8 +15,8 @@ use serde_json::json;
 /// Makes links and removes them until it is killed.
 const LINKS: &str = "while :; do ip link add l0 type veth peer name l1; ip link del l0; done";
 /// Holds the lock for long, again and again: many links removed at once.
-const BULK: &str = "for i in $(seq 60); do echo link add l$i group 9 type veth peer name m$i; done > /tmp/add; \
-                    while :; do ip -batch /tmp/add; ip link del group 9; done";
+const BULK: &str = "for i in $(seq 60); do echo link add l$i group 9 type veth peer name m$i; done > /run/add; \
+                    while :; do ip -batch /run/add; ip link del group 9; done";
 
 /// Runs a script in a network of its own, until it is dropped.
 fn storm(world: &World, script: &str) -> Result<Process> {

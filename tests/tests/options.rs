@@ -1,11 +1,9 @@
 //! Options of attachments, as programs and shells use them: what is refused and why, what is asked for
 //! again, what is changed, and whose a published port of the host is.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use pcpm_tests::{Daemon, HttpServer, World};
+use pcpm_tests::{Daemon, HttpServer, PATIENCE, World};
 use serde_json::{Value, json};
 
 /// A line of Python that listens on a port, or says why it cannot.
@@ -270,7 +268,7 @@ fn a_lease_that_ends_frees_its_ports_and_the_next_life_takes_those_of_a_killed_d
     daemon.attach_with(&json!({"owner": "b", "publish": ["8080:80"]}))?;
     assert_taken(&world, "STREAM", "0.0.0.0", 8080)?;
     daemon.signal(Signal::SIGKILL)?;
-    daemon.wait(Duration::from_secs(10))?;
+    daemon.wait(PATIENCE)?;
     assert_free(&world, "STREAM", "0.0.0.0", 8080)?;
     let again = world.spawn_daemon(&["--capacity", "2"])?;
     assert_taken(&world, "STREAM", "0.0.0.0", 8080)?;

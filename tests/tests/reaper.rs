@@ -1,6 +1,7 @@
 //! What somebody takes from a running pool: it is noticed, told, and repaired or replaced.
 
 use anyhow::{Context, Result};
+use pcpm_api::types::Event;
 use pcpm_tests::{Daemon, HttpServer, Place, World};
 use serde_json::json;
 
@@ -14,14 +15,31 @@ fn pool(world: &World, slots: u32) -> Result<Daemon> {
     Ok(daemon)
 }
 
-/// Waits for an event of this kind that says so, and returns it.
-fn event(daemon: &Daemon, kind: &str, says: &str) -> Result<pcpm_api::types::Event> {
+/// Does damage, and waits for the event of this kind that says so.
+fn event_after(
+    damage: impl FnOnce() -> Result<()>,
+    daemon: &Daemon,
+    kind: &str,
+    says: &str,
+) -> Result<Event> {
+    let mut damage = Some(damage);
     daemon.watch(&format!("{kind}: {says}"), |frame| {
+        // Only whoever watches already hears of it.
+        if let Some(damage) = damage.take()
+            && let Err(error) = damage()
+        {
+            return Some(Err(error));
+        }
         let mut events = frame.events.iter();
-        events
-            .find(|event| event.kind == kind && event.message.contains(says))
-            .cloned()
-    })
+        let event = events.find(|event| event.kind == kind && event.message.contains(says));
+        event.cloned().map(Ok)
+    })?
+}
+
+/// Damage that a command does in a place.
+fn by<'p>(place: &'p Place, line: &str) -> impl FnOnce() -> Result<()> + use<'p> {
+    let tool = place.command("sh", ["-c", line]);
+    || tool.run().map(drop)
 }
 
 #[test]
@@ -62,8 +80,7 @@ fn what_somebody_takes_from_a_hub_is_given_back_while_the_daemon_runs() -> Resul
         ),
     ];
     for (place, damage, repair) in cases {
-        place.tool(damage).run()?;
-        event(&daemon, "repaired", repair)?;
+        event_after(by(place, damage), &daemon, "repaired", repair)?;
         world.tool(&ping).run()?;
         daemon.place(&web).tool("ping -c1 -W5 198.51.100.1").run()?;
     }
@@ -151,14 +168,13 @@ fn nothing_of_an_attached_slot_is_there_and_all_of_it_comes_back() -> Result<()>
     let daemon = pool(&world, 1)?;
     let web = daemon.attach("web", "t")?;
     let slot = &web.attachment.slot;
-    let hub = world.slot("/run/pcpm/hubs/0");
-    hub.tool(&format!("ip link del {slot}")).run()?;
-    let at = |directory| format!("/run/pcpm/{directory}/{slot}");
-    world.tool(&format!("umount -l {}", at("attached"))).run()?;
-    for directory in ["netns", "attached", "live"] {
-        world.tool(&format!("rm {}", at(directory))).run()?;
-    }
-    event(&daemon, "repaired", "nothing of it is there")?;
+    daemon.wait_until_shown(&web)?;
+    let all = format!(
+        "cd /run/pcpm && nsenter --net=hubs/0 ip link del {slot} && \
+         umount -l attached/{slot} && rm netns/{slot} attached/{slot} live/{slot}"
+    );
+    let damage = by(world.host(), &all);
+    event_after(damage, &daemon, "repaired", "nothing of it is there")?;
     daemon.place(&web).tool("ping -c1 -W5 198.51.100.1").run()?;
     daemon.detach("web")?;
     daemon.wait_until_ready(1)
@@ -172,12 +188,12 @@ fn a_slot_that_cannot_be_repaired_is_told_as_broken_until_it_is_right_again() ->
     let slot = &web.attachment.slot;
     let hub = world.slot("/run/pcpm/hubs/0");
     // Its holder made a link of the name that the slot's is to have.
-    hub.tool(&format!("ip link del {slot}")).run()?;
-    daemon
-        .place(&web)
-        .tool("ip link add eth0 type bridge")
-        .run()?;
-    let broken = event(&daemon, "broken", "cannot be repaired")?;
+    let damage = || {
+        hub.tool(&format!("ip link del {slot}")).run()?;
+        let taken = "ip link add eth0 type bridge";
+        daemon.place(&web).tool(taken).run().map(drop)
+    };
+    let broken = event_after(damage, &daemon, "broken", "cannot be repaired")?;
     assert_eq!(broken.owner.as_deref(), Some("web"));
     let shown = daemon.get("web")?.attachment.broken.unwrap_or_default();
     assert!(shown.contains("its link is gone"), "{shown}");
@@ -185,8 +201,9 @@ fn a_slot_that_cannot_be_repaired_is_told_as_broken_until_it_is_right_again() ->
         let text = world.pcpm([verb])?.run()?;
         assert!(text.contains(told), "{text}");
     }
-    daemon.place(&web).tool("ip link del eth0").run()?;
-    event(&daemon, "repaired", "was broken: its link is gone")?;
+    let place = daemon.place(&web);
+    let cure = by(&place, "ip link del eth0");
+    event_after(cure, &daemon, "repaired", "was broken: its link is gone")?;
     daemon.place(&web).tool("ping -c1 -W5 198.51.100.1").run()?;
     Ok(())
 }
@@ -196,10 +213,10 @@ fn a_ready_slot_that_is_damaged_is_replaced() -> Result<()> {
     let world = World::new()?;
     let daemon = pool(&world, 2)?;
     let hub = world.slot("/run/pcpm/hubs/0");
-    hub.tool("ip link del s0000").run()?;
-    event(&daemon, "failed", "its link is gone")?;
-    world.tool("rm /run/pcpm/live/s0001").run()?;
-    event(&daemon, "failed", "mounted")?;
+    let damage = by(&hub, "ip link del s0000");
+    event_after(damage, &daemon, "failed", "its link is gone")?;
+    let damage = by(world.host(), "rm /run/pcpm/live/s0001");
+    event_after(damage, &daemon, "failed", "mounted")?;
     daemon.wait_until_ready(2)?;
     for owner in ["a", "b"] {
         let attached = daemon.attach(owner, "t")?;
@@ -220,9 +237,8 @@ fn programs_that_somebody_takes_off_their_hooks_come_back() -> Result<()> {
         ("from_uplink_*", "attach from_uplink to eth0"),
         ("connect4", "attach connect4 to the root control group"),
     ] {
-        let removal = format!("rm /sys/fs/bpf/pcpm/{pin}");
-        world.command("sh", ["-c", &removal]).run()?;
-        event(&daemon, "repaired", repair)?;
+        let removal = by(world.host(), &format!("rm /sys/fs/bpf/pcpm/{pin}"));
+        event_after(removal, &daemon, "repaired", repair)?;
         world.tool("curl -sS -m5 http://192.0.2.2:8080/").run()?;
         world
             .internet()
@@ -249,16 +265,12 @@ fn a_shared_namespace_whose_mount_is_taken_away_is_told_and_replaced_where_nobod
     } else {
         "s0000"
     };
-    world
-        .tool(&format!("umount /run/pcpm/ipc/{}", held.slot))
-        .run()?;
-    event(
-        &daemon,
-        "broken",
-        "its ipc namespace is not mounted, and cannot be repaired",
-    )?;
-    world.tool(&format!("umount /run/pcpm/uts/{idle}")).run()?;
-    event(&daemon, "failed", "its uts namespace is not mounted")?;
+    let damage = by(world.host(), &format!("umount /run/pcpm/ipc/{}", held.slot));
+    let told = "its ipc namespace is not mounted, and cannot be repaired";
+    event_after(damage, &daemon, "broken", told)?;
+    let damage = by(world.host(), &format!("umount /run/pcpm/uts/{idle}"));
+    let told = "its uts namespace is not mounted";
+    event_after(damage, &daemon, "failed", told)?;
     daemon.wait_until_ready(1)?;
     let replaced = world.tool(&format!("stat -f -c %T /run/pcpm/uts/{idle}"));
     assert_eq!(replaced.run()?.trim(), "nsfs");

@@ -1,7 +1,7 @@
 //! Slots that are used again: only those in which nothing differs from how they were made.
 
 use std::fs::{self, File};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use pcpm_api::types::{AttachReply, RecycleTotals};
@@ -31,7 +31,7 @@ fn wait_until(daemon: &Daemon, wanted: impl Fn(&RecycleTotals) -> bool) -> Resul
             return Ok(totals);
         }
         ensure!(begun.elapsed() < PATIENCE, "{totals:?}\n{}", daemon.log());
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -68,6 +68,8 @@ fn a_slot_that_was_used_honestly_is_used_again() -> Result<()> {
             .run()?;
         place.tool("ping -c 1 -W 5 169.254.1.1").run()?;
         ensure!(daemon.get(&held.attachment.owner)?.traffic.sent_packets > 0);
+        // Until the kernel has let go of the sockets that were closed.
+        std::thread::sleep(Duration::from_millis(500));
         assert_eq!(detach(&daemon, &held)?, None, "{}", daemon.log());
         daemon.wait_until_ready(1)?;
     }
@@ -90,7 +92,7 @@ fn a_service_with_mounts_of_its_own_keeps_no_slot_from_being_used_again() -> Res
     let begun = Instant::now();
     while !world.path("/run/begun").exists() {
         ensure!(begun.elapsed() < PATIENCE, "the service does not begin");
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
     let held = daemon.attach("user", "t")?;
     assert_eq!(detach(&daemon, &held)?, None, "{}", daemon.log());

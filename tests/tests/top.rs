@@ -1,22 +1,36 @@
 //! The real dashboard in a real terminal (tmux), against a real daemon under load: keys are pressed, the screen is read.
 
-use anyhow::Result;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use pcpm_tests::{Daemon, PATIENCE, Process, Terminal, World, binary};
 use serde_json::{Value, json};
 
 const SLOTS: u32 = 40;
 
-/// Starts the dashboard.
+/// Starts the dashboard; what the shell says when it has ended is [`ENDED`].
 fn top(terminal: &Terminal<'_>, args: &str) -> Result<()> {
-    terminal.run(&format!("{} top {args}", binary("pcpm")?.display()))
+    let pcpm = binary("pcpm")?;
+    terminal.run(&format!(
+        "clear; {} top {args}; echo ended-$?",
+        pcpm.display()
+    ))
 }
 
-/// What tmux knows of the terminal: whether the other screen is on, the cursor, and the mouse.
-fn modes(terminal: &Terminal<'_>) -> Result<String> {
+const ENDED: &str = "ended-0";
+
+/// Waits until what tmux knows of the terminal is as `wanted`: whether the other screen is on, the cursor, and the mouse.
+fn has_modes(terminal: &Terminal<'_>, wanted: &str) -> Result<()> {
     let asked = "#{alternate_on} #{cursor_flag} #{mouse_any_flag}";
-    let modes = terminal.tmux(&["display-message", "-p", asked])?;
-    Ok(modes.trim().to_owned())
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let modes = terminal.tmux(&["display-message", "-p", asked])?;
+        if modes.trim() == wanted {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{modes}, not {wanted}");
+    }
 }
 
 /// The other screen, without a cursor, with the mouse.
@@ -167,8 +181,8 @@ fn a_daemon_that_goes_away_is_waited_for() -> Result<()> {
     terminal.shows(&["stale for", "retry in", "attached 12"])?;
     // Whoever does not wait gets the terminal back as ever.
     terminal.press("q")?;
-    terminal.until("the shell is back", |screen| !screen.contains("stale for"))?;
-    assert_eq!(modes(&terminal)?, GIVEN_BACK);
+    terminal.shows(&[ENDED])?;
+    has_modes(&terminal, GIVEN_BACK)?;
     top(&terminal, "")?;
     terminal.shows(&["no connection to pcpmd"])?;
     let _next = world.spawn_daemon(&["--capacity", &SLOTS.to_string()])?;
@@ -183,12 +197,12 @@ fn the_terminal_is_given_back_however_it_ends() -> Result<()> {
     let terminal = Terminal::open(&world)?;
     let pcpm = binary("pcpm")?;
     for end in ["q", "C-c"] {
-        terminal.run(&format!("clear; {} top; echo ended-$?", pcpm.display()))?;
+        top(&terminal, "")?;
         terminal.shows(&["● live"])?;
-        assert_eq!(modes(&terminal)?, TAKEN);
+        has_modes(&terminal, TAKEN)?;
         terminal.press(end)?;
-        terminal.shows(&["ended-0"])?;
-        assert_eq!(modes(&terminal)?, GIVEN_BACK, "{end}");
+        terminal.shows(&[ENDED])?;
+        has_modes(&terminal, GIVEN_BACK)?;
     }
     let noted = "clear; sh -c 'echo $$ > /run/top.pid; exec PCPM top'";
     terminal.run(&noted.replace("PCPM", &pcpm.display().to_string()))?;
@@ -204,14 +218,15 @@ fn the_terminal_is_given_back_however_it_ends() -> Result<()> {
             terminal.press("C-z")?;
         }
         terminal.shows(&["Stopped"])?;
-        assert_eq!(modes(&terminal)?, GIVEN_BACK);
+        has_modes(&terminal, GIVEN_BACK)?;
         terminal.run("clear; fg")?;
         terminal.shows(&["● live"])?;
-        assert_eq!(modes(&terminal)?, TAKEN);
+        has_modes(&terminal, TAKEN)?;
     }
     signal("TERM")?;
-    terminal.until("the shell is back", |screen| !screen.contains("● live"))?;
-    assert_eq!(modes(&terminal)?, GIVEN_BACK);
+    let gone = "while kill -0 $(cat /run/top.pid) 2>/dev/null; do sleep 0.01; done";
+    world.command("sh", ["-c", gone]).run()?;
+    has_modes(&terminal, GIVEN_BACK)?;
     terminal.run("clear; stty -a | grep -c -e ' icanon' -e ' echo '")?;
     terminal.until("input is echoed line by line", |screen| {
         screen.lines().any(|line| matches!(line.trim(), "1" | "2"))
@@ -235,7 +250,7 @@ fn one_frame_needs_no_terminal_and_a_recording_no_daemon() -> Result<()> {
     terminal.press("2")?;
     terminal.shows(&["late-1", &attached.attachment.slot])?;
     terminal.press("q")?;
-    terminal.until("the shell is back", |screen| !screen.contains("● live"))?;
+    terminal.shows(&[ENDED])?;
     daemon.stop(PATIENCE)?;
     let replayed = world
         .pcpm([

@@ -16,7 +16,7 @@ pub(crate) struct ChurnArguments {
 
 pub(crate) fn run(arguments: &ChurnArguments) -> Result<()> {
     release::enter()?;
-    let churn = pcpm_tests::churn(Duration::from_mins(arguments.minutes))?;
+    let churn = pcpm_tests::churn(Duration::from_mins(arguments.minutes), |_| true)?;
     println!("{churn}");
     ensure!(churn.violations == 0, "payloads reached the wrong one");
     Ok(())

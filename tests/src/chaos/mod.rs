@@ -279,10 +279,11 @@ fn look_for_leaks(
     Ok(())
 }
 
-/// How many files are in a directory of the state directory.
+/// How many files are in a directory of the state directory, without those that are about to become names of slots.
 fn files_in(world: &World, directory: &str) -> Result<u32> {
     let files = world.tool(&format!("ls /run/pcpm/{directory}/")).run()?;
-    Ok(u32::try_from(files.lines().count())?)
+    let files = files.lines().filter(|file| !file.contains('.'));
+    Ok(u32::try_from(files.count())?)
 }
 
 fn links_in_hubs(world: &World, capacity: u32) -> Result<u32> {

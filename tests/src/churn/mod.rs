@@ -19,6 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::endpoint::Endpoint;
 use self::stamp::Stamp;
+use crate::PATIENCE;
 use crate::daemon::Daemon;
 use crate::world::World;
 
@@ -101,11 +102,11 @@ enum Way {
     PublishedPort,
 }
 
-/// Attaches and detaches for `span` under load.
+/// Attaches and detaches for `span` under load, and for a while longer where that was not `enough`.
 ///
 /// # Errors
 /// When anything but the load itself fails.
-pub fn churn(span: Duration) -> Result<Churn> {
+pub fn churn(span: Duration, enough: fn(&Churn) -> bool) -> Result<Churn> {
     raise_file_limit()?;
     let field = Field::prepare()?;
     let jobs: [fn(&Field) -> Result<()>; 6] = [
@@ -122,7 +123,7 @@ pub fn churn(span: Duration) -> Result<Churn> {
     thread::scope(|scope| {
         let field = &field;
         let threads = jobs.map(|job| scope.spawn(move || field.until_over(job)));
-        let replaced = field.until_over(|field| field.replace_for(span));
+        let replaced = field.until_over(|field| field.replace_for(span, enough));
         let ended = threads.map(|thread| thread.join().map_err(|_| anyhow!("a job panicked"))?);
         ended.into_iter().chain([replaced]).collect::<Result<()>>()
     })?;
@@ -162,10 +163,13 @@ impl Field {
         self.over.load(Ordering::Relaxed)
     }
 
-    fn replace_for(&self, span: Duration) -> Result<()> {
+    fn replace_for(&self, span: Duration, enough: fn(&Churn) -> bool) -> Result<()> {
         let begin = Instant::now();
+        let goes_on = |passed: Duration| {
+            passed < span || (passed < span + PATIENCE && !enough(&self.result()))
+        };
         let mut place = 0;
-        while begin.elapsed() < span && !self.is_over() {
+        while goes_on(begin.elapsed()) && !self.is_over() {
             // No divisor of the number of places: neighbours are replaced far apart.
             place = (place + 73) % HOLDERS;
             self.replace(place)

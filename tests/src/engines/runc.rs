@@ -91,6 +91,9 @@ impl<'w> Runc<'w> {
         config["process"]["terminal"] = false.into();
         config["process"]["args"] = json!(command);
         config["process"]["rlimits"] = json!([]);
+        // Control groups are the machine's: containers of one name in two worlds would share theirs.
+        let group = format!("{}{name}", self.world.control_groups());
+        config["linux"]["cgroupsPath"] = group.into();
         change(&mut config);
         fs::write(&file, config.to_string())?;
         Ok(bundle)

@@ -21,12 +21,14 @@ const QUESTIONS: [&str; 5] = [
     "hostname -I",
 ];
 
-/// The answers, but for counters and for what names the other end of the link.
+/// The answers, but for counters, for what names the other end of the link, and for whether the kernel has said yet that the link
+/// is up, which it does in its own time.
 fn seen(place: &Place) -> Result<Vec<String>> {
     let answer = |question: &&str| {
         let text = place.tool(question).run()?;
         let words = text.split_whitespace();
-        let words = words.filter(|word| !word.starts_with("eth0@"));
+        let words =
+            words.filter(|word| !word.starts_with("eth0@") && !["UP", "UNKNOWN"].contains(word));
         Ok(words.collect::<Vec<_>>().join(" "))
     };
     QUESTIONS.iter().map(answer).collect()

@@ -88,10 +88,14 @@ fn slots_are_used_again() -> Result<()> {
     let world = World::new()?;
     let daemon = pool_with(&world, 1, "[refill]\nrecycle = \"verified\"\n")?;
     let deadline = Instant::now() + PATIENCE;
-    while daemon.status()?.recycle.portrayed == 0 {
+    let mut epoch = 0;
+    while daemon.status()?.recycle.recycled < 3 {
+        // One that somebody was in for a moment too long is made anew, and has to be portrayed first.
+        while daemon.status()?.recycle.portrayed == 0 {
+            ensure!(Instant::now() < deadline, "{}", daemon.log());
+        }
         ensure!(Instant::now() < deadline, "{}", daemon.log());
-    }
-    for epoch in 1..=3 {
+        epoch += 1;
         let owner = format!("user{epoch}");
         let slot = attach(&daemon, &owner, "t", &[])?;
         ensure!(
@@ -103,8 +107,6 @@ fn slots_are_used_again() -> Result<()> {
         daemon.detach(&owner)?;
         daemon.wait_until_ready(1)?;
     }
-    let recycled = daemon.status()?.recycle.recycled;
-    assert_eq!(recycled, 3, "{}", daemon.log());
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! What slots reach and what reaches them, where the headers are changed twice or in quotes.
 
 use std::net::UdpSocket;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pcpm_tests::{
     HOST_ADDRESS, HOST_ADDRESS6, INTERNET_ADDRESS, INTERNET_ADDRESS6, PATIENCE, Place, World,
 };
@@ -39,7 +40,10 @@ fn with_router(world: &World) -> Result<Place> {
     // Until the kernel has said that the link carries, there are no neighbours.
     for address in [SERVER, SERVER6] {
         let ping = format!("ping -n -q -c 1 -i 0.2 -w 20 {address}");
-        internet.tool(&ping).run()?;
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = internet.tool(&ping).run() {
+            ensure!(Instant::now() < deadline, "{error:#}");
+        }
     }
     Ok(server)
 }
@@ -63,7 +67,7 @@ fn traceroute_shows_every_hop_and_tracepath_the_mtu() -> Result<()> {
         (SERVER6, ["fe80::1%eth0", "2001:db8:1::1", SERVER6]),
     ] {
         for method in ["-U", "-I", "-T"] {
-            let trace = format!("traceroute -n -q1 -w2 -m5 {method} {server}");
+            let trace = format!("traceroute -n -q1 -w10 -m5 {method} {server}");
             assert_eq!(slot.place.tool(&trace).hops()?, expected, "{method}");
         }
         let report = slot

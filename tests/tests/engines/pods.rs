@@ -111,7 +111,7 @@ fn pods_reach_those_of_their_namespace_and_no_others() -> Result<()> {
         pods.push((container, cri.pod_status(&sandbox)?.address));
     }
     let (_, server) = &pods[0];
-    let ping = format!("/bin/busybox ping -c 1 -W 2 {server}");
+    let ping = format!("/bin/busybox ping -c 1 -W 5 {server}");
     let codes = pods[1..]
         .iter()
         .map(|(container, _)| Ok(cri.exec_sync(container, &ping)?.code));

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pcpm_api::types::AttachReply;
 use pcpm_tests::{Daemon, Place};
 use serde_json::json;
@@ -40,10 +40,19 @@ pub(crate) fn curl(from: &Place, url: &str) -> Result<String> {
         .with_context(|| format!("ask {url}"))
 }
 
-/// Nobody answers at `url`; the exit code of curl.
-pub(crate) fn no_curl(from: &Place, url: &str) -> Result<i32> {
+/// Nobody answers at `url`.
+pub(crate) fn no_curl(from: &Place, url: &str) -> Result<()> {
     let failed = from.command("curl", ["-sS", "-m1", url]).fails();
-    Ok(failed.with_context(|| format!("ask {url}"))?.0)
+    failed.with_context(|| format!("ask {url}")).map(drop)
+}
+
+/// Nobody listens at `url`, and whoever asks is told so.
+pub(crate) fn refused(from: &Place, url: &str) -> Result<()> {
+    const CANNOT_CONNECT: i32 = 7;
+    let failed = from.command("curl", ["-sS", "-m10", url]).fails();
+    let (code, error) = failed.with_context(|| format!("ask {url}"))?;
+    ensure!(code == CANNOT_CONNECT, "{code}: {error}");
+    Ok(())
 }
 
 /// A UDP socket in `place` that does not wait for ever.

@@ -52,7 +52,7 @@ fn traceroute_shows_every_hop() -> Result<()> {
     let _server = with_router(&network)?;
     for slot in [NEAR, FAR] {
         for method in ["-U", "-I", "-T"] {
-            let trace = format!("traceroute -n -q1 -w2 -m5 {method} {SERVER}");
+            let trace = format!("traceroute -n -q1 -w10 -m5 {method} {SERVER}");
             let hops = network.slot(slot).tool(&trace).hops()?;
             assert_eq!(hops, [GATEWAY, ROUTER, SERVER], "{method}");
         }

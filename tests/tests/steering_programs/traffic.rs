@@ -24,9 +24,8 @@ fn pings(from: &Place, to: &str) -> bool {
 
 /// Sends 20 MB over TCP from `client` to `server`, or back, and sees all of them arrive.
 pub(crate) fn transfer(client: &Place, server: &Place, address: &str, back: bool) -> Result<()> {
-    const PORT: u16 = 5201;
-    let listener = server.within(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?))?;
-    let peer = SocketAddr::new(address.parse()?, PORT);
+    let listener = server.within(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
+    let peer = SocketAddr::new(address.parse()?, listener.local_addr()?.port());
     let near = client.within(|| Ok(TcpStream::connect_timeout(&peer, PATIENCE)?))?;
     let far = listener.accept()?.0;
     let (mut sender, mut receiver) = if back { (far, near) } else { (near, far) };
