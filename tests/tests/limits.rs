@@ -1,6 +1,6 @@
 //! Rate limits, measured by iperf3.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use pcpm_api::types::AttachReply;
 use pcpm_tests::{Daemon, PATIENCE, Place, World, serve_iperf};
 use serde_json::{Value, json};
@@ -10,8 +10,6 @@ const SERVER: &str = "192.0.2.1";
 const LIMIT: f64 = 50_000_000.0;
 const PACKETS: f64 = 2000.0;
 const SECONDS: &str = "4";
-/// What passes at once of a limit that was not used for a while, in seconds of it.
-const BURST: f64 = 0.25;
 
 /// A slot whose holder has `limits`.
 fn limited(daemon: &Daemon, limits: &Value) -> Result<Place> {
@@ -30,23 +28,17 @@ fn iperf3(world: &World, slot: &Place, options: &[&str]) -> Result<Value> {
     arguments.extend(options);
     let report = slot.command("iperf3", arguments).json()?;
     // With -J, iperf3 tells most failures in its report alone and exits with 0.
-    ensure!(report["error"].is_null(), "{report}");
+    anyhow::ensure!(report["error"].is_null(), "{report}");
     server.wait(PATIENCE)?;
     Ok(report["end"].clone())
 }
 
-/// What is measured is never more than a tenth above the limit, and once in three tries less than a tenth below: whoever gets
-/// no processor sends nothing.
-fn gets(what: &str, limit: f64, measure: impl Fn() -> Result<f64>) -> Result<()> {
-    let mut share = 0.0;
-    for _ in 0..3 {
-        share = measure()? / limit;
-        ensure!(share <= 1.1, "{what}: {share:.3} of the limit");
-        if share >= 0.9 {
-            return Ok(());
-        }
-    }
-    bail!("{what}: {share:.3} of the limit")
+fn within_a_tenth(what: &str, measured: f64, limit: f64) {
+    let share = measured / limit;
+    assert!(
+        (0.9..=1.1).contains(&share),
+        "{what}: {share:.3} of the limit"
+    );
 }
 
 #[test]
@@ -56,10 +48,12 @@ fn tcp_gets_its_limit_in_both_directions() -> Result<()> {
     let limits = json!({"rate_up": 50_000_000, "rate_down": 50_000_000});
     let slot = limited(&daemon, &limits)?;
     for options in [&[][..], &["-R"]] {
-        gets(&format!("TCP {options:?}"), LIMIT, || {
-            let received = &iperf3(&world, &slot, options)?["sum_received"];
-            received["bits_per_second"].as_f64().context("a rate")
-        })?;
+        let received = iperf3(&world, &slot, options)?["sum_received"]["bits_per_second"].as_f64();
+        within_a_tenth(
+            &format!("TCP {options:?}"),
+            received.context("a rate")?,
+            LIMIT,
+        );
     }
     for reason in ["rate-up", "rate-down"] {
         assert!(daemon.dropped(reason)? > 0, "{reason}");
@@ -73,15 +67,12 @@ fn udp_gets_its_limit_of_bits_and_of_packets() -> Result<()> {
     let daemon = world.pool_of(1)?;
     let limits = json!({"rate_up": 50_000_000, "rate_down_packets": 2000});
     let slot = limited(&daemon, &limits)?;
-    gets("bits", LIMIT, || {
-        let sent = iperf3(&world, &slot, &["-u", "-b", "70M", "-l", "1400"])?;
-        arrived(&sent, "bits_per_second")
-    })?;
+    let sent = iperf3(&world, &slot, &["-u", "-b", "70M", "-l", "1400"])?;
+    within_a_tenth("bits", arrived(&sent, "bits_per_second")?, LIMIT);
     let seconds: f64 = SECONDS.parse()?;
-    gets("packets", PACKETS, || {
-        let received = iperf3(&world, &slot, &["-u", "-R", "-b", "3M", "-l", "100"])?;
-        Ok(arrived(&received, "packets")? / (seconds + BURST))
-    })
+    let received = iperf3(&world, &slot, &["-u", "-R", "-b", "3M", "-l", "100"])?;
+    within_a_tenth("packets", arrived(&received, "packets")? / seconds, PACKETS);
+    Ok(())
 }
 
 /// The part of a figure of a UDP test that was not lost.

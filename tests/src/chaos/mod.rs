@@ -279,11 +279,10 @@ fn look_for_leaks(
     Ok(())
 }
 
-/// How many files are in a directory of the state directory, without those that are about to become names of slots.
+/// How many files are in a directory of the state directory.
 fn files_in(world: &World, directory: &str) -> Result<u32> {
     let files = world.tool(&format!("ls /run/pcpm/{directory}/")).run()?;
-    let files = files.lines().filter(|file| !file.contains('.'));
-    Ok(u32::try_from(files.count())?)
+    Ok(u32::try_from(files.lines().count())?)
 }
 
 fn links_in_hubs(world: &World, capacity: u32) -> Result<u32> {

@@ -169,7 +169,7 @@ fn busy_connections_run_in_both_directions() -> Result<()> {
             .command("iperf3", arguments.iter().chain(direction))
             .json()?;
         let received = report["end"]["sum_received"]["bytes"].as_u64();
-        assert!(received.unwrap_or_default() >= 50_000_000, "{report}");
+        assert!(received.unwrap_or_default() >= 150_000_000, "{report}");
         assert!(server.wait(PATIENCE)?.success());
     }
     Ok(())
